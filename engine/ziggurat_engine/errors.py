@@ -1,0 +1,138 @@
+"""What can go wrong, grouped by what the caller would do about it.
+
+    ZigguratError
+    ├── RequestError          change the request
+    │   ├── InvalidArgument       a field is wrong in itself
+    │   ├── OutOfRange            a field is wrong for this image
+    │   ├── NotFound
+    │   ├── AlreadyExists
+    │   └── LimitExceeded         ask for less, or have the limit raised
+    ├── StateError            do something else first
+    │   ├── FailedPrecondition
+    │   └── StreamHeld            another call writes to this stream
+    ├── Unavailable           try again later
+    ├── Cancelled             the caller asked for it
+    └── DataError             call the administrator
+        ├── Corrupt               stored bytes are not what was written
+        └── UnsupportedVersion    stored by a newer Ziggurat
+
+Each error has a `reason`, a stable word in capitals that programs may test, and
+for a RequestError the request's `field` where one is at fault. The words are only
+ever added to; the server maps the classes to gRPC status in one table.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ZigguratError(Exception):
+    """The root of all errors that the engine raises on purpose.
+
+    message: a sentence that names the value at fault.
+    field: path of the request field at fault ("axes[2].size"), or "".
+    details: values that a program may want ({"limit_bytes": "1048576"}).
+    """
+
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, *, field: str = "", **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.details = {name: str(value) for name, value in details.items()}
+
+
+class RequestError(ZigguratError):
+    """The request can't be carried out as it stands; nothing was changed."""
+
+    reason = "INVALID_REQUEST"
+
+
+class InvalidArgument(RequestError):
+    """A field is wrong whatever the state of the server."""
+
+    reason = "INVALID_ARGUMENT"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        violations: tuple[tuple[str, str], ...] = (),
+        **details: object,
+    ) -> None:
+        super().__init__(message, field=field, **details)
+        self.violations = violations or (((field, message),) if field else ())
+
+
+class OutOfRange(RequestError):
+    """A region, level or index lies outside what the image has."""
+
+    reason = "OUT_OF_RANGE"
+
+
+class NotFound(RequestError):
+    """There is no such image."""
+
+    reason = "NOT_FOUND"
+
+
+class AlreadyExists(RequestError):
+    """The name is taken, or a path above or below it is an image."""
+
+    reason = "ALREADY_EXISTS"
+
+
+class LimitExceeded(RequestError):
+    """A configured limit, named in `details`, does not allow this."""
+
+    reason = "LIMIT_EXCEEDED"
+
+
+class StateError(ZigguratError):
+    """The request is well formed, but not now."""
+
+    reason = "WRONG_STATE"
+
+
+class FailedPrecondition(StateError):
+    """Something else has to happen first (a gap in a sequence, a busy image)."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class StreamHeld(StateError):
+    """Another call holds this stream id; a stream has one writer."""
+
+    reason = "STREAM_HELD"
+
+
+class Unavailable(ZigguratError):
+    """The server is stopping, or a disk refuses for now; try again later."""
+
+    reason = "UNAVAILABLE"
+
+
+class Cancelled(ZigguratError):
+    """The caller gave up; what was done stays done."""
+
+    reason = "CANCELLED"
+
+
+class DataError(ZigguratError):
+    """What is stored can't be used; nobody's request is at fault."""
+
+    reason = "DATA_ERROR"
+
+
+class Corrupt(DataError):
+    """Stored bytes fail their checksum or do not decode."""
+
+    reason = "CORRUPT"
+
+
+class UnsupportedVersion(DataError):
+    """Stored by a newer version, in a format this one does not know."""
+
+    reason = "UNSUPPORTED_VERSION"

@@ -1,0 +1,87 @@
+"""Which chunks does a box touch, and which part of each?
+
+A Grid cuts the box (0, shape) into cells of `cell` pixels, the last ones along an
+axis clipped by the shape. The same grid serves chunks and shards: a shard is a cell
+of a coarser grid. Planning yields frozen values; whoever executes them needs no
+geometry of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ziggurat_engine.region import Region, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The common pixels of a box and one cell.
+
+    index: the cell. inside_cell: counted from the cell's first pixel.
+    inside_region: counted from the box's. full: the box covers all of the cell
+    that lies within the grid, so that nothing of the cell needs to be read.
+    """
+
+    index: Shape
+    inside_cell: Region
+    inside_region: Region
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """`shape` pixels cut into cells of `cell` pixels; both one number an axis, >= 1."""
+
+    shape: Shape
+    cell: Shape
+
+    @property
+    def counts(self) -> Shape:
+        """Cells along each axis."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.cell, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Cells in the grid."""
+        return math.prod(self.counts)
+
+    def region(self, index: Shape) -> Region:
+        """The pixels of cell `index`, clipped by the grid's shape."""
+        offset = tuple(i * c for i, c in zip(index, self.cell, strict=True))
+        return Region(
+            offset,
+            tuple(min(c, n - o) for c, n, o in zip(self.cell, self.shape, offset, strict=True)),
+        )
+
+    def touched(self, region: Region) -> Region:
+        """The box of cell indices that `region` (within the grid) touches."""
+        offset = tuple(o // c for o, c in zip(region.offset, self.cell, strict=True))
+        if region.size == 0:
+            return Region(offset, (0,) * len(offset))
+        stop = tuple(-(-s // c) for s, c in zip(region.stop, self.cell, strict=True))
+        return Region(offset, tuple(b - a for a, b in zip(offset, stop, strict=True)))
+
+    def indices(self, region: Region | None = None) -> Iterator[Shape]:
+        """The cells that `region` touches (or all), the last axis fastest."""
+        box = Region.whole(self.counts) if region is None else self.touched(region)
+        return itertools.product(*map(range, box.offset, box.stop))
+
+    def plan(self, region: Region) -> Iterator[Part]:
+        """The parts of `region` (within the grid) cell by cell, the last axis fastest."""
+        axes = []
+        for offset, stop, cell, size in zip(
+            region.offset, region.stop, self.cell, self.shape, strict=True
+        ):
+            spans = []
+            for index in range(offset // cell, -(-stop // cell) if stop > offset else 0):
+                start = index * cell
+                low, high = max(offset, start), min(stop, start + cell)
+                full = low == start and high == min(start + cell, size)
+                spans.append((index, low - start, low - offset, high - low, full))
+            axes.append(spans)
+        for spans in itertools.product(*axes):
+            index, in_cell, in_region, shape, full = zip(*spans, strict=True)
+            yield Part(index, Region(in_cell, shape), Region(in_region, shape), all(full))

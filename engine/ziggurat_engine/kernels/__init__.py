@@ -1,0 +1,1 @@
+"""Encode, downsample, decode: the work on pixels, behind one protocol."""

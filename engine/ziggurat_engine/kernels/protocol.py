@@ -1,0 +1,76 @@
+"""What must an accelerator be able to do? One batch call down, one call up.
+
+The engine above never knows which implementation it has. Decoded content and parent
+blocks are the same, byte for byte, from every one of them; encoded bytes may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ziggurat_engine.region import Shape
+from ziggurat_engine.spec import Array, Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What settling does to a chunk; the same for all chunks of a level.
+
+    fill_value: of the level's dtype; a chunk of nothing else is not stored.
+    factors: binning to the next level, one number an axis; None at the top level.
+    downsampling: the method, "mean".
+    """
+
+    codec: Codec
+    fill_value: np.generic
+    factors: Shape | None
+    downsampling: str = "mean"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What settling made of one chunk.
+
+    frame: the encoded chunk, None where every pixel is the fill value.
+    parent: the downsampled block of the chunk's valid pixels, of shape
+    ceil(valid / factors), C order; None at the top level.
+    """
+
+    frame: bytes | None
+    parent: Array | None
+
+
+class Kernels(Protocol):
+    """Encodes, downsamples and decodes chunks; all methods may be called from any thread."""
+
+    @property
+    def name(self) -> str:
+        """What status shows, such as "cpu"."""
+        ...
+
+    def settle(
+        self, chunks: Sequence[Array], valid: Sequence[Shape], recipe: Recipe
+    ) -> Iterator[Settled]:
+        """Encodes and downsamples a batch; yields in the order of `chunks`.
+
+        chunks: C-contiguous, native byte order, all of the level's chunk shape; pixels
+        outside `valid` hold the fill value. valid: how much of each chunk lies within the level,
+        from its first pixel on. The arrays are not written to, and must not change until
+        the iterator is exhausted or closed; closing it early abandons the rest.
+        """
+        ...
+
+    def decode(self, frame: bytes, codec: Codec, dtype: np.dtype[np.generic], shape: Shape) -> Array:
+        """The chunk that `frame` holds: a new C-contiguous array of `shape`.
+
+        Raises Corrupt where the frame does not decode to exactly that many pixels.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees threads and devices; no other call may be running or follow."""
+        ...

@@ -1,0 +1,208 @@
+"""Which chunk, shard and levels does an image get?
+
+What the client gave is checked; what it left open is chosen:
+
+chunk    1 along t and c; along z, y and x powers of two of which the product is at
+         most `chunk_target_bytes`, the longest side halved first, never more than
+         twice the image's size.
+shard    whole planes first, then z, c and t, up to `shard_target_bytes` of raw
+         pixels, so that frames that arrive in order fill shards in order.
+levels   until the coarsest fits one chunk along z, y and x.
+factors  2 along y and x, and along z while its voxel size is below twice that of
+         y and x: anisotropic stacks become isotropic first. An axis of one pixel,
+         or of a chunk that is odd along it, stays as it is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Sequence
+
+from ziggurat_engine.errors import InvalidArgument
+from ziggurat_engine.pyramid import Pyramid
+from ziggurat_engine.region import Shape
+from ziggurat_engine.spec import SPATIAL, Axis, Image, ImageSpec, Layout, LayoutRequest
+
+MAX_LEVELS = 32
+MAX_SHARD_CHUNKS = 2**20
+
+
+def resolve(
+    spec: ImageSpec,
+    *,
+    chunk_target_bytes: int = 2 * 2**20,
+    shard_target_bytes: int = 256 * 2**20,
+    max_chunk_bytes: int = 64 * 2**20,
+) -> Image:
+    """The image that `spec` asks for, every choice made.
+
+    Raises InvalidArgument, naming the field below `layout`, where the request
+    contradicts itself or the image.
+    """
+    asked, itemsize = spec.layout, spec.dtype.itemsize
+    chunk = _chunk(spec, asked, chunk_target_bytes // itemsize)
+    if math.prod(chunk) * itemsize > max_chunk_bytes:
+        raise _bad(
+            "chunk_shape", f"{_text(chunk)} is {math.prod(chunk) * itemsize} bytes,"
+            f" more than max_chunk_bytes = {max_chunk_bytes}"
+        )
+    layout = Layout(
+        chunk_shape=chunk,
+        shard_chunks=_shard_chunks(spec, asked, chunk, shard_target_bytes),
+        codec=asked.codec,
+        factors=_factors(spec.axes, asked, chunk),
+    )
+    return Image(
+        **{name: getattr(spec, name) for name in type(spec).model_fields if name != "layout"},
+        layout=layout,
+        created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+    )
+
+
+def pyramid_of(image: Image) -> Pyramid:
+    """The levels of `image`."""
+    layout = image.layout
+    return Pyramid.build(
+        image.shape,
+        [axis.scale for axis in image.axes],
+        layout.chunk_shape,
+        layout.shard_shape,
+        layout.factors,
+    )
+
+
+def _chunk(spec: ImageSpec, asked: LayoutRequest, target_pixels: int) -> Shape:
+    if asked.chunk_shape is not None:
+        _check_rank("chunk_shape", asked.chunk_shape, spec.axes)
+        return asked.chunk_shape
+    chunk = [
+        1 << (axis.size - 1).bit_length() if axis.name in SPATIAL else 1 for axis in spec.axes
+    ]
+    while math.prod(chunk) > max(1, target_pixels):
+        chunk[chunk.index(max(chunk))] //= 2
+    return tuple(chunk)
+
+
+def _shard_chunks(
+    spec: ImageSpec, asked: LayoutRequest, chunk: Shape, target_bytes: int
+) -> Shape:
+    given = [
+        name
+        for name in ("shard_chunks", "shard_shape", "shard_bytes")
+        if getattr(asked, name) is not None
+    ]
+    if len(given) > 1:
+        raise _bad(given[1], f"given together with {given[0]}: only one of them may be")
+    if asked.shard_chunks is not None:
+        _check_rank("shard_chunks", asked.shard_chunks, spec.axes)
+        shard = asked.shard_chunks
+    elif asked.shard_shape is not None:
+        _check_rank("shard_shape", asked.shard_shape, spec.axes)
+        if any(s % c for s, c in zip(asked.shard_shape, chunk, strict=True)):
+            raise _bad(
+                "shard_shape",
+                f"{_text(asked.shard_shape)} is not a multiple of the chunk {_text(chunk)}",
+            )
+        shard = tuple(s // c for s, c in zip(asked.shard_shape, chunk, strict=True))
+    else:
+        nbytes = math.prod(chunk) * spec.dtype.itemsize
+        if asked.shard_bytes is not None and asked.shard_bytes < nbytes:
+            raise _bad(
+                "shard_bytes", f"{asked.shard_bytes} is less than one chunk, {nbytes} bytes"
+            )
+        budget = (asked.shard_bytes or target_bytes) // nbytes
+        shard = _grow(spec, chunk, max(1, min(budget, MAX_SHARD_CHUNKS)))
+    if math.prod(shard) > MAX_SHARD_CHUNKS:
+        raise _bad("shard_chunks", f"{_text(shard)} is more than {MAX_SHARD_CHUNKS} chunks")
+    return shard
+
+
+def _grow(spec: ImageSpec, chunk: Shape, budget: int) -> Shape:
+    """At most `budget` chunks: as many as the image has along x, then y, z, c and t."""
+    shard = [1] * len(chunk)
+    names = [axis.name for axis in spec.axes]
+    for name in "xyzct":
+        if name in names:
+            i = names.index(name)
+            count = -(-spec.axes[i].size // chunk[i])
+            shard[i] = min(count, budget)
+            budget //= shard[i]
+    return tuple(shard)
+
+
+def _factors(axes: Sequence[Axis], asked: LayoutRequest, chunk: Shape) -> tuple[Shape, ...]:
+    if asked.factors:
+        if asked.level_count not in (0, len(asked.factors) + 1):
+            raise _bad(
+                "level_count",
+                f"{asked.level_count} does not fit {len(asked.factors)} factors",
+            )
+        for k, step in enumerate(asked.factors):
+            _check_step(f"factors[{k}]", step, axes, chunk)
+        return asked.factors
+    factors: list[Shape] = []
+    size = [axis.size for axis in axes]
+    scale = [axis.scale for axis in axes]
+    while len(factors) + 1 < (asked.level_count or MAX_LEVELS):
+        small = all(
+            n <= c for n, c, axis in zip(size, chunk, axes, strict=True) if axis.name in SPATIAL
+        )
+        if small and not asked.level_count:
+            break
+        step = _auto_step(axes, size, scale, chunk)
+        if all(f == 1 for f in step):
+            if asked.level_count:
+                raise _bad(
+                    "level_count",
+                    f"{asked.level_count} is more than the {len(factors) + 1} levels that"
+                    f" chunks of {_text(chunk)} allow",
+                )
+            break
+        factors.append(step)
+        size = [-(-n // f) for n, f in zip(size, step, strict=True)]
+        scale = [s * f for s, f in zip(scale, step, strict=True)]
+    return tuple(factors)
+
+
+def _auto_step(
+    axes: Sequence[Axis], size: Sequence[int], scale: Sequence[float], chunk: Shape
+) -> Shape:
+    plane = min(s for s, axis in zip(scale, axes, strict=True) if axis.name in "yx")
+    step = []
+    for axis, n, s, c in zip(axes, size, scale, chunk, strict=True):
+        near = axis.name in "yx" or (axis.name == "z" and s < 2 * plane)
+        step.append(2 if near and n > 1 and c % 2 == 0 else 1)
+    if all(f == 1 for f in step):
+        # Only z is left to halve: a plane of one pixel, or one cut into odd chunks.
+        step = [
+            2 if axis.name == "z" and n > 1 and c % 2 == 0 else 1
+            for axis, n, c in zip(axes, size, chunk, strict=True)
+        ]
+    return tuple(step)
+
+
+def _check_step(field: str, step: Shape, axes: Sequence[Axis], chunk: Shape) -> None:
+    _check_rank(field, step, axes)
+    for axis, f, c in zip(axes, step, chunk, strict=True):
+        if f > 1 and axis.name not in SPATIAL:
+            raise _bad(field, f"{_text(step)} downsamples {axis.name}; only z, y and x may be")
+        if c % f:
+            raise _bad(
+                field, f"{_text(step)}: the chunk {_text(chunk)} is not divisible along {axis.name}"
+            )
+    if all(f == 1 for f in step):
+        raise _bad(field, f"{_text(step)} downsamples nothing")
+
+
+def _check_rank(field: str, shape: Shape, axes: Sequence[Axis]) -> None:
+    if len(shape) != len(axes):
+        raise _bad(field, f"{_text(shape)} has {len(shape)} numbers for {len(axes)} axes")
+
+
+def _text(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _bad(field: str, what: str) -> InvalidArgument:
+    return InvalidArgument(f"layout.{field}: {what}", field=f"layout.{field}")

@@ -1,0 +1,111 @@
+"""What are the resolution levels of an image, and how do their chunks relate?
+
+Level k + 1 is level k binned by `factors`; its shape is ceil(shape / factors). Every
+level has the same chunk and shard shape, and chunks are divisible by the factors, so
+each chunk's downsampled block lies within one parent chunk, apart from its siblings'.
+
+The centre of pixel 0 of level 0 is the origin. Binning by F in all moves the centre
+of pixel 0 to the mean of the centres of the F pixels it stands for:
+scale = F * s and translation = (F - 1) / 2 * s (OME-NGFF 0.5, multiscales).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ziggurat_engine.grid import Grid
+from ziggurat_engine.region import Region, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution level; everything has one number an axis.
+
+    chunks, shards: the level cut into chunks and into shards (pixels both).
+    factors: binning from the level before, all 1 for level 0.
+    scale, translation: in axis units.
+    """
+
+    chunks: Grid
+    shards: Grid
+    factors: Shape
+    scale: tuple[float, ...]
+    translation: tuple[float, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """Pixels along each axis."""
+        return self.chunks.shape
+
+    def shard_of(self, chunk: Shape) -> Shape:
+        """The shard that holds `chunk`."""
+        return tuple(
+            i * c // s for i, c, s in zip(chunk, self.chunks.cell, self.shards.cell, strict=True)
+        )
+
+    def chunks_of(self, shard: Shape) -> Region:
+        """The chunk indices of `shard` that lie within the level."""
+        return self.chunks.touched(self.shards.region(shard))
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """All levels of an image, level 0 first."""
+
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def build(
+        cls,
+        shape: Shape,
+        scale: Sequence[float],
+        chunk_shape: Shape,
+        shard_shape: Shape,
+        factors: Sequence[Shape],
+    ) -> Pyramid:
+        """`factors[k]` leads from level k to level k + 1."""
+        ones = (1,) * len(shape)
+        levels, binned = [], ones
+        for step in (ones, *factors):
+            shape = tuple(-(-n // f) for n, f in zip(shape, step, strict=True))
+            binned = tuple(b * f for b, f in zip(binned, step, strict=True))
+            levels.append(
+                Level(
+                    Grid(shape, chunk_shape),
+                    Grid(shape, shard_shape),
+                    step,
+                    tuple(b * s for b, s in zip(binned, scale, strict=True)),
+                    tuple((b - 1) / 2 * s for b, s in zip(binned, scale, strict=True)),
+                )
+            )
+        return cls(tuple(levels))
+
+    def parent_of(self, level: int, chunk: Shape) -> tuple[Shape, Region]:
+        """The chunk of `level` + 1 that holds the downsampled block of `chunk`, and where.
+
+        The box is counted from the parent chunk's first pixel.
+        """
+        parent = self.levels[level + 1]
+        box = self.project(self.levels[level].chunks.region(chunk), level, level + 1)
+        index = tuple(o // c for o, c in zip(box.offset, parent.chunks.cell, strict=True))
+        origin = tuple(i * c for i, c in zip(index, parent.chunks.cell, strict=True))
+        return index, box.relative_to(origin)
+
+    def project(self, region: Region, level: int, target: int) -> Region:
+        """The pixels of `target` that share a pixel of level 0 with `region` of `level`."""
+        offset, stop = list(region.offset), list(region.stop)
+        if target < level:
+            for step in range(level, target, -1):
+                factors = self.levels[step].factors
+                limits = self.levels[step - 1].shape
+                offset = [o * f for o, f in zip(offset, factors, strict=True)]
+                stop = [
+                    min(s * f, n) for s, f, n in zip(stop, factors, limits, strict=True)
+                ]
+        else:
+            for step in range(level + 1, target + 1):
+                factors = self.levels[step].factors
+                offset = [o // f for o, f in zip(offset, factors, strict=True)]
+                stop = [-(-s // f) for s, f in zip(stop, factors, strict=True)]
+        return Region(tuple(offset), tuple(b - a for a, b in zip(offset, stop, strict=True)))

@@ -1,0 +1,209 @@
+"""What does a client ask for when it creates an image, and what does it then get?
+
+ImageSpec is the request, Image the answer: the same words, with every choice of
+layout made. Both check themselves field by field; what takes several fields
+together is checked in layout.py. Image is kept as JSON in the image's metadata.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ziggurat_engine.names import check_name
+from ziggurat_engine.region import Shape
+
+Array: TypeAlias = NDArray[np.generic]
+"""Pixels in C order; dtype native, shape in axis order."""
+
+AxisName: TypeAlias = Literal["t", "c", "z", "y", "x"]
+DTypeName: TypeAlias = Literal[
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float32",
+    "float64",
+]
+Extent: TypeAlias = Annotated[int, Field(ge=1, le=2**40)]
+Extents: TypeAlias = tuple[Extent, ...]
+
+SPATIAL = frozenset("zyx")
+MAX_IMAGE_BYTES = 2**62
+
+
+class Model(BaseModel):
+    """A frozen value that refuses what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Axis(Model):
+    """One axis: its size in pixels at level 0 and the pixel distance in `unit`."""
+
+    name: AxisName
+    size: Extent
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    unit: Annotated[str, Field(max_length=64)] = ""
+
+
+class Channel(Model):
+    """How a channel is shown; `window` is (start, end) in pixel values."""
+
+    label: Annotated[str, Field(max_length=256)] = ""
+    color: Annotated[str, Field(pattern="^[0-9A-Fa-f]{6}$")] = "FFFFFF"
+    window: tuple[float, float] | None = None
+
+    @field_validator("window")
+    @classmethod
+    def _ordered(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window is not None and not (
+            math.isfinite(window[0]) and math.isfinite(window[1]) and window[0] < window[1]
+        ):
+            raise ValueError(f"start must be below end and both finite, got {window}")
+        return window
+
+
+class Blosc(Model):
+    """A Blosc1 frame a chunk."""
+
+    kind: Literal["blosc"] = "blosc"
+    compressor: Literal["zstd", "lz4"] = "zstd"
+    level: Annotated[int, Field(ge=0, le=9)] = 1
+    shuffle: Literal["none", "byte", "bit"] = "bit"
+
+
+class Zstd(Model):
+    """One zstd frame a chunk."""
+
+    kind: Literal["zstd"] = "zstd"
+    level: Annotated[int, Field(ge=-131072, le=22)] = 1
+
+
+class Gzip(Model):
+    """One gzip member a chunk."""
+
+    kind: Literal["gzip"] = "gzip"
+    level: Annotated[int, Field(ge=0, le=9)] = 5
+
+
+class Uncompressed(Model):
+    """The pixels as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+Codec: TypeAlias = Annotated[Blosc | Zstd | Gzip | Uncompressed, Field(discriminator="kind")]
+
+
+class LayoutRequest(Model):
+    """The layout asked for; None, 0 and () leave the choice to `layout.resolve`.
+
+    At most one of shard_chunks (in chunks), shard_shape (in pixels) and
+    shard_bytes (raw) may be given.
+    """
+
+    chunk_shape: Extents | None = None
+    shard_chunks: Extents | None = None
+    shard_shape: Extents | None = None
+    shard_bytes: Annotated[int, Field(ge=1, le=2**40)] | None = None
+    codec: Codec = Blosc()
+    level_count: Annotated[int, Field(ge=0, le=32)] = 0
+    factors: Annotated[tuple[Extents, ...], Field(max_length=31)] = ()
+
+
+class Layout(Model):
+    """The layout an image has: `factors[k]` leads from level k to level k + 1."""
+
+    chunk_shape: Extents
+    shard_chunks: Extents
+    codec: Codec
+    factors: tuple[Extents, ...]
+
+    @property
+    def shard_shape(self) -> Shape:
+        """Pixels of a shard along each axis."""
+        return tuple(c * n for c, n in zip(self.chunk_shape, self.shard_chunks, strict=True))
+
+    @property
+    def sharded(self) -> bool:
+        """False where every chunk is an object of its own."""
+        return any(n > 1 for n in self.shard_chunks)
+
+
+class _Described(Model):
+    name: str
+    axes: Annotated[tuple[Axis, ...], Field(min_length=2, max_length=5)]
+    data_type: DTypeName
+    fill_value: int | float = 0
+    channels: tuple[Channel, ...] = ()
+    downsampling: Literal["mean"] = "mean"
+
+    @field_validator("name")
+    @classmethod
+    def _safe(cls, name: str) -> str:
+        return check_name(name)
+
+    @field_validator("axes")
+    @classmethod
+    def _in_order(cls, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+        names = "".join(axis.name for axis in axes)
+        if sorted(names, key="tczyx".index) != list(names) or len(set(names)) < len(names):
+            raise ValueError(f"must be a subsequence of t, c, z, y, x, got {', '.join(names)}")
+        if not names.endswith("yx"):
+            raise ValueError(f"must end with y, x, got {', '.join(names)}")
+        return axes
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Described:
+        nbytes = math.prod(self.shape) * self.dtype.itemsize
+        if nbytes > MAX_IMAGE_BYTES:
+            raise ValueError(f"axes: {nbytes} bytes are more than {MAX_IMAGE_BYTES}")
+        _check_fill(self.fill_value, self.dtype)
+        channels = [axis.size for axis in self.axes if axis.name == "c"]
+        if self.channels and [len(self.channels)] != channels:
+            raise ValueError(
+                f"channels: {len(self.channels)} given for "
+                + (f"{channels[0]} pixels along c" if channels else "an image without axis c")
+            )
+        return self
+
+    @property
+    def shape(self) -> Shape:
+        """Pixels of level 0 along each axis."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The pixel type in the machine's byte order."""
+        return np.dtype(self.data_type)
+
+
+def _check_fill(value: float, dtype: np.dtype[np.generic]) -> None:
+    if dtype.kind == "f":
+        return
+    bounds = np.iinfo(dtype.name)
+    if isinstance(value, float) or not bounds.min <= value <= bounds.max:
+        raise ValueError(f"fill_value: {value!r} is not a {dtype.name}")
+
+
+class ImageSpec(_Described):
+    """What CreateImage asks for."""
+
+    layout: LayoutRequest = LayoutRequest()
+
+
+class Image(_Described):
+    """An image as it is: every choice made. `created` is in UTC."""
+
+    layout: Layout
+    created: datetime.datetime

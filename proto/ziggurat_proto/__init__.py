@@ -1,0 +1,1 @@
+"""The wire contract of Ziggurat; see v1/service.proto."""

@@ -1,0 +1,243 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
+    DATA_TYPE_UINT8: _ClassVar[DataType]
+    DATA_TYPE_UINT16: _ClassVar[DataType]
+    DATA_TYPE_UINT32: _ClassVar[DataType]
+    DATA_TYPE_UINT64: _ClassVar[DataType]
+    DATA_TYPE_INT8: _ClassVar[DataType]
+    DATA_TYPE_INT16: _ClassVar[DataType]
+    DATA_TYPE_INT32: _ClassVar[DataType]
+    DATA_TYPE_INT64: _ClassVar[DataType]
+    DATA_TYPE_FLOAT32: _ClassVar[DataType]
+    DATA_TYPE_FLOAT64: _ClassVar[DataType]
+
+class BloscCompressor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BLOSC_COMPRESSOR_UNSPECIFIED: _ClassVar[BloscCompressor]
+    BLOSC_COMPRESSOR_ZSTD: _ClassVar[BloscCompressor]
+    BLOSC_COMPRESSOR_LZ4: _ClassVar[BloscCompressor]
+
+class Shuffle(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SHUFFLE_UNSPECIFIED: _ClassVar[Shuffle]
+    SHUFFLE_NONE: _ClassVar[Shuffle]
+    SHUFFLE_BYTE: _ClassVar[Shuffle]
+    SHUFFLE_BIT: _ClassVar[Shuffle]
+
+class Downsampling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DOWNSAMPLING_UNSPECIFIED: _ClassVar[Downsampling]
+    DOWNSAMPLING_MEAN: _ClassVar[Downsampling]
+DATA_TYPE_UNSPECIFIED: DataType
+DATA_TYPE_UINT8: DataType
+DATA_TYPE_UINT16: DataType
+DATA_TYPE_UINT32: DataType
+DATA_TYPE_UINT64: DataType
+DATA_TYPE_INT8: DataType
+DATA_TYPE_INT16: DataType
+DATA_TYPE_INT32: DataType
+DATA_TYPE_INT64: DataType
+DATA_TYPE_FLOAT32: DataType
+DATA_TYPE_FLOAT64: DataType
+BLOSC_COMPRESSOR_UNSPECIFIED: BloscCompressor
+BLOSC_COMPRESSOR_ZSTD: BloscCompressor
+BLOSC_COMPRESSOR_LZ4: BloscCompressor
+SHUFFLE_UNSPECIFIED: Shuffle
+SHUFFLE_NONE: Shuffle
+SHUFFLE_BYTE: Shuffle
+SHUFFLE_BIT: Shuffle
+DOWNSAMPLING_UNSPECIFIED: Downsampling
+DOWNSAMPLING_MEAN: Downsampling
+
+class Axis(_message.Message):
+    __slots__ = ("name", "size", "scale", "unit")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    scale: float
+    unit: str
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., scale: _Optional[float] = ..., unit: _Optional[str] = ...) -> None: ...
+
+class Channel(_message.Message):
+    __slots__ = ("label", "color", "window")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    COLOR_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    color: str
+    window: Window
+    def __init__(self, label: _Optional[str] = ..., color: _Optional[str] = ..., window: _Optional[_Union[Window, _Mapping]] = ...) -> None: ...
+
+class Window(_message.Message):
+    __slots__ = ("start", "end")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: float
+    end: float
+    def __init__(self, start: _Optional[float] = ..., end: _Optional[float] = ...) -> None: ...
+
+class Scalar(_message.Message):
+    __slots__ = ("unsigned_integer", "signed_integer", "real")
+    UNSIGNED_INTEGER_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_INTEGER_FIELD_NUMBER: _ClassVar[int]
+    REAL_FIELD_NUMBER: _ClassVar[int]
+    unsigned_integer: int
+    signed_integer: int
+    real: float
+    def __init__(self, unsigned_integer: _Optional[int] = ..., signed_integer: _Optional[int] = ..., real: _Optional[float] = ...) -> None: ...
+
+class Blosc(_message.Message):
+    __slots__ = ("compressor", "level", "shuffle")
+    COMPRESSOR_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    SHUFFLE_FIELD_NUMBER: _ClassVar[int]
+    compressor: BloscCompressor
+    level: int
+    shuffle: Shuffle
+    def __init__(self, compressor: _Optional[_Union[BloscCompressor, str]] = ..., level: _Optional[int] = ..., shuffle: _Optional[_Union[Shuffle, str]] = ...) -> None: ...
+
+class Zstd(_message.Message):
+    __slots__ = ("level",)
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    def __init__(self, level: _Optional[int] = ...) -> None: ...
+
+class Gzip(_message.Message):
+    __slots__ = ("level",)
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    def __init__(self, level: _Optional[int] = ...) -> None: ...
+
+class Uncompressed(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Codec(_message.Message):
+    __slots__ = ("blosc", "zstd", "gzip", "none")
+    BLOSC_FIELD_NUMBER: _ClassVar[int]
+    ZSTD_FIELD_NUMBER: _ClassVar[int]
+    GZIP_FIELD_NUMBER: _ClassVar[int]
+    NONE_FIELD_NUMBER: _ClassVar[int]
+    blosc: Blosc
+    zstd: Zstd
+    gzip: Gzip
+    none: Uncompressed
+    def __init__(self, blosc: _Optional[_Union[Blosc, _Mapping]] = ..., zstd: _Optional[_Union[Zstd, _Mapping]] = ..., gzip: _Optional[_Union[Gzip, _Mapping]] = ..., none: _Optional[_Union[Uncompressed, _Mapping]] = ...) -> None: ...
+
+class Shape(_message.Message):
+    __slots__ = ("sizes",)
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, sizes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class LayoutRequest(_message.Message):
+    __slots__ = ("chunk_shape", "shard_chunks", "shard_bytes", "shard_shape", "codec", "level_count", "factors")
+    CHUNK_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    SHARD_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    SHARD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHARD_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    chunk_shape: Shape
+    shard_chunks: Shape
+    shard_bytes: int
+    shard_shape: Shape
+    codec: Codec
+    level_count: int
+    factors: _containers.RepeatedCompositeFieldContainer[Shape]
+    def __init__(self, chunk_shape: _Optional[_Union[Shape, _Mapping]] = ..., shard_chunks: _Optional[_Union[Shape, _Mapping]] = ..., shard_bytes: _Optional[int] = ..., shard_shape: _Optional[_Union[Shape, _Mapping]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., level_count: _Optional[int] = ..., factors: _Optional[_Iterable[_Union[Shape, _Mapping]]] = ...) -> None: ...
+
+class Layout(_message.Message):
+    __slots__ = ("chunk_shape", "shard_chunks", "codec")
+    CHUNK_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    SHARD_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    chunk_shape: Shape
+    shard_chunks: Shape
+    codec: Codec
+    def __init__(self, chunk_shape: _Optional[_Union[Shape, _Mapping]] = ..., shard_chunks: _Optional[_Union[Shape, _Mapping]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ...) -> None: ...
+
+class ImageSpec(_message.Message):
+    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AXES_FIELD_NUMBER: _ClassVar[int]
+    DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    FILL_VALUE_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    axes: _containers.RepeatedCompositeFieldContainer[Axis]
+    data_type: DataType
+    fill_value: Scalar
+    channels: _containers.RepeatedCompositeFieldContainer[Channel]
+    layout: LayoutRequest
+    downsampling: Downsampling
+    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[LayoutRequest, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ...) -> None: ...
+
+class StoredSize(_message.Message):
+    __slots__ = ("chunks", "objects", "bytes")
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    chunks: int
+    objects: int
+    bytes: int
+    def __init__(self, chunks: _Optional[int] = ..., objects: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Level(_message.Message):
+    __slots__ = ("shape", "factors", "scale", "translation", "stale", "stored")
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    TRANSLATION_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    factors: _containers.RepeatedScalarFieldContainer[int]
+    scale: _containers.RepeatedScalarFieldContainer[float]
+    translation: _containers.RepeatedScalarFieldContainer[float]
+    stale: bool
+    stored: StoredSize
+    def __init__(self, shape: _Optional[_Iterable[int]] = ..., factors: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., stored: _Optional[_Union[StoredSize, _Mapping]] = ...) -> None: ...
+
+class Image(_message.Message):
+    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "levels", "created", "revision")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AXES_FIELD_NUMBER: _ClassVar[int]
+    DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    FILL_VALUE_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    LEVELS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    axes: _containers.RepeatedCompositeFieldContainer[Axis]
+    data_type: DataType
+    fill_value: Scalar
+    channels: _containers.RepeatedCompositeFieldContainer[Channel]
+    layout: Layout
+    downsampling: Downsampling
+    levels: _containers.RepeatedCompositeFieldContainer[Level]
+    created: _timestamp_pb2.Timestamp
+    revision: int
+    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,130 @@
+from ziggurat_proto.v1 import image_pb2 as _image_pb2
+from ziggurat_proto.v1 import read_pb2 as _read_pb2
+from ziggurat_proto.v1 import write_pb2 as _write_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CreateImageRequest(_message.Message):
+    __slots__ = ("spec",)
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    spec: _image_pb2.ImageSpec
+    def __init__(self, spec: _Optional[_Union[_image_pb2.ImageSpec, _Mapping]] = ...) -> None: ...
+
+class GetImageRequest(_message.Message):
+    __slots__ = ("name", "measure")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEASURE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    measure: bool
+    def __init__(self, name: _Optional[str] = ..., measure: _Optional[bool] = ...) -> None: ...
+
+class ListImagesRequest(_message.Message):
+    __slots__ = ("prefix", "page_size", "page_token")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    page_size: int
+    page_token: str
+    def __init__(self, prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListImagesResponse(_message.Message):
+    __slots__ = ("images", "next_page_token")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]
+    next_page_token: str
+    def __init__(self, images: _Optional[_Iterable[_Union[_image_pb2.Image, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class DeleteImageRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteImageResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BuildPyramidRequest(_message.Message):
+    __slots__ = ("image", "force")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    image: str
+    force: bool
+    def __init__(self, image: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class BuildPyramidProgress(_message.Message):
+    __slots__ = ("level", "chunks_done", "chunks_total", "bytes_done")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_DONE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DONE_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    chunks_done: int
+    chunks_total: int
+    bytes_done: int
+    def __init__(self, level: _Optional[int] = ..., chunks_done: _Optional[int] = ..., chunks_total: _Optional[int] = ..., bytes_done: _Optional[int] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ServerStatus(_message.Message):
+    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    KERNELS_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    OPEN_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    SETTLE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    uptime_seconds: float
+    draining: bool
+    kernels: str
+    images: int
+    open_streams: int
+    cache: CacheStatus
+    settle: SettleStatus
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ...) -> None: ...
+
+class CacheStatus(_message.Message):
+    __slots__ = ("budget_bytes", "clean_bytes", "dirty_bytes", "hits", "misses", "evictions")
+    BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIRTY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    MISSES_FIELD_NUMBER: _ClassVar[int]
+    EVICTIONS_FIELD_NUMBER: _ClassVar[int]
+    budget_bytes: int
+    clean_bytes: int
+    dirty_bytes: int
+    hits: int
+    misses: int
+    evictions: int
+    def __init__(self, budget_bytes: _Optional[int] = ..., clean_bytes: _Optional[int] = ..., dirty_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., evictions: _Optional[int] = ...) -> None: ...
+
+class SettleStatus(_message.Message):
+    __slots__ = ("shards_waiting", "shards_stored", "chunks_encoded", "raw_bytes", "stored_bytes", "failures", "last_failure")
+    SHARDS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_STORED_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_ENCODED_FIELD_NUMBER: _ClassVar[int]
+    RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    shards_waiting: int
+    shards_stored: int
+    chunks_encoded: int
+    raw_bytes: int
+    stored_bytes: int
+    failures: int
+    last_failure: str
+    def __init__(self, shards_waiting: _Optional[int] = ..., shards_stored: _Optional[int] = ..., chunks_encoded: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., failures: _Optional[int] = ..., last_failure: _Optional[str] = ...) -> None: ...
