@@ -36,7 +36,9 @@ def main() -> None:
         fresh = generate(Path(scratch))
     committed = {p.name: p.read_bytes() for p in (ROOT / PACKAGE).glob("*_pb2*")}
     if "--check" in sys.argv[1:]:
-        stale = sorted(n for n in fresh.keys() | committed.keys() if fresh.get(n) != committed.get(n))
+        stale = sorted(
+            n for n in fresh.keys() | committed.keys() if fresh.get(n) != committed.get(n)
+        )
         if stale:
             raise SystemExit(f"not fresh, run python proto/generate.py: {', '.join(stale)}")
         return

@@ -1,0 +1,109 @@
+"""What can the command ziggurat-engine do?
+
+Imports at the top are light: `serve` re-executes itself before the heavy ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from ziggurat_engine import __version__
+
+# Large messages come and go many times a second. Left alone, malloc maps and unmaps
+# memory for each, and page faults then take half of the CPU time of receiving.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": "2147483648",
+    "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_ARENA_MAX": "1",
+}
+_TUNED = "_ZIGGURAT_MALLOC_TUNED"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ziggurat-engine")
+def main() -> None:
+    """Ziggurat: a storage engine for microscopy images."""
+
+
+@main.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Directory that holds the images.")
+@click.option("--listen", help="HOST:PORT; port 0 takes a free one.  [default: 127.0.0.1:7447]")
+@click.option("--cache-bytes", help='Memory for chunks ("4GiB").  [default: a quarter of all]')
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other setting, as in the TOML file; may be repeated.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    envvar="ZIGGURAT_CONFIG",
+    help="TOML file with settings.",
+)
+@click.option("--verbose", "-v", is_flag=True, help="Log more.")
+def serve(
+    data: Path | None,
+    listen: str | None,
+    cache_bytes: str | None,
+    settings: tuple[str, ...],
+    config: Path | None,
+    verbose: bool,
+) -> None:
+    """Serve images over gRPC until SIGTERM.
+
+    Every setting may also come from the environment (ZIGGURAT_DATA, ZIGGURAT_LISTEN,
+    ...) or from a TOML file; flags win over the environment, the environment over the
+    file. `ziggurat-engine settings` lists them all.
+    """
+    from pydantic import ValidationError
+
+    from ziggurat_engine.config import load
+
+    flags: dict[str, object] = {"data": data, "listen": listen, "cache_bytes": cache_bytes}
+    for item in settings:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {item}: not NAME=VALUE")
+        flags[name] = value
+    try:
+        loaded = load(config, **flags)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise click.UsageError(f"settings: {problems}") from None
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"settings: {error}") from None
+    if loaded.tune_malloc and sys.platform == "linux" and _TUNED not in os.environ:
+        environment = {**MALLOC, **os.environ, _TUNED: "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    from ziggurat_engine.server.serve import serve as run
+
+    try:
+        code = run(loaded)
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+    raise SystemExit(code)
+
+
+@main.command("settings")
+def list_settings() -> None:
+    """List all settings, their defaults and what they mean."""
+    from ziggurat_engine.config import Settings
+
+    for name, field in Settings.model_fields.items():
+        default = (
+            "required" if field.is_required() else field.get_default(call_default_factory=True)
+        )
+        click.echo(f"{name} = {default}\n    {field.description or ''}")

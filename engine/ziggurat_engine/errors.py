@@ -23,7 +23,7 @@ ever added to; the server maps the classes to gRPC status in one table.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ZigguratError(Exception):
@@ -48,6 +48,12 @@ class RequestError(ZigguratError):
 
     reason = "INVALID_REQUEST"
 
+    def below(self, prefix: str) -> Self:
+        """This error, its fields counted from `prefix`, a field that holds them."""
+        if self.field:
+            self.field = f"{prefix}.{self.field}"
+        return self
+
 
 class InvalidArgument(RequestError):
     """A field is wrong whatever the state of the server."""
@@ -64,6 +70,11 @@ class InvalidArgument(RequestError):
     ) -> None:
         super().__init__(message, field=field, **details)
         self.violations = violations or (((field, message),) if field else ())
+
+    def below(self, prefix: str) -> Self:
+        """Also the fields of `violations`."""
+        self.violations = tuple((f"{prefix}.{field}", text) for field, text in self.violations)
+        return super().below(prefix)
 
 
 class OutOfRange(RequestError):

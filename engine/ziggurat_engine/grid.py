@@ -12,20 +12,20 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ziggurat_engine.region import Region, Shape
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """The common pixels of a box and one cell.
 
-    index: the cell. inside_cell: counted from the cell's first pixel.
+    at: the cell's index. inside_cell: counted from the cell's first pixel.
     inside_region: counted from the box's. full: the box covers all of the cell
     that lies within the grid, so that nothing of the cell needs to be read.
     """
 
-    index: Shape
+    at: Shape
     inside_cell: Region
     inside_region: Region
     full: bool
@@ -67,7 +67,7 @@ class Grid:
     def indices(self, region: Region | None = None) -> Iterator[Shape]:
         """The cells that `region` touches (or all), the last axis fastest."""
         box = Region.whole(self.counts) if region is None else self.touched(region)
-        return itertools.product(*map(range, box.offset, box.stop))
+        return box.indices()
 
     def plan(self, region: Region) -> Iterator[Part]:
         """The parts of `region` (within the grid) cell by cell, the last axis fastest."""
@@ -82,6 +82,10 @@ class Grid:
                 full = low == start and high == min(start + cell, size)
                 spans.append((index, low - start, low - offset, high - low, full))
             axes.append(spans)
-        for spans in itertools.product(*axes):
-            index, in_cell, in_region, shape, full = zip(*spans, strict=True)
-            yield Part(index, Region(in_cell, shape), Region(in_region, shape), all(full))
+        for cells in itertools.product(*axes):
+            yield Part(
+                tuple(cell[0] for cell in cells),
+                Region(tuple(cell[1] for cell in cells), tuple(cell[3] for cell in cells)),
+                Region(tuple(cell[2] for cell in cells), tuple(cell[3] for cell in cells)),
+                all(cell[4] for cell in cells),
+            )

@@ -19,12 +19,15 @@ import datetime
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import SPATIAL, Axis, Image, ImageSpec, Layout, LayoutRequest
 
 MAX_LEVELS = 32
+MAX_FACTOR = 16
 MAX_SHARD_CHUNKS = 2**20
 
 
@@ -44,8 +47,9 @@ def resolve(
     chunk = _chunk(spec, asked, chunk_target_bytes // itemsize)
     if math.prod(chunk) * itemsize > max_chunk_bytes:
         raise _bad(
-            "chunk_shape", f"{_text(chunk)} is {math.prod(chunk) * itemsize} bytes,"
-            f" more than max_chunk_bytes = {max_chunk_bytes}"
+            "chunk_shape",
+            f"{_text(chunk)} is {math.prod(chunk) * itemsize} bytes,"
+            f" more than max_chunk_bytes = {max_chunk_bytes}",
         )
     layout = Layout(
         chunk_shape=chunk,
@@ -53,6 +57,7 @@ def resolve(
         codec=asked.codec,
         factors=_factors(spec.axes, asked, chunk),
     )
+    _check_fill(spec.dtype.type(spec.fill_value), layout.factors)
     return Image(
         **{name: getattr(spec, name) for name in type(spec).model_fields if name != "layout"},
         layout=layout,
@@ -76,17 +81,13 @@ def _chunk(spec: ImageSpec, asked: LayoutRequest, target_pixels: int) -> Shape:
     if asked.chunk_shape is not None:
         _check_rank("chunk_shape", asked.chunk_shape, spec.axes)
         return asked.chunk_shape
-    chunk = [
-        1 << (axis.size - 1).bit_length() if axis.name in SPATIAL else 1 for axis in spec.axes
-    ]
+    chunk = [1 << (axis.size - 1).bit_length() if axis.name in SPATIAL else 1 for axis in spec.axes]
     while math.prod(chunk) > max(1, target_pixels):
         chunk[chunk.index(max(chunk))] //= 2
     return tuple(chunk)
 
 
-def _shard_chunks(
-    spec: ImageSpec, asked: LayoutRequest, chunk: Shape, target_bytes: int
-) -> Shape:
+def _shard_chunks(spec: ImageSpec, asked: LayoutRequest, chunk: Shape, target_bytes: int) -> Shape:
     given = [
         name
         for name in ("shard_chunks", "shard_shape", "shard_bytes")
@@ -108,9 +109,7 @@ def _shard_chunks(
     else:
         nbytes = math.prod(chunk) * spec.dtype.itemsize
         if asked.shard_bytes is not None and asked.shard_bytes < nbytes:
-            raise _bad(
-                "shard_bytes", f"{asked.shard_bytes} is less than one chunk, {nbytes} bytes"
-            )
+            raise _bad("shard_bytes", f"{asked.shard_bytes} is less than one chunk, {nbytes} bytes")
         budget = (asked.shard_bytes or target_bytes) // nbytes
         shard = _grow(spec, chunk, max(1, min(budget, MAX_SHARD_CHUNKS)))
     if math.prod(shard) > MAX_SHARD_CHUNKS:
@@ -187,12 +186,34 @@ def _check_step(field: str, step: Shape, axes: Sequence[Axis], chunk: Shape) -> 
     for axis, f, c in zip(axes, step, chunk, strict=True):
         if f > 1 and axis.name not in SPATIAL:
             raise _bad(field, f"{_text(step)} downsamples {axis.name}; only z, y and x may be")
+        if f > MAX_FACTOR:
+            raise _bad(field, f"{_text(step)} has a factor above {MAX_FACTOR}")
         if c % f:
             raise _bad(
                 field, f"{_text(step)}: the chunk {_text(chunk)} is not divisible along {axis.name}"
             )
     if all(f == 1 for f in step):
         raise _bad(field, f"{_text(step)} downsamples nothing")
+
+
+def _check_fill(fill_value: np.generic, factors: Sequence[Shape]) -> None:
+    """Chunks never written are absent at every level: the mean must keep the fill value.
+
+    For floats it may not: adding n of them rounds, or overflows.
+    """
+    if fill_value.dtype.kind != "f":
+        return
+    counts = np.arange(1, max(map(math.prod, factors), default=1) + 1)
+    with np.errstate(over="ignore"):
+        # Added one after the other, as the mean of a window is.
+        sums = np.cumsum(np.full(counts.shape, fill_value))
+        means = sums / counts.astype(fill_value.dtype)
+    changed = counts[(means != fill_value) & ~np.isnan(means)]
+    if changed.size:
+        raise InvalidArgument(
+            f"fill_value: the mean of {changed[0]} pixels of {fill_value} is another value",
+            field="fill_value",
+        )
 
 
 def _check_rank(field: str, shape: Shape, axes: Sequence[Axis]) -> None:

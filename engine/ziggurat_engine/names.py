@@ -53,7 +53,7 @@ def _check_segment(segment: str, name: str, field: str) -> None:
         raise _bad(field, name, f"has the character {wrong[0]!r}")
     # An image "a" lies in the directory "a.ome.zarr".
     reserved = segment.lower().endswith(".zarr") or segment.lower() == "zarr.json"
-    if reserved or segment.split(".")[0].lower() in _DEVICES:
+    if reserved or segment.split(".", maxsplit=1)[0].lower() in _DEVICES:
         raise _bad(field, name, f"has the reserved segment {segment!r}")
 
 

@@ -100,9 +100,7 @@ class Pyramid:
                 factors = self.levels[step].factors
                 limits = self.levels[step - 1].shape
                 offset = [o * f for o, f in zip(offset, factors, strict=True)]
-                stop = [
-                    min(s * f, n) for s, f, n in zip(stop, factors, limits, strict=True)
-                ]
+                stop = [min(s * f, n) for s, f, n in zip(stop, factors, limits, strict=True)]
         else:
             for step in range(level + 1, target + 1):
                 factors = self.levels[step].factors

@@ -6,18 +6,20 @@ an axis. Pure integers; no arrays, no I/O.
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
 """One integer an axis, in axis order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """A half-open box. `offset` and `shape` have one number an axis; shape >= 0."""
 
+    # A named tuple, not a dataclass: several are made for each frame and chunk, and
+    # made in C they cost a fifth.
     offset: Shape
     shape: Shape
 
@@ -29,7 +31,7 @@ class Region:
     @property
     def stop(self) -> Shape:
         """The first pixel behind the box along each axis."""
-        return tuple(o + n for o, n in zip(self.offset, self.shape, strict=True))
+        return tuple(map(int.__add__, self.offset, self.shape))
 
     @property
     def size(self) -> int:
@@ -50,13 +52,21 @@ class Region:
             map(int.__ge__, self.stop, other.stop)
         )
 
+    def holds(self, pixel: Shape) -> bool:
+        """True where `pixel` is in the box."""
+        return all(o <= p < o + n for p, o, n in zip(pixel, self.offset, self.shape, strict=True))
+
     def relative_to(self, origin: Shape) -> Region:
         """The same box, counted from `origin`."""
-        return Region(tuple(o - p for o, p in zip(self.offset, origin, strict=True)), self.shape)
+        return Region(tuple(map(int.__sub__, self.offset, origin)), self.shape)
 
     def slices(self) -> tuple[slice, ...]:
         """The box as an index into an array that starts at the origin."""
-        return tuple(slice(o, o + n) for o, n in zip(self.offset, self.shape, strict=True))
+        return tuple(map(slice, self.offset, self.stop))
+
+    def indices(self) -> Iterator[Shape]:
+        """Every pixel in the box, the last axis fastest."""
+        return itertools.product(*map(range, self.offset, self.stop))
 
     def subtract(self, other: Region) -> list[Region]:
         """This box without `other`, as at most 2 disjoint boxes an axis."""

@@ -190,9 +190,12 @@ class _Described(Model):
 
 def _check_fill(value: float, dtype: np.dtype[np.generic]) -> None:
     if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            if np.isinf(dtype.type(value)) and not math.isinf(value):
+                raise ValueError(f"fill_value: {value!r} is not a {dtype.name}")
         return
     bounds = np.iinfo(dtype.name)
-    if isinstance(value, float) or not bounds.min <= value <= bounds.max:
+    if not math.isfinite(value) or value != int(value) or not bounds.min <= value <= bounds.max:
         raise ValueError(f"fill_value: {value!r} is not a {dtype.name}")
 
 

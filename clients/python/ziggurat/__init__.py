@@ -1,0 +1,92 @@
+"""The Python client of Ziggurat, a storage engine for microscopy images.
+
+    import ziggurat
+
+    with ziggurat.connect("host:7447") as client:
+        image = client.create("lab/run-3", axes="zyx", shape=(100, 2048, 2048), dtype="uint16")
+        with image.writer() as writer:
+            for z, frame in enumerate(frames):
+                writer.write(frame, z=z)
+        small = image.level(2)[...]
+
+Everything public is named here; modules with a leading underscore may change.
+"""
+
+from ziggurat._build import PyramidBuild
+from ziggurat._client import Client, connect
+from ziggurat._errors import (
+    AlreadyExists,
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    LimitExceeded,
+    NotFound,
+    OutOfRange,
+    RequestError,
+    ServerError,
+    StateError,
+    StreamHeld,
+    Unavailable,
+    ZigguratError,
+)
+from ziggurat._image import Image
+from ziggurat._level import LevelView
+from ziggurat._read import ReadResult
+from ziggurat._values import (
+    Blosc,
+    BuildProgress,
+    CacheStatus,
+    Channel,
+    Codec,
+    Gzip,
+    Layout,
+    Level,
+    ServerStatus,
+    SettleStatus,
+    StoredSize,
+    Uncompressed,
+    WriteSummary,
+    Zstd,
+)
+from ziggurat._writer import Writer
+
+__all__ = [
+    "AlreadyExists",
+    "Blosc",
+    "BuildProgress",
+    "CacheStatus",
+    "Cancelled",
+    "Channel",
+    "Client",
+    "Codec",
+    "DataLoss",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "Gzip",
+    "Image",
+    "InvalidArgument",
+    "Layout",
+    "Level",
+    "LevelView",
+    "LimitExceeded",
+    "NotFound",
+    "OutOfRange",
+    "PyramidBuild",
+    "ReadResult",
+    "RequestError",
+    "ServerError",
+    "ServerStatus",
+    "SettleStatus",
+    "StateError",
+    "StoredSize",
+    "StreamHeld",
+    "Unavailable",
+    "Uncompressed",
+    "WriteSummary",
+    "Writer",
+    "ZigguratError",
+    "Zstd",
+    "connect",
+]

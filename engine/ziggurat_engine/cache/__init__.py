@@ -1,0 +1,16 @@
+"""One cache for all images: clean chunks, dirty chunks, one budget in bytes."""
+
+from ziggurat_engine.cache.budget import Budget
+from ziggurat_engine.cache.clean import ChunkKey, CleanChunks
+from ziggurat_engine.cache.directory import DirtyDirectory
+from ziggurat_engine.cache.dirty import DirtyChunk, DirtyShard, ShardKey
+
+__all__ = [
+    "Budget",
+    "ChunkKey",
+    "CleanChunks",
+    "DirtyChunk",
+    "DirtyDirectory",
+    "DirtyShard",
+    "ShardKey",
+]

@@ -6,7 +6,7 @@ blocks are the same, byte for byte, from every one of them; encoded bytes may di
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,12 +20,13 @@ from ziggurat_engine.spec import Array, Codec
 class Recipe:
     """What settling does to a chunk; the same for all chunks of a level.
 
+    codec: None: nothing is encoded, and every frame is None.
     fill_value: of the level's dtype; a chunk of nothing else is not stored.
     factors: binning to the next level, one number an axis; None at the top level.
     downsampling: the method, "mean".
     """
 
-    codec: Codec
+    codec: Codec | None
     fill_value: np.generic
     factors: Shape | None
     downsampling: str = "mean"
@@ -54,7 +55,7 @@ class Kernels(Protocol):
 
     def settle(
         self, chunks: Sequence[Array], valid: Sequence[Shape], recipe: Recipe
-    ) -> Iterator[Settled]:
+    ) -> Generator[Settled, None, None]:
         """Encodes and downsamples a batch; yields in the order of `chunks`.
 
         chunks: C-contiguous, native byte order, all of the level's chunk shape; pixels
@@ -64,7 +65,9 @@ class Kernels(Protocol):
         """
         ...
 
-    def decode(self, frame: bytes, codec: Codec, dtype: np.dtype[np.generic], shape: Shape) -> Array:
+    def decode(
+        self, frame: bytes, codec: Codec, dtype: np.dtype[np.generic], shape: Shape
+    ) -> Array:
         """The chunk that `frame` holds: a new C-contiguous array of `shape`.
 
         Raises Corrupt where the frame does not decode to exactly that many pixels.

@@ -1,0 +1,1 @@
+"""The engine over gRPC: wire formats, the table of errors, servicers without logic."""

@@ -1,0 +1,1 @@
+"""What tests of engines need; not used by the engine itself."""

@@ -1,0 +1,168 @@
+"""What did the server say about an image or itself, in plain Python values?
+
+The only reader of the generated Image and ServerStatus messages.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from ziggurat._errors import ServerError
+from ziggurat._values import (
+    Blosc,
+    CacheStatus,
+    Channel,
+    Codec,
+    Gzip,
+    Layout,
+    Level,
+    ServerStatus,
+    SettleStatus,
+    Shape,
+    StoredSize,
+    Uncompressed,
+    Zstd,
+)
+from ziggurat_proto.v1 import image_pb2, service_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image as of one answer; everything has one entry an axis, in axis order."""
+
+    name: str
+    axes: str
+    shape: Shape
+    scale: tuple[float, ...]
+    units: tuple[str, ...]
+    dtype: np.dtype[Any]
+    fill_value: int | float
+    channels: tuple[Channel, ...]
+    layout: Layout
+    downsampling: str
+    levels: tuple[Level, ...]
+    created: datetime.datetime
+    revision: int
+
+
+def image_info(image: image_pb2.Image) -> ImageInfo:
+    """`image` as plain values. Raises ServerError for what this version does not know."""
+    return ImageInfo(
+        name=image.name,
+        axes="".join(axis.name for axis in image.axes),
+        shape=tuple(axis.size for axis in image.axes),
+        scale=tuple(axis.scale if axis.HasField("scale") else 1.0 for axis in image.axes),
+        units=tuple(axis.unit for axis in image.axes),
+        dtype=dtype_of(image.data_type),
+        fill_value=_scalar(image.fill_value),
+        channels=tuple(map(_channel, image.channels)),
+        layout=Layout(
+            tuple(image.layout.chunk_shape.sizes),
+            tuple(image.layout.shard_chunks.sizes),
+            _codec(image.layout.codec),
+        ),
+        downsampling=_word(image_pb2.Downsampling, image.downsampling or 1, "DOWNSAMPLING_"),
+        levels=tuple(_level(k, level) for k, level in enumerate(image.levels)),
+        created=image.created.ToDatetime(tzinfo=datetime.UTC),
+        revision=image.revision,
+    )
+
+
+def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
+    """`status` as plain values."""
+    cache, settle = status.cache, status.settle
+    return ServerStatus(
+        version=status.version,
+        uptime_seconds=status.uptime_seconds,
+        draining=status.draining,
+        kernels=status.kernels,
+        images=status.images,
+        open_streams=status.open_streams,
+        cache=CacheStatus(
+            budget_bytes=cache.budget_bytes,
+            clean_bytes=cache.clean_bytes,
+            dirty_bytes=cache.dirty_bytes,
+            hits=cache.hits,
+            misses=cache.misses,
+            evictions=cache.evictions,
+        ),
+        settle=SettleStatus(
+            shards_waiting=settle.shards_waiting,
+            shards_stored=settle.shards_stored,
+            chunks_encoded=settle.chunks_encoded,
+            raw_bytes=settle.raw_bytes,
+            stored_bytes=settle.stored_bytes,
+            failures=settle.failures,
+            last_failure=settle.last_failure,
+        ),
+    )
+
+
+def dtype_of(data_type: int) -> np.dtype[Any]:
+    """The pixel type in the machine's byte order."""
+    return np.dtype(_word(image_pb2.DataType, data_type, "DATA_TYPE_"))
+
+
+def _word(enum: Any, number: int, prefix: str) -> str:
+    try:
+        name = str(enum.Name(number))
+    except ValueError:
+        raise _newer(f"{prefix.rstrip('_')} {number}") from None
+    if number == 0:
+        raise _newer(name)
+    return name.removeprefix(prefix).lower()
+
+
+def _scalar(scalar: image_pb2.Scalar) -> int | float:
+    member = scalar.WhichOneof("value")
+    return cast("int | float", getattr(scalar, member)) if member else 0
+
+
+def _channel(channel: image_pb2.Channel) -> Channel:
+    window = (channel.window.start, channel.window.end) if channel.HasField("window") else None
+    return Channel(channel.label, channel.color or "FFFFFF", window)
+
+
+def _codec(codec: image_pb2.Codec) -> Codec:
+    match codec.WhichOneof("kind"):
+        case "blosc":
+            blosc = codec.blosc
+            compressor = _word(
+                image_pb2.BloscCompressor, blosc.compressor or 1, "BLOSC_COMPRESSOR_"
+            )
+            shuffle = _word(image_pb2.Shuffle, blosc.shuffle or 3, "SHUFFLE_")
+            level = blosc.level if blosc.HasField("level") else 1
+            return Blosc(cast("Any", compressor), level, cast("Any", shuffle))
+        case "zstd":
+            return Zstd(codec.zstd.level if codec.zstd.HasField("level") else 1)
+        case "gzip":
+            return Gzip(codec.gzip.level if codec.gzip.HasField("level") else 5)
+        case "none":
+            return Uncompressed()
+    raise _newer("codec")
+
+
+def _level(index: int, level: image_pb2.Level) -> Level:
+    stored = level.stored
+    return Level(
+        index=index,
+        shape=tuple(level.shape),
+        factors=tuple(level.factors),
+        scale=tuple(level.scale),
+        translation=tuple(level.translation),
+        stale=level.stale,
+        stored=StoredSize(stored.chunks, stored.objects, stored.bytes)
+        if level.HasField("stored")
+        else None,
+    )
+
+
+def _newer(what: str) -> ServerError:
+    return ServerError(
+        f"the server names a {what} that this client does not know: is it newer?",
+        reason="UNKNOWN_VALUE",
+    )

@@ -1,0 +1,184 @@
+"""How does a program get at a server and its images?"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from numpy.typing import DTypeLike
+
+from ziggurat._answers import image_info, server_status
+from ziggurat._image import Image
+from ziggurat._rpc import Connection
+from ziggurat._spec import image_spec, layout_request
+from ziggurat._values import Channel, Codec, ServerStatus
+from ziggurat_proto.v1 import image_pb2, service_pb2
+
+
+def connect(
+    server: str,
+    *,
+    timeout_seconds: float | None = 30.0,
+    max_receive_bytes: int = 64 * 2**20,
+    keepalive_seconds: float = 330.0,
+) -> Client:
+    """A client of the server at "host:port" (port 7447 where none is given).
+
+    Returns at once: the connection is made by the first call and made again after it
+    was lost. TLS is not spoken.
+
+    timeout_seconds: for calls that answer once and for opening a stream; None: no
+        limit. Reads, writes and builds have no limit of their own.
+    max_receive_bytes: the largest message taken from the server.
+    keepalive_seconds: a silent server is pinged this often while a call runs, so that
+        a dead one is noticed. Servers end connections that ping more often than they
+        allow, which is every 300 s unless they are told otherwise.
+    """
+    connection = Connection(
+        server,
+        timeout_seconds=timeout_seconds,
+        max_receive_bytes=max_receive_bytes,
+        keepalive_seconds=keepalive_seconds,
+    )
+    return Client(connection)
+
+
+class Client:
+    """One server; made by `connect`. A context manager that closes itself.
+
+    Threads may share a client and all that comes from it. Every method may raise
+    Unavailable and DeadlineExceeded beside what it names.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def server(self) -> str:
+        """The address, "host:port"."""
+        return self._connection.server
+
+    def create(
+        self,
+        name: str,
+        *,
+        axes: Iterable[str],
+        shape: Sequence[int],
+        dtype: DTypeLike,
+        voxel_size: Mapping[str, float] | Sequence[float] | None = None,
+        unit: str | Mapping[str, str] | None = None,
+        channels: Iterable[Channel | str] | None = None,
+        fill_value: float = 0,
+        chunk_shape: Sequence[int] | None = None,
+        shard_chunks: Sequence[int] | None = None,
+        shard_shape: Sequence[int] | None = None,
+        shard: str | int | None = None,
+        codec: Codec | str | None = "auto",
+        levels: int | None = None,
+        factors: Sequence[Sequence[int]] | None = None,
+    ) -> Image:
+        """Makes an image; returns once its metadata is durable.
+
+        name: a path such as "lab/2026/run-3", 1 to 16 segments.
+        axes: a part of "tczyx" in this order that ends with "yx".
+        shape: pixels along each of `axes`.
+        dtype: uint8 to uint64, int8 to int64, float32 or float64, in any byte order.
+        voxel_size: the distance between neighbouring pixels: {"z": 0.5, "y": 0.1,
+            "x": 0.1}, 1 where an axis is left out; or one number an axis.
+        unit: of `voxel_size`: a name for z, y and x ("micrometer"), with seconds for t
+            where its voxel size is given; or one for each axis that has one:
+            {"t": "millisecond", "y": "micrometer", "x": "micrometer"}.
+        channels: one Channel (or label) for each pixel of axis c.
+        fill_value: what pixels hold that were never written.
+
+        The layout; what is left out is chosen by the server:
+        chunk_shape: pixels of a chunk along each axis, divisible by the factors.
+        shard_chunks: chunks of a shard along each axis, or shard_shape: pixels, or
+            shard: the most raw bytes of one, 536870912 or "512MiB".
+        codec: a Blosc, Zstd, Gzip or Uncompressed; a word such as "blosc-lz4", "zstd:3"
+            or "none"; None: no compression.
+        levels: resolution levels with level 0.
+        factors: factors[k] leads from level k to k + 1, one number an axis, 1 along t
+            and c.
+
+        Raises InvalidArgument, naming the argument, and AlreadyExists.
+        """
+        layout = layout_request(
+            axes,
+            chunk_shape=chunk_shape,
+            shard_chunks=shard_chunks,
+            shard_shape=shard_shape,
+            shard=shard,
+            codec=codec,
+            levels=levels,
+            factors=factors,
+        )
+        spec = image_spec(
+            name,
+            axes=axes,
+            shape=shape,
+            dtype=dtype,
+            voxel_size=voxel_size,
+            unit=unit,
+            channels=channels,
+            fill_value=fill_value,
+            layout=layout,
+        )
+        request = service_pb2.CreateImageRequest(spec=spec)
+        return self._image(self._connection.unary("CreateImage", request, image_pb2.Image))
+
+    def open(self, name: str, *, measure: bool = False) -> Image:
+        """The image `name`. Raises NotFound.
+
+        measure: also fill `Level.stored` (the server walks the image's files).
+        """
+        request = service_pb2.GetImageRequest(name=name, measure=measure)
+        return self._image(self._connection.unary("GetImage", request, image_pb2.Image))
+
+    def list(self, prefix: str = "") -> builtins.list[Image]:
+        """The images at or below the path `prefix`, all without one, in order of name."""
+        request = service_pb2.ListImagesRequest(prefix=prefix)
+        found: builtins.list[Image] = []
+        while True:
+            page = self._connection.unary("ListImages", request, service_pb2.ListImagesResponse)
+            found += map(self._image, page.images)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    def delete(self, name: str) -> None:
+        """Deletes an image with all its pixels.
+
+        Raises NotFound, and FailedPrecondition while a stream writes to it.
+        """
+        request = service_pb2.DeleteImageRequest(name=name)
+        self._connection.unary("DeleteImage", request, service_pb2.DeleteImageResponse)
+
+    def status(self) -> ServerStatus:
+        """How the server is."""
+        request = service_pb2.GetStatusRequest()
+        answer = self._connection.unary("GetStatus", request, service_pb2.ServerStatus)
+        return server_status(answer)
+
+    def close(self) -> None:
+        """Ends the connection and the calls that still run. May be called twice."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ziggurat.Client {self.server}>"
+
+    def _image(self, image: image_pb2.Image) -> Image:
+        return Image(self._connection, image_info(image))

@@ -1,0 +1,214 @@
+"""What does each command of `ziggurat` do?
+
+Commands talk to the server through the public client, print results on standard
+output and everything else on standard error.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import tifffile  # noqa: F401  put and get need it: its absence is said at the start
+from PIL import Image as _picture  # noqa: F401, N813  preview needs it, likewise
+
+import ziggurat
+from ziggurat._options import AXIS_VALUES, BOX, INTS, SIZE
+from ziggurat._preview import render
+from ziggurat._show import bytes_text, image_tables, images_table, progress_bar, status_table, write
+from ziggurat._tiff import TiffStack
+from ziggurat._tiffout import write_tiff
+
+DEFAULT_SERVER = "127.0.0.1:7447"
+
+
+class _Group(click.Group):
+    """Turns the errors a user can meet into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ziggurat.ZigguratError as error:
+            raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or ''}: {error}".lstrip(": ")) from error
+
+
+def _connected(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives `command` a client, of the --server before or after its name."""
+
+    @click.option("--server", metavar="HOST:PORT", help="As before the command.")
+    @click.pass_context
+    @functools.wraps(command)
+    def run(ctx: click.Context, /, server: str | None, **options: Any) -> None:
+        with ziggurat.connect(server or ctx.obj) as client:
+            command(client, **options)
+
+    return run
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--server",
+    envvar="ZIGGURAT_SERVER",
+    default=DEFAULT_SERVER,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="The server; also ZIGGURAT_SERVER.",
+)
+@click.version_option(package_name="ziggurat-client", prog_name="ziggurat")
+@click.pass_context
+def cli(ctx: click.Context, server: str) -> None:
+    """Look at, fill and read the images of a Ziggurat server."""
+    ctx.obj = server
+
+
+@cli.command("ls")
+@click.argument("prefix", default="")
+@_connected
+def list_images(client: ziggurat.Client, prefix: str) -> None:
+    """List the images at or below PREFIX, all without one."""
+    write(images_table(client.list(prefix)))
+
+
+@cli.command()
+@click.argument("name")
+@_connected
+def info(client: ziggurat.Client, name: str) -> None:
+    """Show the axes, layout and levels of image NAME and its size on disk."""
+    for table in image_tables(client.open(name, measure=True)):
+        write(table)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("name")
+@click.option("--series", default=0, show_default=True, help="Which image of the file.")
+@click.option("--voxel-size", type=AXIS_VALUES, help="Instead of the file's: z=0.5,y=0.1,x=0.1")
+@click.option("--unit", help="Of --voxel-size along z, y and x: micrometer")
+@click.option("--chunk", type=INTS, help="Pixels of a chunk along each axis: 1,64,256,256")
+@click.option("--shard", type=SIZE, help="The most raw bytes of a shard: 512MiB")
+@click.option("--shard-chunks", type=INTS, help="Or chunks of a shard along each axis: 1,4,8,8")
+@click.option("--codec", default="auto", help="blosc-zstd, blosc-lz4, zstd, gzip (:LEVEL), none")
+@click.option("--levels", type=click.IntRange(1, 32), help="Resolution levels with level 0.")
+@_connected
+def put(
+    client: ziggurat.Client,
+    file: Path,
+    name: str,
+    series: int,
+    voxel_size: dict[str, float] | None,
+    unit: str | None,
+    chunk: tuple[int, ...] | None,
+    shard: str | None,
+    shard_chunks: tuple[int, ...] | None,
+    codec: str,
+    levels: int | None,
+) -> None:
+    """Make image NAME of a TIFF file: ImageJ, OME or plain."""
+    with TiffStack(file, series=series) as stack:
+        image = client.create(
+            name,
+            axes=stack.axes,
+            shape=stack.shape,
+            dtype=stack.dtype,
+            voxel_size=voxel_size or stack.voxel_size,
+            unit=stack.unit if voxel_size is None else unit,
+            channels=stack.channels,
+            chunk_shape=chunk,
+            shard=shard,
+            shard_chunks=shard_chunks,
+            codec=codec,
+            levels=levels,
+        )
+        try:
+            _send(stack, image)
+        except BaseException:
+            click.echo(f"{name} is incomplete: 'ziggurat rm {name}' removes it", err=True)
+            raise
+    click.echo(f"{image.name}: {image.axes} {image.shape} {image.dtype.name},", nl=False)
+    click.echo(f" {len(image.levels)} levels, {bytes_text(stack.nbytes)}")
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
+@click.option("--level", default=0, show_default=True, help="0 is full resolution.")
+@click.option("--box", type=BOX, help='In pixels of the level: "0:10,:,5:20"')
+@_connected
+def get(
+    client: ziggurat.Client, name: str, file: Path, level: int, box: tuple[slice, ...] | None
+) -> None:
+    """Write a box of image NAME to a TIFF file, ImageJ or OME."""
+    image = client.open(name)
+    with progress_bar(f"reading {name}") as (advance, set_total):
+        set_total(image.level(level).nbytes if box is None else None)
+        kind = write_tiff(image, file, level=level, box=box, progress=advance)
+    click.echo(f"{file}: {kind} TIFF, {bytes_text(file.stat().st_size)}")
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
+@click.option("--height", type=click.IntRange(32, 4096), default=384, help="Pixels of each level.")
+@_connected
+def preview(client: ziggurat.Client, name: str, file: Path, height: int) -> None:
+    """Draw the middle slice of each level of image NAME side by side."""
+    try:
+        render(client.open(name), file, height=height)
+    except ValueError as error:
+        if isinstance(error, ziggurat.ZigguratError):
+            raise
+        raise click.ClickException(f"{file}: {error}") from error
+    click.echo(str(file))
+
+
+@cli.command("rm")
+@click.argument("name")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@_connected
+def remove(client: ziggurat.Client, name: str, yes: bool) -> None:
+    """Delete image NAME with all its pixels."""
+    image = client.open(name)
+    if not yes:
+        raw = bytes_text(image.level(0).nbytes)
+        click.confirm(f"delete {name}, {image.shape} {image.dtype.name}, {raw}?", abort=True)
+    client.delete(name)
+
+
+@cli.command()
+@_connected
+def status(client: ziggurat.Client) -> None:
+    """Show how the server is."""
+    write(status_table(client.status(), client.server))
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also what is not stale.")
+@_connected
+def build(client: ziggurat.Client, name: str, force: bool) -> None:
+    """Make every level of image NAME exact and stored."""
+    last = None
+    with progress_bar(f"building {name}", unit="chunks") as (advance, set_total):
+        done = 0
+        for last in client.open(name).build_pyramid(force=force):
+            set_total(last.chunks_total)
+            advance(last.chunks_done - done)
+            done = last.chunks_done
+    click.echo(f"{name}: {last.chunks_done if last else 0} chunks built")
+
+
+def _send(stack: TiffStack, image: ziggurat.Image) -> None:
+    axes = stack.axes[:-2]
+    with progress_bar(f"writing {image.name}") as (advance, set_total):
+        set_total(stack.nbytes)
+        with image.writer() as writer:
+            for plane in stack.planes():
+                writer.write(plane.pixels, **dict(zip(axes, plane.index, strict=True)))
+                advance(plane.pixels.nbytes)

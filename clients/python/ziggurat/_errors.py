@@ -1,0 +1,229 @@
+"""What can go wrong for a caller, and which exception stands for which gRPC status?
+
+    ZigguratError
+    ├── RequestError          change the request
+    │   ├── InvalidArgument       a value is wrong in itself (also a ValueError)
+    │   ├── OutOfRange            an index, box or level is not there (also an IndexError)
+    │   ├── NotFound              no such image (also a LookupError)
+    │   ├── AlreadyExists         the name is taken
+    │   └── LimitExceeded         ask for less, or have the limit raised
+    ├── StateError            do something else first
+    │   ├── FailedPrecondition    not now: a gap in a sequence, a busy image, a closed client
+    │   └── StreamHeld            another call writes with this stream id
+    ├── Unavailable           no server there, or it is stopping: try again later
+    ├── DeadlineExceeded      it took longer than was allowed (also a TimeoutError)
+    ├── Cancelled             this side gave up
+    ├── DataLoss              stored bytes can't be used: call the administrator
+    └── ServerError           anything else the server or the wire did wrong
+
+The same classes are raised for what the client finds itself and for what the server
+says. A status carries google.rpc.ErrorInfo and BadRequest in its trailing metadata
+"grpc-status-details-bin"; both are unpacked here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+DOMAIN = "ziggurat"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class ZigguratError(Exception):
+    """The root of all errors that this library raises on purpose.
+
+    reason: a stable word in capitals that programs may test ("NOT_FOUND").
+    field: the argument or request field at fault ("axes[2].size"), or "".
+    details: values that a program may want ({"limit_bytes": "1048576"}).
+    violations: every (field, what is wrong) the server named.
+    sequence: in errors of a Writer, the first sequence number that was not
+        acknowledged as received; None elsewhere.
+    """
+
+    default_reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        reason: str = "",
+        details: dict[str, str] | None = None,
+        violations: Iterable[tuple[str, str]] = (),
+        sequence: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.reason = reason or self.default_reason
+        self.details = dict(details or {})
+        self.violations = tuple(violations) or (((field, message),) if field else ())
+        self.sequence = sequence
+
+    def __str__(self) -> str:
+        """The message alone, also where a parent class would format its arguments."""
+        return self.message
+
+    def at(self, sequence: int) -> ZigguratError:
+        """A new error of the same kind that carries `sequence`.
+
+        Raising one exception object from several threads would mix their tracebacks.
+        """
+        return type(self)(
+            self.message,
+            field=self.field,
+            reason=self.reason,
+            details=self.details,
+            violations=self.violations,
+            sequence=sequence,
+        )
+
+
+class RequestError(ZigguratError):
+    """The request can't be carried out as it stands; nothing was changed."""
+
+    default_reason = "INVALID_REQUEST"
+
+
+class InvalidArgument(RequestError, ValueError):
+    """A value is wrong whatever the state of the server; `field` names it."""
+
+    default_reason = "INVALID_ARGUMENT"
+
+
+class OutOfRange(RequestError, IndexError):
+    """An index, a box or a level lies outside what the image has."""
+
+    default_reason = "OUT_OF_RANGE"
+
+
+class NotFound(RequestError, LookupError):
+    """There is no such image."""
+
+    default_reason = "NOT_FOUND"
+
+
+class AlreadyExists(RequestError):
+    """The name is taken, or a path above or below it is an image."""
+
+    default_reason = "ALREADY_EXISTS"
+
+
+class LimitExceeded(RequestError):
+    """A configured limit does not allow this; the message names it."""
+
+    default_reason = "LIMIT_EXCEEDED"
+
+
+class StateError(ZigguratError):
+    """The request is well formed, but not now."""
+
+    default_reason = "WRONG_STATE"
+
+
+class FailedPrecondition(StateError):
+    """Something else has to happen first."""
+
+    default_reason = "FAILED_PRECONDITION"
+
+
+class StreamHeld(StateError):
+    """Another call holds this stream id; a stream has one writer."""
+
+    default_reason = "STREAM_HELD"
+
+
+class Unavailable(ZigguratError):
+    """No server answers there, or it is stopping; try again later."""
+
+    default_reason = "UNAVAILABLE"
+
+
+class DeadlineExceeded(ZigguratError, TimeoutError):
+    """It took longer than the time allowed; it may still have been carried out."""
+
+    default_reason = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(ZigguratError):
+    """This side gave up; what was done stays done."""
+
+    default_reason = "CANCELLED"
+
+
+class DataLoss(ZigguratError):
+    """Stored bytes can't be used; nobody's request is at fault."""
+
+    default_reason = "DATA_LOSS"
+
+
+class ServerError(ZigguratError):
+    """The server, or something between here and there, does not do as agreed."""
+
+    default_reason = "INTERNAL"
+
+
+STATUS_TO_ERROR: dict[grpc.StatusCode, type[ZigguratError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.ABORTED: StreamHeld,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.DATA_LOSS: DataLoss,
+}
+"""Every status that is not here is a ServerError, its name put before the message."""
+
+
+def from_rpc(error: grpc.RpcError, *, field: str = "", server: str = "") -> ZigguratError:
+    """The exception that stands for the status of a failed call.
+
+    field: what to name where the server names nothing.
+    server: the address, for the message of Unavailable.
+    """
+    # Each error that grpc raises from a call is also the call.
+    call: Any = error
+    code, text = call.code(), call.details() or ""
+    reason, details, violations = _unpack(call.trailing_metadata())
+    kind = STATUS_TO_ERROR.get(code, ServerError)
+    message = text or f"the server answered {code.name} without a word"
+    if kind is ServerError:
+        message = f"{code.name}: {message}"
+    elif kind is Unavailable and not reason and server:
+        message = f"the server at {server} can't be reached: {message}"
+    return kind(
+        message,
+        field=violations[0][0] if violations else field,
+        reason=reason,
+        details=details,
+        violations=violations,
+    )
+
+
+def _unpack(metadata: Any) -> tuple[str, dict[str, str], list[tuple[str, str]]]:
+    reason, details = "", {}
+    violations: list[tuple[str, str]] = []
+    for key, value in metadata or ():
+        if key != _DETAILS_KEY:
+            continue
+        try:
+            status = status_pb2.Status.FromString(value)
+            for packed in status.details:
+                info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+                if packed.Unpack(info) and info.domain == DOMAIN:
+                    reason, details = info.reason, dict(info.metadata)
+                elif packed.Unpack(bad):
+                    violations += [(v.field, v.description) for v in bad.field_violations]
+        except DecodeError:
+            # Details are an addition: the status itself still says what happened.
+            continue
+    return reason, details, violations

@@ -1,0 +1,244 @@
+"""What can be done with one image: look at it, read it, write it, build its pyramid.
+
+An Image holds what the server last said about it; `refresh` asks again. Pixels are
+never kept. Indexing is level 0; `level(k)` gives the others.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ziggurat._answers import ImageInfo, image_info
+from ziggurat._build import PyramidBuild
+from ziggurat._errors import OutOfRange
+from ziggurat._index import box_of
+from ziggurat._level import LevelView
+from ziggurat._read import ReadResult, read_box
+from ziggurat._rpc import Connection
+from ziggurat._values import Channel, Layout, Level, Shape
+from ziggurat._writer import Writer
+from ziggurat_proto.v1 import image_pb2, service_pb2
+
+
+class Image:
+    """One image on a server; from `Client.create`, `open` or `list`.
+
+    Shapes, offsets and indices are in pixels and axis order (t, c, z, y, x). Threads
+    may share an image.
+
+        image[0, 1, 10:20]         a box of level 0, as NumPy would index it
+        image.level(2)[...]        all of level 2
+        np.asarray(image)          all of level 0
+    """
+
+    def __init__(self, connection: Connection, info: ImageInfo) -> None:
+        self._connection = connection
+        self._info = info
+
+    @property
+    def name(self) -> str:
+        """The path it was made under, in Unicode normal form C."""
+        return self._info.name
+
+    @property
+    def axes(self) -> str:
+        """Its axes in order, a part of "tczyx" that ends with "yx"."""
+        return self._info.axes
+
+    @property
+    def shape(self) -> Shape:
+        """Pixels of level 0 along each axis."""
+        return self._info.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes, 2 to 5."""
+        return len(self._info.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The pixel type in this machine's byte order."""
+        return self._info.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Raw bytes of level 0."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def voxel_size(self) -> dict[str, float]:
+        """The distance between neighbouring pixels along each axis, in `units`."""
+        return dict(zip(self.axes, self._info.scale, strict=True))
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit of each axis ("micrometer", "second"); "" where none was given."""
+        return dict(zip(self.axes, self._info.units, strict=True))
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """How each pixel of axis c is shown, or nothing."""
+        return self._info.channels
+
+    @property
+    def fill_value(self) -> int | float:
+        """What pixels hold that were never written."""
+        return self._info.fill_value
+
+    @property
+    def layout(self) -> Layout:
+        """Chunks, shards and codec; the same for every level."""
+        return self._info.layout
+
+    @property
+    def downsampling(self) -> str:
+        """How a level is made from the one before: "mean"."""
+        return self._info.downsampling
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The resolution levels as of the last look, level 0 first."""
+        return self._info.levels
+
+    @property
+    def created(self) -> datetime.datetime:
+        """When it was made, in UTC."""
+        return self._info.created
+
+    @property
+    def revision(self) -> int:
+        """Grows with every accepted write since the server started."""
+        return self._info.revision
+
+    def refresh(self, *, measure: bool = False) -> Image:
+        """Asks the server again and returns this image.
+
+        measure: also fill `Level.stored` (the server walks the image's files).
+        Raises NotFound where the image is gone.
+        """
+        request = service_pb2.GetImageRequest(name=self.name, measure=measure)
+        answer = self._connection.unary("GetImage", request, image_pb2.Image)
+        self._info = image_info(answer)
+        return self
+
+    def level(self, index: int) -> LevelView:
+        """A view of one level, to index or to hand to NumPy. Raises OutOfRange."""
+        if not 0 <= index < len(self.levels):
+            raise OutOfRange(
+                f"level {index} is not there: {self.name} has levels 0 to {len(self.levels) - 1}",
+                field="level",
+            )
+        return LevelView(self._connection, self._info, self.levels[index])
+
+    def read(
+        self,
+        box: slice | tuple[slice, ...] | None = None,
+        *,
+        offset: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+        level: int = 0,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> NDArray[Any]:
+        """The pixels of a box of a level; every axis stays.
+
+        box: slices without a step, one an axis; axes left out are taken whole. Instead,
+            offset and shape: one number an axis, in pixels of `level`.
+        out: an array of the box's shape and the image's dtype to fill in place, with
+            any strides and byte order; it is also returned.
+        timeout_seconds: None waits as long as it takes.
+
+        Returns once all pixels are there. Raises OutOfRange, LimitExceeded (read less
+        at a time), NotFound, DeadlineExceeded; after an error `out` holds part of the
+        box.
+        """
+        return self.fetch(
+            box, offset=offset, shape=shape, level=level, out=out, timeout_seconds=timeout_seconds
+        ).array
+
+    def fetch(
+        self,
+        box: slice | tuple[slice, ...] | None = None,
+        *,
+        offset: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+        level: int = 0,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> ReadResult:
+        """As `read`, with what the server said about the pixels (whether they are stale)."""
+        view = self.level(level)
+        chosen = box_of(box, offset, shape, view.shape)
+        return read_box(
+            self._connection,
+            self.name,
+            level,
+            chosen,
+            self.dtype,
+            out=out,
+            timeout_seconds=timeout_seconds,
+        )
+
+    def writer(
+        self,
+        stream_id: str | None = None,
+        *,
+        window_bytes: int = 64 * 2**20,
+        strip_bytes: int = 2**20,
+    ) -> Writer:
+        """Opens a stream of writes; returns once the server has answered.
+
+        stream_id: 1 to 128 bytes; None makes a new one. The same id resumes the same
+            sequence: `Writer.sequence` then begins where the server stands.
+        window_bytes: how much may be written and not yet acknowledged; past it write()
+            blocks. The most memory that the writer takes.
+        strip_bytes: the size of the messages that frames are cut into.
+
+        Raises NotFound, StreamHeld, Unavailable, DeadlineExceeded (opening takes at
+        most the client's `timeout_seconds`).
+        """
+        return Writer(
+            self._connection,
+            self.name,
+            self.axes,
+            self.shape,
+            self.dtype,
+            stream_id=stream_id,
+            window_bytes=window_bytes,
+            strip_bytes=strip_bytes,
+        )
+
+    def build_pyramid(self, *, force: bool = False) -> PyramidBuild:
+        """Starts making every level exact and stored; iterate the result for progress.
+
+        force: compute every level anew, also where it is not stale. Nothing is waited
+        for here: see PyramidBuild.
+        """
+        request = service_pb2.BuildPyramidRequest(image=self.name, force=force)
+        return PyramidBuild(self._connection.build(request), self._connection.server)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.level(0)[index]
+
+    def __array__(
+        self, dtype: np.dtype[Any] | None = None, copy: bool | None = None
+    ) -> NDArray[Any]:
+        return self.level(0).__array__(dtype, copy)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.level(0))
+
+    def __repr__(self) -> str:
+        return (
+            f"<ziggurat.Image {self.name!r} {self.axes} {self.shape} {self.dtype.name},"
+            f" {len(self.levels)} levels>"
+        )

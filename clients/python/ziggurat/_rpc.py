@@ -1,0 +1,133 @@
+"""How does a call reach the server?
+
+One gRPC channel, shared by all threads. Calls go through here so that every failed
+one becomes an exception of _errors.py. The two calls that carry pixels bypass the
+generated serializers: their messages are bytes on this side (see _wire.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from ziggurat._errors import FailedPrecondition, InvalidArgument, from_rpc
+from ziggurat_proto.v1 import read_pb2, service_pb2, service_pb2_grpc, write_pb2
+
+DEFAULT_PORT = 7447
+
+_SERVICE = service_pb2.DESCRIPTOR.services_by_name["Ziggurat"].full_name
+_Answer = TypeVar("_Answer", bound=Message)
+_Parsed = TypeVar("_Parsed")
+
+
+class Connection:
+    """A channel to one server and the calls on it.
+
+    timeout_seconds: for calls that answer once, where none is given; None: no limit.
+    Threads may share it.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        timeout_seconds: float | None,
+        max_receive_bytes: int,
+        keepalive_seconds: float,
+    ) -> None:
+        self.server = _with_port(server)
+        self.timeout_seconds = timeout_seconds
+        self._closed = False
+        self._channel = grpc.insecure_channel(
+            self.server,
+            options=[
+                ("grpc.max_receive_message_length", max_receive_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.keepalive_time_ms", int(keepalive_seconds * 1000)),
+                ("grpc.keepalive_timeout_ms", 20_000),
+            ],
+        )
+        self._stub: Any = service_pb2_grpc.ZigguratStub(self._channel)  # type: ignore[no-untyped-call]
+        self._read: Any = self._channel.unary_stream(
+            f"/{_SERVICE}/ReadRegion",
+            request_serializer=read_pb2.ReadRequest.SerializeToString,
+            response_deserializer=_as_is,
+        )
+        self._write: Any = self._channel.stream_stream(
+            f"/{_SERVICE}/WriteStream",
+            request_serializer=_as_is,
+            response_deserializer=write_pb2.WriteResponse.FromString,
+        )
+
+    def unary(
+        self,
+        method: str,
+        request: Message,
+        answer: type[_Answer],
+        *,
+        timeout_seconds: float | None = None,
+    ) -> _Answer:
+        """The answer to a call that answers once. Raises ZigguratError."""
+        limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        self._check_open()
+        try:
+            found = getattr(self._stub, method)(request, timeout=limit)
+        except grpc.RpcError as error:
+            raise from_rpc(error, server=self.server) from None
+        assert isinstance(found, answer)
+        return found
+
+    def read(self, request: read_pb2.ReadRequest, timeout_seconds: float | None) -> Any:
+        """A started ReadRegion call; it yields messages as bytes."""
+        self._check_open()
+        return self._read(request, timeout=timeout_seconds)
+
+    def write(self, requests: Iterator[bytes]) -> Any:
+        """A started WriteStream call, without a deadline.
+
+        requests: serialized messages; gRPC draws them on a thread of its own.
+        """
+        self._check_open()
+        return self._write(requests)
+
+    def build(self, request: service_pb2.BuildPyramidRequest) -> Any:
+        """A started BuildPyramid call, without a deadline."""
+        self._check_open()
+        return self._stub.BuildPyramid(request)
+
+    def close(self) -> None:
+        """Ends the calls that still run; they raise Cancelled. May be called twice."""
+        self._closed = True
+        self._channel.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("the client is closed", reason="CLIENT_CLOSED")
+
+
+def messages(
+    call: Any, parse: Callable[[Any], _Parsed], server: str
+) -> Generator[_Parsed, None, None]:
+    """What a streaming call yields, parsed. Raises ZigguratError; cancels what is left."""
+    try:
+        for message in call:
+            yield parse(message)
+    except grpc.RpcError as error:
+        raise from_rpc(error, server=server) from None
+    finally:
+        call.cancel()
+
+
+def _as_is(message: bytes) -> bytes:
+    return message
+
+
+def _with_port(server: str) -> str:
+    if not isinstance(server, str) or not server.strip():
+        raise InvalidArgument(f'server must be like "host:7447", got {server!r}', field="server")
+    server = server.strip()
+    bare = server.endswith("]") or ":" not in server
+    return f"{server}:{DEFAULT_PORT}" if bare else server

@@ -1,0 +1,177 @@
+"""How do the two hot messages look on the wire?
+
+Frames go up as Region inside WriteRequest, pixels come down as ReadPart inside
+ReadResponse. Generated code copies each payload at least once more than is needed;
+here the payload is joined to a header on the way up and sliced out of the received
+bytes on the way down. The bytes are those of the contract (write.proto, read.proto):
+
+    WriteRequest   12 <length of Region>
+      Region         08 <sequence>
+                     12 <length> <offset ...>       packed varints
+                     1a <length> <shape ...>        packed varints
+                     22 <length> <payload>
+    ReadResponse   12 <length of ReadPart>
+      ReadPart       0a <length> <offset ...>       packed varints
+                     12 <length> <shape ...>        packed varints
+                     1a <length> <payload>
+
+Lengths and numbers are varints: seven bits a byte, the lowest first, the top bit set
+on all but the last. Fields that hold their default (0, empty) are left out. Encoding
+equals the generated code's byte for byte. Decoding takes any valid message: what does
+not have the usual form is left to the generated code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from ziggurat._errors import ServerError
+from ziggurat_proto.v1 import read_pb2
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_MAX_UINT64 = 2**64 - 1
+
+
+class Part(NamedTuple):
+    """One box of a read; `payload` is a view of the received message.
+
+    offset, shape: pixels, one an axis, relative to the header's offset.
+    payload: prod(shape) pixels, little-endian, C order.
+    """
+
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+    payload: memoryview
+
+
+def encode_region(
+    sequence: int, offset: Sequence[int], shape: Sequence[int], payload: Buffer
+) -> bytes:
+    """A WriteRequest with a Region; the payload is copied once.
+
+    payload: contiguous; its bytes are sent as they are.
+    Raises ValueError for numbers outside 0 to 2**64 - 1.
+    """
+    size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
+    head = bytearray()
+    if sequence:
+        head.append(0x08)
+        _put_varint(head, sequence)
+    _put_packed(head, 0x12, offset)
+    _put_packed(head, 0x1A, shape)
+    if size:
+        head.append(0x22)
+        _put_varint(head, size)
+    outer = bytearray(b"\x12")
+    _put_varint(outer, len(head) + size)
+    return b"".join((outer, head, payload))
+
+
+def decode_response(message: bytes) -> read_pb2.ReadHeader | Part:
+    """The member of a ReadResponse; a Part's payload is not copied.
+
+    Raises ServerError where `message` is not a ReadResponse with a member.
+    """
+    part = _usual_part(message)
+    if part is not None:
+        return part
+    try:
+        response = read_pb2.ReadResponse.FromString(message)
+    except DecodeError:
+        raise ServerError(
+            f"a message of {len(message)} bytes is not a ReadResponse: is this a Ziggurat server?",
+            reason="MALFORMED_MESSAGE",
+        ) from None
+    member = response.WhichOneof("message")
+    if member == "header":
+        return response.header
+    if member == "part":
+        found = response.part
+        return Part(tuple(found.offset), tuple(found.shape), memoryview(found.payload))
+    raise ServerError("a ReadResponse has neither header nor part", reason="MALFORMED_MESSAGE")
+
+
+def _usual_part(message: bytes) -> Part | None:
+    """The part, or None for whatever the generated code has to look at."""
+    end = len(message)
+    if end < 2 or message[0] != 0x12:
+        return None
+    try:
+        size, at = _get_varint(message, 1)
+        if at + size != end:
+            return None
+        offset: list[int] = []
+        shape: list[int] = []
+        payload = memoryview(b"")
+        while at < end:
+            tag = message[at]
+            size, at = _get_varint(message, at + 1)
+            if at + size > end:
+                return None
+            if tag == 0x1A:
+                payload = memoryview(message)[at : at + size]
+            elif tag == 0x0A:
+                _get_packed(offset, message, at, at + size)
+            elif tag == 0x12:
+                _get_packed(shape, message, at, at + size)
+            else:
+                return None
+            at += size
+    except (IndexError, _UnusualError):
+        return None
+    return Part(tuple(offset), tuple(shape), payload)
+
+
+class _UnusualError(Exception):
+    """Valid or not, this is not what a server usually sends."""
+
+
+def _get_packed(into: list[int], message: bytes, at: int, end: int) -> None:
+    while at < end:
+        value, at = _get_varint(message, at)
+        into.append(value)
+    if at != end:
+        raise _UnusualError
+
+
+def _get_varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number at `at` and where the next byte lies.
+
+    Raises IndexError at the end of the message and _UnusualError past nine bytes:
+    only there can a varint overflow, and no size or offset is that large.
+    """
+    value = message[at]
+    if value < 0x80:
+        return value, at + 1
+    value &= 0x7F
+    for shift in range(7, 63, 7):
+        at += 1
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at + 1
+    raise _UnusualError
+
+
+def _put_packed(into: bytearray, tag: int, values: Sequence[int]) -> None:
+    if not values:
+        return
+    packed = bytearray()
+    for value in values:
+        _put_varint(packed, value)
+    into.append(tag)
+    _put_varint(into, len(packed))
+    into += packed
+
+
+def _put_varint(into: bytearray, value: int) -> None:
+    if not 0 <= value <= _MAX_UINT64:
+        raise ValueError(f"{value} is not an unsigned 64-bit number")
+    while value > 0x7F:
+        into.append(value & 0x7F | 0x80)
+        value >>= 7
+    into.append(value)

@@ -1,0 +1,138 @@
+"""Which decoded chunks are at hand, and who loads one that is not?
+
+Least recently used first out, weighted by bytes, one cache for all images and
+levels. One load a chunk however many wait for it (single flight); loads of
+different chunks do not wait for each other.
+
+Invariant: an array is only kept if it is what the store holds, or newer. A load
+that began before the chunk was replaced is superseded by `put` and `drop`: who waits
+for it gets its result, which was right when they asked, but it is not kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ziggurat_engine.cache.budget import Budget
+from ziggurat_engine.region import Shape
+from ziggurat_engine.spec import Array
+
+
+class ChunkKey(NamedTuple):
+    """One chunk of one level of one open image."""
+
+    image: int
+    level: int
+    chunk: Shape
+
+
+@dataclass(slots=True)
+class CleanCounters:
+    """Since the start. hits: also those that joined a load under way."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+
+
+class CleanChunks:
+    """Arrays by chunk; they are shared, so nobody may write to them. Thread-safe."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._chunks: OrderedDict[ChunkKey, Array] = OrderedDict()
+        self._loads: dict[ChunkKey, Future[Array | None]] = {}
+        self._bytes = 0
+        self.counters = CleanCounters()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of chunks kept now."""
+        return self._bytes
+
+    def get_or_load(self, key: ChunkKey, load: Callable[[], Array | None]) -> Array | None:
+        """The chunk, or None where the store has none.
+
+        `load` runs in the calling thread, unless another one loads this chunk already;
+        then this call waits for its result. What `load` raises reaches all who wait.
+        """
+        with self._lock:
+            found = self._chunks.get(key)
+            if found is not None:
+                self._chunks.move_to_end(key)
+                self.counters.hits += 1
+                return found
+            flight = self._loads.get(key)
+            if flight is not None:
+                self.counters.hits += 1
+            else:
+                self.counters.misses += 1
+                mine = self._loads[key] = Future()
+        if flight is not None:
+            return flight.result()
+        try:
+            array = load()
+        except BaseException as error:
+            self._land(key, mine, None)
+            mine.set_exception(error)
+            raise
+        self._land(key, mine, array)
+        mine.set_result(array)
+        return array
+
+    def put(self, key: ChunkKey, array: Array) -> None:
+        """Keeps what the store now holds; loads under way are superseded."""
+        with self._lock:
+            self._loads.pop(key, None)
+            self._keep(key, array)
+
+    def drop(self, key: ChunkKey) -> None:
+        """Forgets a chunk; loads under way are superseded."""
+        with self._lock:
+            self._loads.pop(key, None)
+            self._forget(key)
+
+    def drop_image(self, image: int) -> None:
+        """Forgets all chunks of an image."""
+        with self._lock:
+            for key in [key for key in self._loads if key.image == image]:
+                del self._loads[key]
+            for key in [key for key in self._chunks if key.image == image]:
+                self._forget(key)
+
+    def shrink(self) -> None:
+        """Evicts until the budget's allowance for clean chunks is kept."""
+        if self._bytes > self._budget.clean_allowance_bytes:
+            with self._lock:
+                self._evict()
+
+    def _land(self, key: ChunkKey, flight: Future[Array | None], array: Array | None) -> None:
+        with self._lock:
+            if self._loads.get(key) is flight:
+                del self._loads[key]
+                if array is not None:
+                    self._keep(key, array)
+
+    def _keep(self, key: ChunkKey, array: Array) -> None:
+        self._forget(key)
+        self._chunks[key] = array
+        self._bytes += array.nbytes
+        self._evict()
+
+    def _forget(self, key: ChunkKey) -> None:
+        old = self._chunks.pop(key, None)
+        if old is not None:
+            self._bytes -= old.nbytes
+
+    def _evict(self) -> None:
+        allowance = self._budget.clean_allowance_bytes
+        while self._bytes > allowance and self._chunks:
+            _, old = self._chunks.popitem(last=False)
+            self._bytes -= old.nbytes
+            self.counters.evictions += 1

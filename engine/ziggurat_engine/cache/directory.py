@@ -1,0 +1,124 @@
+"""Which shards are dirty, and which one should settle next?
+
+The directory holds a DirtyShard for every shard that is dirty, settling, or in use.
+A shard is pinned by who writes to it and owned by who stores it: many may pin, one
+may own, and an owner shuts nobody out but other owners.
+
+Locks: the directory's lock and a shard's lock are never held together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from ziggurat_engine.cache.dirty import DirtyShard, ShardKey
+from ziggurat_engine.pyramid import Level
+from ziggurat_engine.region import Region, Shape
+
+
+class DirtyDirectory:
+    """All dirty shards of all images. All methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._shards: dict[tuple[int, int], dict[Shape, DirtyShard]] = defaultdict(dict)
+        self.changed = threading.Condition()
+        # Grows whenever an owner gives a shard back.
+        self.changes = 0
+        self._ticks = itertools.count(1)
+
+    def next_tick(self) -> int:
+        """A number for a write, higher than all before."""
+        return next(self._ticks)
+
+    def find(self, key: ShardKey) -> DirtyShard | None:
+        """The shard where it is dirty, settling or in use."""
+        # One read of a dict, whole under the interpreter's lock.
+        return self._shards.get(key[:2], {}).get(key.shard)
+
+    def shards(self, image: int | None = None, level: int | None = None) -> list[DirtyShard]:
+        """A snapshot of the shards held, of one image and one level where given."""
+        with self.changed:
+            return [
+                shard
+                for (i, k), shards in self._shards.items()
+                if image in (None, i) and level in (None, k)
+                for shard in shards.values()
+            ]
+
+    def oldest_tick(self, image: int, level: int) -> int | None:
+        """A lower bound of the ticks of a level that are not stored; None where all are."""
+        ticks = (shard.oldest_tick() for shard in self.shards(image, level))
+        return min((tick for tick in ticks if tick is not None), default=None)
+
+    def touches(self, image: int, level: int, chunks: Region) -> bool:
+        """True where a chunk in the box of indices `chunks` is dirty or settling."""
+        return any(shard.touches(chunks) for shard in self.shards(image, level))
+
+    @contextmanager
+    def pin(self, key: ShardKey, level: Level, fill_value: np.generic) -> Iterator[DirtyShard]:
+        """The shard, made where there is none; it stays in the directory meanwhile."""
+        with self.changed:
+            shard = self._get(key, level, fill_value)
+            shard.users += 1
+        try:
+            yield shard
+        finally:
+            with self.changed:
+                self._leave(shard)
+
+    @contextmanager
+    def own(self, key: ShardKey, level: Level, fill_value: np.generic) -> Iterator[DirtyShard]:
+        """The shard, as its only owner; waits while another owns it."""
+        with self.changed:
+            shard = self._get(key, level, fill_value)
+            shard.users += 1
+            self.changed.wait_for(lambda: not shard.owned)
+            shard.owned = True
+        try:
+            yield shard
+        finally:
+            self.disown(shard)
+
+    def try_own(self, shard: DirtyShard) -> bool:
+        """Owns `shard` if nobody does and it is dirty; `disown` gives it back."""
+        with self.changed:
+            if shard.owned or shard.idle:
+                return False
+            shard.users += 1
+            shard.owned = True
+            return True
+
+    def disown(self, shard: DirtyShard) -> None:
+        """Gives a shard back; wakes who waits for `changed`."""
+        with self.changed:
+            shard.owned = False
+            self._leave(shard)
+            self.changes += 1
+            self.changed.notify_all()
+
+    def wait_for_change(self, seen: int, timeout_seconds: float) -> None:
+        """Returns once `changes` is not `seen` any more, or after the time-out."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.changes != seen, timeout_seconds)
+
+    def _get(self, key: ShardKey, level: Level, fill_value: np.generic) -> DirtyShard:
+        shards = self._shards[key.image, key.level]
+        shard = shards.get(key.shard)
+        if shard is None:
+            shard = shards[key.shard] = DirtyShard(key, level, fill_value)
+        return shard
+
+    def _leave(self, shard: DirtyShard) -> None:
+        shard.users -= 1
+        # With no user nobody can make it dirty: users come through this lock.
+        if not shard.users and shard.idle:
+            level = self._shards[shard.key[:2]]
+            del level[shard.key.shard]
+            if not level:
+                del self._shards[shard.key[:2]]

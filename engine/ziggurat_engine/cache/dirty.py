@@ -1,0 +1,212 @@
+"""What has been written to a shard and is not stored yet?
+
+A DirtyShard holds the dirty chunks of one shard of one level; the shard is the unit
+of locking and of settling, since it is the unit of a store object. A chunk is in one
+of three states, and moves from one to the next:
+
+    dirty       in `chunks`: written to; pixels never written are undefined until the
+                chunk is `complete`
+    settling    in `settling`: frozen and complete, on its way to the store; a write
+                begins a new dirty chunk whose base is the settling one
+    clean       in neither: what the store holds
+
+Every accepted write has a tick, from one counter for the whole engine. `oldest_tick`
+is a lower bound of the ticks that are not stored yet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ziggurat_engine.cache.coverage import Coverage
+from ziggurat_engine.grid import Part
+from ziggurat_engine.pyramid import Level
+from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spec import Array
+
+
+class ShardKey(NamedTuple):
+    """One shard of one level of one open image."""
+
+    image: int
+    level: int
+    shard: Shape
+
+
+class DirtyChunk:
+    """The pixels of one dirty chunk; guarded by its shard's lock while it is dirty.
+
+    data: of the whole chunk shape; behind the level's edge it holds the fill value.
+    complete: every pixel of `data` is what a read should see.
+    """
+
+    __slots__ = ("complete", "coverage", "data")
+
+    def __init__(self, valid: Shape, chunk_shape: Shape, fill_value: np.generic) -> None:
+        self.data: Array = np.empty(chunk_shape, dtype=fill_value.dtype)
+        if valid != chunk_shape:
+            self.data[...] = fill_value
+        self.coverage = Coverage(Region.whole(valid))
+        self.complete = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, for the budget."""
+        return self.data.nbytes + self.coverage.nbytes
+
+    def finish(self, base: Array | np.generic) -> None:
+        """Takes the pixels never written from `base`, the chunk as it was before, or a scalar."""
+        if not self.complete:
+            self.coverage.fill(self.data, base)
+            self.complete = True
+
+
+class DirtyShard:
+    """The dirty chunks of one shard. What is not said to be guarded is constant."""
+
+    __slots__ = (
+        "_settling_tick",
+        "chunks",
+        "covered",
+        "error",
+        "failures",
+        "fill_value",
+        "key",
+        "last_write",
+        "level",
+        "lock",
+        "owned",
+        "retry_at",
+        "settling",
+        "tick",
+        "total",
+        "users",
+    )
+
+    def __init__(self, key: ShardKey, level: Level, fill_value: np.generic) -> None:
+        self.key = key
+        self.level = level
+        self.fill_value = fill_value
+        self.total = level.chunks_of(key.shard).size
+        # Guarded by `lock`, as are the chunks in them; read without it, they are hints.
+        self.lock = threading.Lock()
+        self.chunks: dict[Shape, DirtyChunk] = {}
+        self.settling: dict[Shape, DirtyChunk] = {}
+        self.covered = 0
+        self.last_write = 0.0
+        self.tick: int | None = None
+        self._settling_tick: int | None = None
+        # Guarded by the directory.
+        self.users = 0
+        self.owned = False
+        # Written by the owner: settles that failed since the last that did not.
+        self.failures = 0
+        self.retry_at = 0.0
+        self.error: Exception | None = None
+
+    @property
+    def idle(self) -> bool:
+        """True where nothing is dirty or settling."""
+        return not self.chunks and not self.settling
+
+    @property
+    def whole(self) -> bool:
+        """True where every pixel of the shard was written since it was last stored."""
+        return self.covered == self.total
+
+    def oldest_tick(self) -> int | None:
+        """The lowest tick that may not be stored; None where all is. Takes the lock."""
+        with self.lock:
+            ticks = [t for t in (self.tick, self._settling_tick) if t is not None]
+            return min(ticks, default=None)
+
+    def touches(self, chunks: Region) -> bool:
+        """True where a chunk index in the box `chunks` is dirty or settling. Takes the lock."""
+        with self.lock:
+            held = itertools.chain(self.chunks, self.settling)
+            return any(chunks.holds(index) for index in held)
+
+    def stored(self) -> int:
+        """The settling chunks are clean now; returns their bytes. For the owner; takes the lock."""
+        with self.lock:
+            freed = sum(chunk.nbytes for chunk in self.settling.values())
+            self.settling = {}
+            self._settling_tick = None
+        return freed
+
+    def thaw(self) -> int:
+        """The settling chunks could not be stored: they are dirty again.
+
+        Returns the bytes of those that newer writes stand in for. For the owner; takes
+        the lock.
+        """
+        freed = 0
+        with self.lock:
+            for index, old in self.settling.items():
+                newer = self.chunks.get(index)
+                if newer is None:
+                    self.chunks[index] = old
+                    self.covered += old.coverage.full
+                else:
+                    newer.finish(old.data)
+                    freed += old.nbytes
+            ticks = [t for t in (self.tick, self._settling_tick) if t is not None]
+            self.tick, self._settling_tick = min(ticks, default=None), None
+            self.settling = {}
+        return freed
+
+    def clear(self) -> int:
+        """Forgets all dirty chunks; returns their bytes. For the owner; takes the lock."""
+        with self.lock:
+            freed = sum(chunk.nbytes for chunk in self.chunks.values())
+            self.chunks = {}
+            self.covered = 0
+            self.tick = None
+        return freed
+
+    # The methods below are called with the lock held.
+
+    def absent(self, parts: Iterable[Part]) -> int:
+        """How many chunks a write of `parts` would have to make."""
+        return sum(part.at not in self.chunks for part in parts)
+
+    def write(self, parts: Sequence[Part], pixels: Array, tick: int, now: float) -> int:
+        """Scatters `pixels`, cut into `parts`, into this shard's chunks.
+
+        Returns the bytes that coverage masks have grown by. `now`: monotonic seconds.
+        """
+        extra = 0
+        for part in parts:
+            chunk = self.chunks.get(part.at)
+            if chunk is None:
+                chunk = self.chunks[part.at] = self._new(part.at)
+            chunk.data[part.inside_cell.slices()] = pixels[part.inside_region.slices()]
+            coverage = chunk.coverage
+            if not coverage.full:
+                before = coverage.nbytes
+                if coverage.add(part.inside_cell):
+                    chunk.complete = True
+                    self.covered += 1
+                extra += coverage.nbytes - before
+        self.last_write = now
+        if self.tick is None or tick < self.tick:
+            self.tick = tick
+        return extra
+
+    def freeze(self) -> dict[Shape, DirtyChunk]:
+        """Moves the dirty chunks, all of them complete, to settling; returns them."""
+        assert not self.settling
+        assert all(chunk.complete for chunk in self.chunks.values())
+        self.settling, self.chunks = self.chunks, {}
+        self._settling_tick, self.tick = self.tick, None
+        self.covered = 0
+        return self.settling
+
+    def _new(self, index: Shape) -> DirtyChunk:
+        valid = self.level.chunks.region(index).shape
+        return DirtyChunk(valid, self.level.chunks.cell, self.fill_value)

@@ -1,0 +1,122 @@
+"""What does a chunk hold right now, whatever state it is in?
+
+The only part that knows all the places a pixel may be: dirty in the cache, settling,
+clean in the cache, encoded in the store, or nowhere yet and thus the fill value. The
+newest wins.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ziggurat_engine.cache import (
+    ChunkKey,
+    CleanChunks,
+    DirtyChunk,
+    DirtyDirectory,
+    DirtyShard,
+    ShardKey,
+)
+from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.grid import Part
+from ziggurat_engine.images import OpenImage
+from ziggurat_engine.kernels.protocol import Kernels
+from ziggurat_engine.region import Shape
+from ziggurat_engine.spec import Array
+
+
+class Chunks:
+    """Sees chunks through the cache. All methods may be called from any thread."""
+
+    def __init__(self, clean: CleanChunks, dirty: DirtyDirectory, kernels: Kernels) -> None:
+        self._clean = clean
+        self._dirty = dirty
+        self._kernels = kernels
+
+    def stored(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
+        """The chunk as the store has it; None where it is absent. Not to be written to."""
+        key = ChunkKey(image.number, level, chunk)
+        return self._clean.get_or_load(key, lambda: self._load(image, level, chunk))
+
+    def paste(self, image: OpenImage, level: int, part: Part, out: Array) -> None:
+        """Copies the pixels of `part` to out[part.inside_region].
+
+        Sees all of a region whose write was acknowledged before the call; of one that
+        is being written it may see some.
+        """
+        source, target = part.inside_cell.slices(), out[part.inside_region.slices()]
+        shard = self._shard(image, level, part.at)
+        base: tuple[object, Array | None] | None = None
+        while shard is not None:
+            with shard.lock:
+                chunk = shard.chunks.get(part.at)
+                older = shard.settling.get(part.at)
+                if chunk is None:
+                    break
+                if not chunk.complete and older is not None:
+                    chunk.finish(older.data)
+                if not chunk.complete and base is not None and base[0] is chunk:
+                    chunk.finish(image.fill_value if base[1] is None else base[1])
+                if chunk.complete:
+                    target[...] = chunk.data[source]
+                    return
+            # Its base is loaded without the lock: others may go on writing. While the
+            # chunk stays dirty nobody replaces what is stored below it.
+            base = (chunk, self.stored(image, level, part.at))
+        else:
+            older = None
+        array = older.data if older is not None else self.stored(image, level, part.at)
+        target[...] = image.fill_value if array is None else array[source]
+
+    def whole(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
+        """A chunk as a read would see it; None where all of it is fill value.
+
+        The array is not to be written to.
+        """
+        shard = self._shard(image, level, chunk)
+        if shard is not None:
+            with shard.lock:
+                held = chunk in shard.chunks or chunk in shard.settling
+            if held:
+                grid = image.pyramid.levels[level].chunks
+                (part,) = grid.plan(grid.region(chunk))
+                out = np.full(grid.cell, image.fill_value)
+                self.paste(image, level, part, out)
+                return out
+        return self.stored(image, level, chunk)
+
+    def freeze(self, image: OpenImage, shard: DirtyShard) -> dict[Shape, DirtyChunk]:
+        """Completes all chunks that are dirty, and makes them settling. For the shard's owner."""
+        with shard.lock:
+            bare = [index for index, chunk in shard.chunks.items() if not chunk.complete]
+        bases = {index: self.stored(image, shard.key.level, index) for index in bare}
+        with shard.lock:
+            for index, chunk in shard.chunks.items():
+                if not chunk.complete:
+                    if index not in bases:
+                        # Made dirty since: rare, so that loading it under the lock is cheaper
+                        # than going round again, which a busy writer could keep up forever.
+                        bases[index] = self.stored(image, shard.key.level, index)
+                    base = bases[index]
+                    chunk.finish(image.fill_value if base is None else base)
+            return shard.freeze()
+
+    def _shard(self, image: OpenImage, level: int, chunk: Shape) -> DirtyShard | None:
+        shard = image.pyramid.levels[level].shard_of(chunk)
+        return self._dirty.find(ShardKey(image.number, level, shard))
+
+    def _load(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
+        frame = image.arrays[level].read(chunk)
+        if frame is None:
+            return None
+        description = image.image
+        try:
+            return self._kernels.decode(
+                frame,
+                description.layout.codec,
+                description.dtype,
+                description.layout.chunk_shape,
+            )
+        except Corrupt as error:
+            where = f"{description.name}, level {level}, chunk {chunk}"
+            raise Corrupt(f"{where}: {error.message}", image=description.name) from error

@@ -1,0 +1,116 @@
+"""Which settings has the engine, and where do they come from?
+
+Flags win over the environment (ZIGGURAT_CACHE_BYTES=...), the environment over the TOML
+file, the file over the defaults. Sizes may carry a unit ("512MiB"); every number's unit
+is in its name. Settings are read once and passed down as plain values.
+"""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ByteSize, Field, PositiveFloat, PositiveInt
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+MIB = 2**20
+
+Bytes: TypeAlias = Annotated[ByteSize, Field(gt=0)]
+
+
+_toml_file: ContextVar[Path | None] = ContextVar("toml_file")
+
+
+def load(toml: Path | None = None, **flags: Any) -> Settings:
+    """The settings; `flags` that are None were not given.
+
+    Raises pydantic.ValidationError, which names each setting at fault, and OSError or
+    tomllib.TOMLDecodeError where the file can't be read.
+    """
+    if toml is not None and not toml.is_file():
+        raise FileNotFoundError(f"no settings file {toml}")
+    token = _toml_file.set(toml)
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    finally:
+        _toml_file.reset(token)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; frozen once made."""
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix="ZIGGURAT_", extra="forbid")
+
+    data: Path = Field(description="directory that holds the images; made where missing")
+    listen: str = Field(default="127.0.0.1:7447", description="host:port; port 0: a free one")
+
+    cache_bytes: Bytes = Field(
+        default_factory=lambda: ByteSize(max(256 * MIB, _memory_bytes() // 4)),
+        description="memory for chunks, dirty and clean together; default a quarter of all memory",
+    )
+    max_open_shards: PositiveInt = Field(default=256, description="files kept open for reads")
+    kernels: Literal["auto", "cpu", "reference"] = Field(
+        default="auto", description="who encodes and downsamples"
+    )
+    kernel_threads: PositiveInt = Field(
+        default_factory=_cores, description="threads that encode and downsample; default all cores"
+    )
+    settle_workers: PositiveInt = Field(default=2, description="shards stored at a time")
+    settle_idle_seconds: PositiveFloat = Field(
+        default=5.0, description="a shard that nobody wrote to for this long is stored"
+    )
+    read_threads: PositiveInt = Field(
+        default_factory=_cores, description="threads that assemble reads; default all cores"
+    )
+    read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
+    max_read_bytes: Bytes = Field(default=ByteSize(8 * 1024 * MIB), description="most of one read")
+    max_message_bytes: Bytes = Field(
+        default=ByteSize(16 * MIB), description="most of one message from a client"
+    )
+    max_streams: PositiveInt = Field(default=64, description="write streams open at a time")
+    max_calls: PositiveInt = Field(
+        default=128, description="other calls at a time; each holds a thread"
+    )
+    drain_seconds: PositiveFloat = Field(
+        default=30.0, description="how long calls may go on once the server was told to stop"
+    )
+    chunk_target_bytes: Bytes = Field(
+        default=ByteSize(2 * MIB), description="raw size of a chunk where the client names none"
+    )
+    shard_target_bytes: Bytes = Field(
+        default=ByteSize(256 * MIB), description="raw size of a shard where the client names none"
+    )
+    max_chunk_bytes: Bytes = Field(
+        default=ByteSize(64 * MIB), description="most raw bytes of one chunk"
+    )
+    tune_malloc: bool = Field(
+        default=True, description="re-execute the server with malloc settings for large messages"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - part of the hook
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - part of the hook
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, then the file of `load`."""
+        file = TomlConfigSettingsSource(settings_cls, toml_file=_toml_file.get(None))
+        return init_settings, env_settings, file

@@ -1,0 +1,187 @@
+"""How do the parts make an engine? The only wiring.
+
+    wire -> ingest -> cache (dirty) -> settle -> kernels, store -> parents into the cache
+    query -> cache -> store, kernels
+
+Engine is what a server (or a test) talks to: domain values in, domain values out, no
+gRPC. All methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import unicodedata
+from dataclasses import dataclass, replace
+
+from ziggurat_engine.build import Builder
+from ziggurat_engine.cache import Budget, CleanChunks, DirtyDirectory
+from ziggurat_engine.chunks import Chunks
+from ziggurat_engine.config import Settings
+from ziggurat_engine.errors import NotFound, ZigguratError
+from ziggurat_engine.images import Images, OpenImage
+from ziggurat_engine.ingest import Ingest
+from ziggurat_engine.kernels.select import select
+from ziggurat_engine.layout import resolve
+from ziggurat_engine.query import Query
+from ziggurat_engine.settle import SettleCounters, Settler
+from ziggurat_engine.spec import ImageSpec
+from ziggurat_engine.store.catalog import Catalog
+from ziggurat_engine.vfs import FileSystem, OsFileSystem
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The engine's state, for GetStatus; bytes and counts since the start."""
+
+    uptime_seconds: float
+    draining: bool
+    kernels: str
+    images: int
+    open_streams: int
+    budget_bytes: int
+    clean_bytes: int
+    dirty_bytes: int
+    hits: int
+    misses: int
+    evictions: int
+    shards_waiting: int
+    settle: SettleCounters
+
+
+class Engine:
+    """Images, write streams, reads and builds over one data directory.
+
+    ingest, query, builder: the ways in; `close` stores everything and ends all threads.
+    Raises OSError where the directory can't be used.
+    """
+
+    def __init__(self, settings: Settings, fs: FileSystem | None = None) -> None:
+        self._settings = settings
+        self._started = time.monotonic()
+        self._draining = False
+        self._catalog = Catalog.open(
+            fs or OsFileSystem(), settings.data, max_open_shards=settings.max_open_shards
+        )
+        self._kernels = select(settings.kernels, settings.kernel_threads)
+        self._budget = Budget(settings.cache_bytes)
+        self._clean = CleanChunks(self._budget)
+        self._dirty = DirtyDirectory()
+        self._images = Images(self._catalog)
+        chunks = Chunks(self._clean, self._dirty, self._kernels)
+        self._settler = Settler(
+            self._images,
+            chunks,
+            self._clean,
+            self._dirty,
+            self._budget,
+            self._kernels,
+            workers=settings.settle_workers,
+            idle_seconds=settings.settle_idle_seconds,
+        )
+        self.ingest = Ingest(
+            self._dirty, self._budget, self._settler, max_streams=settings.max_streams
+        )
+        self.query = Query(
+            chunks,
+            self._dirty,
+            threads=settings.read_threads,
+            part_bytes=settings.read_part_bytes,
+            max_read_bytes=settings.max_read_bytes,
+        )
+        self.builder = Builder(chunks, self._dirty, self._settler, self._kernels)
+        log.info(
+            "kernels: %s; cache: %d MiB; %d images in %s",
+            self._kernels.name,
+            settings.cache_bytes >> 20,
+            len(self._images.names()),
+            settings.data,
+        )
+
+    def create(self, spec: ImageSpec) -> OpenImage:
+        """Makes an image; its metadata is durable when it returns.
+
+        Raises InvalidArgument, AlreadyExists, OSError.
+        """
+        settings = self._settings
+        image = resolve(
+            spec,
+            chunk_target_bytes=settings.chunk_target_bytes,
+            shard_target_bytes=settings.shard_target_bytes,
+            max_chunk_bytes=min(settings.max_chunk_bytes, settings.cache_bytes // 8),
+        )
+        return self._images.create(image)
+
+    def image(self, name: str, field: str = "name") -> OpenImage:
+        """The image called `name`, in any Unicode normal form; else NotFound for `field`."""
+        try:
+            return self._images.open(unicodedata.normalize("NFC", name))
+        except NotFound as error:
+            raise NotFound(error.message, field=field) from None
+
+    def find(self, name: str) -> OpenImage | None:
+        """The image called `name`; None where there is none (any more), or it can't be used."""
+        try:
+            return self._images.open(name)
+        except ZigguratError:
+            return None
+
+    def names(self, prefix: str = "") -> list[str]:
+        """All images at or below the path `prefix`, sorted."""
+        return self._images.names(unicodedata.normalize("NFC", prefix))
+
+    def delete(self, image: OpenImage) -> None:
+        """Deletes an image and all its pixels; FailedPrecondition while a stream writes to it.
+
+        Gone durably when it returns; what is still read or built ends with NotFound.
+        """
+        self.ingest.forget(image)
+        self._images.delete(image)
+        self._settler.discard(image)
+
+    def drain(self) -> None:
+        """From now on no stream is opened; those that are open may go on."""
+        self._draining = True
+        self.ingest.drain()
+
+    def close(self) -> None:
+        """Stores all that is dirty, level by level, and ends all threads.
+
+        No other call may be running or follow. Raises the first error that kept
+        anything from being stored, having stored what could be.
+        """
+        self.drain()
+        failed: ZigguratError | None = None
+        for image in self._images.opened():
+            try:
+                self._settler.drain_all(image)
+            except ZigguratError as error:
+                log.error("%s is not stored wholly: %s", image.image.name, error)
+                failed = failed or error
+        self._settler.close()
+        self.query.close()
+        self._kernels.close()
+        self._catalog.close()
+        if failed is not None:
+            raise failed
+
+    def status(self) -> Status:
+        """What the engine is at."""
+        clean = self._clean.counters
+        return Status(
+            uptime_seconds=time.monotonic() - self._started,
+            draining=self._draining,
+            kernels=self._kernels.name,
+            images=len(self._images.names()),
+            open_streams=self.ingest.open_streams,
+            budget_bytes=self._budget.total_bytes,
+            clean_bytes=self._clean.nbytes,
+            dirty_bytes=self._budget.dirty_bytes,
+            hits=clean.hits,
+            misses=clean.misses,
+            evictions=clean.evictions,
+            shards_waiting=self._settler.waiting,
+            settle=replace(self._settler.counters),
+        )

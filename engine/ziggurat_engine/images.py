@@ -1,0 +1,120 @@
+"""Which images are open, and what does the engine keep of each while it is?
+
+An OpenImage joins what is stored (its description and its arrays) with what is derived
+from it once: the recipe of each level, and a number that names the image in the
+cache. A deleted image's number is never used again, so that nothing of it can be
+found under an image of the same name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ziggurat_engine.kernels.protocol import Recipe
+from ziggurat_engine.pyramid import Pyramid
+from ziggurat_engine.spec import Image
+from ziggurat_engine.store.array import ChunkArray
+from ziggurat_engine.store.catalog import Catalog, StoredImage
+
+
+@dataclass(eq=False)
+class OpenImage:
+    """An image in use.
+
+    number: names the image in the cache. fill_value: one pixel of its dtype.
+    chunk_bytes: of one decoded chunk. recipes: how each level's chunks are settled.
+    revision: tick of the last write accepted, 0 before the first. observers: called, from
+    any thread, after a shard of level 0 was stored; they must not block.
+    """
+
+    number: int
+    stored: StoredImage
+    fill_value: np.generic
+    chunk_bytes: int
+    recipes: tuple[Recipe, ...]
+    revision: int = 0
+    observers: set[Callable[[], None]] = field(default_factory=set)
+
+    @property
+    def image(self) -> Image:
+        """Its description."""
+        return self.stored.image
+
+    @property
+    def pyramid(self) -> Pyramid:
+        """Its levels."""
+        return self.stored.pyramid
+
+    @property
+    def arrays(self) -> tuple[ChunkArray, ...]:
+        """The encoded chunks of each level."""
+        return self.stored.arrays
+
+
+class Images:
+    """The images of one data directory. All methods may be called from any thread."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._lock = threading.Lock()
+        self._open: dict[str, OpenImage] = {}
+        self._by_number: dict[int, OpenImage] = {}
+        self._numbers = itertools.count(1)
+
+    def create(self, image: Image) -> OpenImage:
+        """Makes the image; durable when it returns. AlreadyExists where the name is taken."""
+        self._catalog.create(image)
+        return self.open(image.name)
+
+    def open(self, name: str) -> OpenImage:
+        """The image called `name`, always the same object until it is deleted; else NotFound."""
+        with self._lock:
+            found = self._open.get(name)
+        if found is not None:
+            return found
+        stored = self._catalog.load(name)
+        with self._lock:
+            found = self._open.get(name)
+            if found is None or found.stored is not stored:
+                found = self._open[name] = _open(next(self._numbers), stored)
+                self._by_number[found.number] = found
+            return found
+
+    def numbered(self, number: int) -> OpenImage | None:
+        """The open image that `number` names; None once it is deleted."""
+        with self._lock:
+            return self._by_number.get(number)
+
+    def opened(self) -> list[OpenImage]:
+        """The images that are open now."""
+        with self._lock:
+            return list(self._open.values())
+
+    def names(self, prefix: str = "") -> list[str]:
+        """All images at or below the path `prefix`, sorted."""
+        return self._catalog.names(prefix)
+
+    def delete(self, image: OpenImage) -> None:
+        """Deletes the image; durable when it returns."""
+        self._catalog.delete(image.image.name)
+        with self._lock:
+            self._by_number.pop(image.number, None)
+            if self._open.get(image.image.name) is image:
+                del self._open[image.image.name]
+
+
+def _open(number: int, stored: StoredImage) -> OpenImage:
+    image = stored.image
+    fill_value: np.generic = image.dtype.type(image.fill_value)
+    steps = (*image.layout.factors, None)
+    recipes = tuple(
+        Recipe(image.layout.codec, fill_value, factors, image.downsampling) for factors in steps
+    )
+    chunk_bytes = image.dtype.itemsize * math.prod(image.layout.chunk_shape)
+    return OpenImage(number, stored, fill_value, chunk_bytes, recipes)

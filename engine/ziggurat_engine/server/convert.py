@@ -1,0 +1,244 @@
+"""How do domain values look as messages, and messages as domain values?
+
+Checks nothing that spec.py checks: a message becomes plain values, and what pydantic
+says of them becomes an InvalidArgument that names the fields of the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
+
+from ziggurat_engine.build import Progress
+from ziggurat_engine.engine import Status
+from ziggurat_engine.errors import InvalidArgument
+from ziggurat_engine.images import OpenImage
+from ziggurat_engine.query import Answer, Query
+from ziggurat_engine.spec import Blosc, Gzip, Image, ImageSpec, Model, Zstd
+
+_TYPES = {
+    image_pb2.DataType.Value(name): name.removeprefix("DATA_TYPE_").lower()
+    for name in image_pb2.DataType.keys()  # noqa: SIM118 - an enum, not a dict
+    if name != "DATA_TYPE_UNSPECIFIED"
+}
+# Messages take an enum's member by its name too.
+_NUMBERS = {name: f"DATA_TYPE_{name.upper()}" for name in _TYPES.values()}
+_COMPRESSORS = {
+    image_pb2.BLOSC_COMPRESSOR_UNSPECIFIED: "zstd",
+    image_pb2.BLOSC_COMPRESSOR_ZSTD: "zstd",
+    image_pb2.BLOSC_COMPRESSOR_LZ4: "lz4",
+}
+_SHUFFLES = {
+    image_pb2.SHUFFLE_UNSPECIFIED: "bit",
+    image_pb2.SHUFFLE_NONE: "none",
+    image_pb2.SHUFFLE_BYTE: "byte",
+    image_pb2.SHUFFLE_BIT: "bit",
+}
+_DOWNSAMPLINGS = {
+    image_pb2.DOWNSAMPLING_UNSPECIFIED: "mean",
+    image_pb2.DOWNSAMPLING_MEAN: "mean",
+}
+
+
+def spec_of(message: image_pb2.ImageSpec) -> ImageSpec:
+    """The ImageSpec of a CreateImageRequest; InvalidArgument names fields below "spec"."""
+    values: dict[str, Any] = {
+        "name": message.name,
+        "axes": [_axis(axis) for axis in message.axes],
+        "data_type": _known(_TYPES, message.data_type, "spec.data_type"),
+        "channels": [_channel(channel) for channel in message.channels],
+        "layout": _layout(message.layout),
+        "downsampling": _known(_DOWNSAMPLINGS, message.downsampling, "spec.downsampling"),
+    }
+    if message.HasField("fill_value"):
+        kind = message.fill_value.WhichOneof("value")
+        values["fill_value"] = getattr(message.fill_value, kind) if kind else 0
+    try:
+        return ImageSpec.model_validate(values)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def image_message(open_image: OpenImage, query: Query, *, measure: bool) -> image_pb2.Image:
+    """An Image; `measure` also counts what lies in the store."""
+    image = open_image.image
+    message = image_pb2.Image(
+        name=image.name,
+        data_type=_NUMBERS[image.data_type],
+        fill_value=_scalar(image),
+        downsampling=image_pb2.DOWNSAMPLING_MEAN,
+        revision=open_image.revision,
+    )
+    message.created.FromDatetime(image.created)
+    for axis in image.axes:
+        message.axes.add(name=axis.name, size=axis.size, scale=axis.scale, unit=axis.unit)
+    for channel in image.channels:
+        added = message.channels.add(label=channel.label, color=channel.color)
+        if channel.window is not None:
+            added.window.start, added.window.end = channel.window
+    layout = image.layout
+    message.layout.chunk_shape.sizes[:] = layout.chunk_shape
+    message.layout.shard_chunks.sizes[:] = layout.shard_chunks
+    message.layout.codec.CopyFrom(_codec_message(layout.codec))
+    for k, level in enumerate(open_image.pyramid.levels):
+        entry = message.levels.add(
+            shape=level.shape,
+            factors=level.factors,
+            scale=level.scale,
+            translation=level.translation,
+            stale=query.stale(open_image, k),
+        )
+        if measure:
+            size = open_image.arrays[k].measure()
+            entry.stored.chunks, entry.stored.objects = size.chunks, size.objects
+            entry.stored.bytes = size.bytes
+    return message
+
+
+def header_message(answer: Answer) -> read_pb2.ReadHeader:
+    """The header of a read."""
+    level = answer.image.pyramid.levels[answer.level]
+    return read_pb2.ReadHeader(
+        level=answer.level,
+        data_type=_NUMBERS[answer.image.image.data_type],
+        offset=answer.region.offset,
+        shape=answer.region.shape,
+        scale=level.scale,
+        translation=level.translation,
+        stale=answer.stale,
+        revision=answer.revision,
+    )
+
+
+def progress_message(progress: Progress) -> service_pb2.BuildPyramidProgress:
+    """How far a build is."""
+    return service_pb2.BuildPyramidProgress(
+        level=progress.level,
+        chunks_done=progress.chunks_done,
+        chunks_total=progress.chunks_total,
+        bytes_done=progress.bytes_done,
+    )
+
+
+def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
+    """The server's status."""
+    settle = status.settle
+    return service_pb2.ServerStatus(
+        version=version,
+        uptime_seconds=status.uptime_seconds,
+        draining=status.draining,
+        kernels=status.kernels,
+        images=status.images,
+        open_streams=status.open_streams,
+        cache=service_pb2.CacheStatus(
+            budget_bytes=status.budget_bytes,
+            clean_bytes=status.clean_bytes,
+            dirty_bytes=status.dirty_bytes,
+            hits=status.hits,
+            misses=status.misses,
+            evictions=status.evictions,
+        ),
+        settle=service_pb2.SettleStatus(
+            shards_waiting=status.shards_waiting,
+            shards_stored=settle.shards_stored,
+            chunks_encoded=settle.chunks_encoded,
+            raw_bytes=settle.raw_bytes,
+            stored_bytes=settle.stored_bytes,
+            failures=settle.failures,
+            last_failure=settle.last_failure,
+        ),
+    )
+
+
+def _known(table: Mapping[Any, str], value: int, field: str) -> str:
+    if value not in table:
+        raise InvalidArgument(f"{field}: {value} is not supported", field=field)
+    return table[value]
+
+
+def _axis(axis: image_pb2.Axis) -> dict[str, Any]:
+    scale = {"scale": axis.scale} if axis.HasField("scale") else {}
+    return {"name": axis.name, "size": axis.size, "unit": axis.unit, **scale}
+
+
+def _channel(channel: image_pb2.Channel) -> dict[str, Any]:
+    values: dict[str, Any] = {"label": channel.label}
+    if channel.color:
+        values["color"] = channel.color
+    if channel.HasField("window"):
+        values["window"] = (channel.window.start, channel.window.end)
+    return values
+
+
+def _layout(layout: image_pb2.LayoutRequest) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "level_count": layout.level_count,
+        "factors": [tuple(step.sizes) for step in layout.factors],
+    }
+    if layout.HasField("chunk_shape"):
+        values["chunk_shape"] = tuple(layout.chunk_shape.sizes)
+    shard = layout.WhichOneof("shard")
+    if shard == "shard_bytes":
+        values["shard_bytes"] = layout.shard_bytes
+    elif shard is not None:
+        values[shard] = tuple(getattr(layout, shard).sizes)
+    codec = layout.codec.WhichOneof("kind")
+    if codec is not None:
+        values["codec"] = _codec(codec, getattr(layout.codec, codec))
+    return values
+
+
+def _codec(kind: str, message: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"kind": kind}
+    if kind != "none" and message.HasField("level"):
+        values["level"] = message.level
+    if kind == "blosc":
+        field = "spec.layout.codec.blosc"
+        values["compressor"] = _known(_COMPRESSORS, message.compressor, f"{field}.compressor")
+        values["shuffle"] = _known(_SHUFFLES, message.shuffle, f"{field}.shuffle")
+    return values
+
+
+def _codec_message(codec: Model) -> image_pb2.Codec:
+    if isinstance(codec, Blosc):
+        blosc = image_pb2.Blosc(
+            level=codec.level,
+            compressor=f"BLOSC_COMPRESSOR_{codec.compressor.upper()}",
+            shuffle=f"SHUFFLE_{codec.shuffle.upper()}",
+        )
+        return image_pb2.Codec(blosc=blosc)
+    if isinstance(codec, Zstd):
+        return image_pb2.Codec(zstd=image_pb2.Zstd(level=codec.level))
+    if isinstance(codec, Gzip):
+        return image_pb2.Codec(gzip=image_pb2.Gzip(level=codec.level))
+    return image_pb2.Codec(none=image_pb2.Uncompressed())
+
+
+def _scalar(image: Image) -> image_pb2.Scalar:
+    if image.dtype.kind == "f":
+        return image_pb2.Scalar(real=image.fill_value)
+    if image.dtype.kind == "u":
+        return image_pb2.Scalar(unsigned_integer=int(image.fill_value))
+    return image_pb2.Scalar(signed_integer=int(image.fill_value))
+
+
+def _invalid(error: ValidationError) -> InvalidArgument:
+    violations = []
+    for problem in error.errors(include_url=False):
+        text = problem["msg"].removeprefix("Value error, ")
+        location: Sequence[int | str] = problem["loc"]
+        if not location:
+            # A check over several fields: it begins with the field's name.
+            name, _, text = text.partition(": ")
+            location = (name,)
+        field = "spec"
+        for step in location:
+            field += f"[{step}]" if isinstance(step, int) else f".{step}"
+        given = problem["input"]
+        shown = f", got {given!r}" if isinstance(given, str | int | float) else ""
+        violations.append((field, f"{text}{shown}"))
+    message = "; ".join(f"{field}: {text}" for field, text in violations)
+    return InvalidArgument(message, field=violations[0][0], violations=tuple(violations))

@@ -1,0 +1,100 @@
+"""How does a server process start, serve and stop?
+
+On SIGTERM or SIGINT it takes no new call, lets those that run go on for
+`drain_seconds`, stores everything that is dirty, and exits with 0; with 1 where
+something could not be stored. A second signal ends the waiting for calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from ziggurat_engine.config import Settings
+from ziggurat_engine.engine import Engine
+from ziggurat_engine.errors import ZigguratError
+from ziggurat_engine.server import servicer
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """A gRPC server over an engine of its own; `address` is where it listens."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._engine = Engine(settings)
+        self._server = grpc.server(
+            ThreadPoolExecutor(
+                settings.max_streams + settings.max_calls, thread_name_prefix="call"
+            ),
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+            ],
+            maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
+        )
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers((servicer.handler(self._engine),))
+        host, _, _ = settings.listen.rpartition(":")
+        try:
+            port = self._server.add_insecure_port(settings.listen)
+        except RuntimeError as error:
+            self._engine.close()
+            raise OSError(f"can't listen on {settings.listen}: {error}") from error
+        self.address = settings.listen if not host else f"{host}:{port}"
+
+    def start(self) -> None:
+        """Takes calls from now on."""
+        self._server.start()
+        for service in ("", servicer.SERVICE):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        log.info("listening on %s", self.address)
+
+    def stop(self, hurry: threading.Event | None = None) -> None:
+        """Drains: returns when no call runs and everything is stored.
+
+        hurry: once set, calls that still run are cancelled. Raises ZigguratError
+        where something could not be stored.
+        """
+        self._health.enter_graceful_shutdown()
+        self._engine.drain()
+        stopped = self._server.stop(self._settings.drain_seconds)
+        while not stopped.wait(0.2):
+            if hurry is not None and hurry.is_set():
+                self._server.stop(0)
+        self._engine.close()
+
+
+def serve(settings: Settings) -> int:
+    """Serves until a signal says stop; returns the process's exit code.
+
+    Prints one line, "listening on HOST:PORT", on standard output once calls are taken.
+    """
+    server = Server(settings)
+    stop, hurry = threading.Event(), threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    server.start()
+    print(f"listening on {server.address}", flush=True)  # noqa: T201 - what callers wait for
+    stop.wait()
+    log.info("stopping")
+    try:
+        server.stop(hurry)
+    except ZigguratError as error:
+        log.error("not everything is stored: %s", error)
+        return 1
+    log.info("stopped")
+    return 0

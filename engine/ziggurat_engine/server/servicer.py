@@ -1,0 +1,168 @@
+"""What does each RPC call in the engine?
+
+Handlers hold no logic: they turn messages into values, call the engine, and turn what
+comes back into messages. Deserializers never raise; what is no message arrives here as
+Malformed, so that the client gets a status of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
+
+from ziggurat_engine import __version__
+from ziggurat_engine.engine import Engine
+from ziggurat_engine.errors import InvalidArgument, RequestError
+from ziggurat_engine.server import convert, wire
+from ziggurat_engine.server.status import abort
+from ziggurat_engine.server.write_call import WriteCall
+
+SERVICE = "ziggurat.v1.Ziggurat"
+DEFAULT_PAGE = 1000
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+def handler(engine: Engine) -> grpc.GenericRpcHandler:
+    """The service, for grpc.Server.add_generic_rpc_handlers."""
+    calls = _Calls(engine)
+    unary: dict[str, tuple[Callable[[Any, grpc.ServicerContext], Any], type[Message]]] = {
+        "CreateImage": (calls.create_image, service_pb2.CreateImageRequest),
+        "GetImage": (calls.get_image, service_pb2.GetImageRequest),
+        "ListImages": (calls.list_images, service_pb2.ListImagesRequest),
+        "DeleteImage": (calls.delete_image, service_pb2.DeleteImageRequest),
+        "GetStatus": (calls.get_status, service_pb2.GetStatusRequest),
+    }
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        name: grpc.unary_unary_rpc_method_handler(_answered(call), wire.parser(kind), _serialize)
+        for name, (call, kind) in unary.items()
+    }
+    handlers["BuildPyramid"] = grpc.unary_stream_rpc_method_handler(
+        _streamed(calls.build_pyramid), wire.parser(service_pb2.BuildPyramidRequest), _serialize
+    )
+    handlers["ReadRegion"] = grpc.unary_stream_rpc_method_handler(
+        _streamed(calls.read_region), wire.parser(read_pb2.ReadRequest), bytes
+    )
+    handlers["WriteStream"] = grpc.stream_stream_rpc_method_handler(
+        _streamed(calls.write_stream), wire.decode_write_request, _serialize
+    )
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+class _Calls:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create_image(
+        self, request: service_pb2.CreateImageRequest, _: grpc.ServicerContext
+    ) -> image_pb2.Image:
+        spec = convert.spec_of(request.spec)
+        try:
+            image = self._engine.create(spec)
+        except RequestError as error:
+            raise error.below("spec") from None
+        return convert.image_message(image, self._engine.query, measure=False)
+
+    def get_image(
+        self, request: service_pb2.GetImageRequest, _: grpc.ServicerContext
+    ) -> image_pb2.Image:
+        image = self._engine.image(request.name)
+        return convert.image_message(image, self._engine.query, measure=request.measure)
+
+    def list_images(
+        self, request: service_pb2.ListImagesRequest, _: grpc.ServicerContext
+    ) -> service_pb2.ListImagesResponse:
+        # A page token is the last name of the page before.
+        names = [n for n in self._engine.names(request.prefix) if n > request.page_token]
+        page = names[: min(request.page_size or DEFAULT_PAGE, DEFAULT_PAGE)]
+        answer = service_pb2.ListImagesResponse()
+        for name in page:
+            image = self._engine.find(name)
+            if image is not None:
+                answer.images.append(
+                    convert.image_message(image, self._engine.query, measure=False)
+                )
+        if len(page) < len(names):
+            answer.next_page_token = page[-1]
+        return answer
+
+    def delete_image(
+        self, request: service_pb2.DeleteImageRequest, _: grpc.ServicerContext
+    ) -> service_pb2.DeleteImageResponse:
+        self._engine.delete(self._engine.image(request.name))
+        return service_pb2.DeleteImageResponse()
+
+    def get_status(
+        self, _request: service_pb2.GetStatusRequest, _: grpc.ServicerContext
+    ) -> service_pb2.ServerStatus:
+        return convert.status_message(self._engine.status(), __version__)
+
+    def build_pyramid(
+        self, request: service_pb2.BuildPyramidRequest, context: grpc.ServicerContext
+    ) -> Iterator[service_pb2.BuildPyramidProgress]:
+        image = self._engine.image(request.image, "image")
+        steps = self._engine.builder.build(
+            image, force=request.force, cancelled=lambda: not context.is_active()
+        )
+        for progress in steps:
+            yield convert.progress_message(progress)
+
+    def read_region(
+        self, request: read_pb2.ReadRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        query = self._engine.query
+        image = self._engine.image(request.image, "image")
+        answer = query.plan(image, request.level, tuple(request.offset), tuple(request.shape))
+        yield wire.encode_header(convert.header_message(answer))
+        for box, pixels in query.parts(answer):
+            if not context.is_active():
+                return
+            yield wire.encode_part(box, pixels.data.cast("B"))
+
+    def write_stream(
+        self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
+    ) -> Iterator[Any]:
+        return WriteCall(self._engine, requests, context).responses()
+
+
+def _answered(
+    call: Callable[[Any, grpc.ServicerContext], R],
+) -> Callable[[Any, grpc.ServicerContext], R]:
+    @functools.wraps(call)
+    def guarded(request: Any, context: grpc.ServicerContext) -> R:
+        try:
+            return call(_formed(request), context)
+        except Exception as error:
+            abort(context, error)
+
+    return guarded
+
+
+def _streamed(
+    call: Callable[[Any, grpc.ServicerContext], Iterator[R]],
+) -> Callable[[Any, grpc.ServicerContext], Iterator[R]]:
+    @functools.wraps(call)
+    def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[R]:
+        try:
+            yield from call(_formed(request), context)
+        except Exception as error:
+            abort(context, error)
+
+    return guarded
+
+
+def _formed(request: Q | wire.Malformed) -> Q:
+    if isinstance(request, wire.Malformed):
+        raise InvalidArgument(request.reason, field="request")
+    return request
+
+
+def _serialize(message: Any) -> bytes:
+    encoded: bytes = message.SerializeToString()
+    return encoded

@@ -1,0 +1,97 @@
+"""Which gRPC status does an error become?
+
+One table, from the engine's classes to codes. Every status carries a google.rpc.ErrorInfo
+(domain "ziggurat", the error's reason, its details), and a google.rpc.BadRequest
+where a field of the request is at fault.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from ziggurat_engine import errors
+
+log = logging.getLogger(__name__)
+
+DOMAIN = "ziggurat"
+
+# The first class that fits counts.
+CODES: tuple[tuple[type[errors.ZigguratError], grpc.StatusCode], ...] = (
+    (errors.InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.OutOfRange, grpc.StatusCode.OUT_OF_RANGE),
+    (errors.NotFound, grpc.StatusCode.NOT_FOUND),
+    (errors.AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
+    (errors.LimitExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.RequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.StreamHeld, grpc.StatusCode.ABORTED),
+    (errors.StateError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (errors.Cancelled, grpc.StatusCode.CANCELLED),
+    (errors.DataError, grpc.StatusCode.DATA_LOSS),
+    (errors.ZigguratError, grpc.StatusCode.INTERNAL),
+)
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+
+def code_of(error: errors.ZigguratError) -> grpc.StatusCode:
+    """The status code of an error."""
+    return next(code for kind, code in CODES if isinstance(error, kind))
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """The whole status of any exception; what nobody expected is logged, and INTERNAL."""
+    if isinstance(error, errors.ZigguratError):
+        code, message, reason = code_of(error), error.message, error.reason
+        details = dict(error.details)
+        if error.field:
+            details.setdefault("field", error.field)
+    elif isinstance(error, OSError):
+        full = error.errno in _FULL
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
+        message, reason = str(error), "DISK_FULL" if full else "DISK_ERROR"
+        details = {"errno": str(error.errno), "path": str(error.filename)}
+        log.error("a call failed: %s", error)
+    else:
+        log.error("a call failed in a way nobody expected", exc_info=error)
+        code, message, reason = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}", "BUG"
+        details = {}
+    status = status_pb2.Status(code=code.value[0], message=message)
+    _add(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=details))
+    violations = violations_of(error)
+    if violations:
+        bad = error_details_pb2.BadRequest()
+        for field, description in violations:
+            bad.field_violations.add(field=field, description=description)
+        _add(status, bad)
+    return status
+
+
+def violations_of(error: Exception) -> tuple[tuple[str, str], ...]:
+    """(field, what is wrong with it) of an error that a request's fields caused."""
+    if isinstance(error, errors.InvalidArgument):
+        return error.violations
+    if isinstance(error, errors.RequestError) and error.field:
+        return ((error.field, error.message),)
+    return ()
+
+
+def abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    """Ends the call with the status of `error`."""
+    context.abort_with_status(rpc_status.to_status(status_of(error)))
+    raise AssertionError("abort_with_status raises")
+
+
+def _add(
+    status: status_pb2.Status, detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest
+) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)

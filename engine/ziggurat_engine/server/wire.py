@@ -1,0 +1,184 @@
+"""How do the two hot messages look on the wire?
+
+Regions come up inside WriteRequest, pixels go down inside ReadResponse. The generated
+code copies every payload at each touch; here a payload is sliced out of the received
+bytes, and joined to its header once on the way down. The contract is write.proto and
+read.proto:
+
+    WriteRequest   12 <length of Region>
+      Region         08 <sequence>
+                     12 <length> <offset ...>       packed varints
+                     1a <length> <shape ...>        packed varints
+                     22 <length> <payload>
+    ReadResponse   12 <length of ReadPart>
+      ReadPart       0a <length> <offset ...>       packed varints
+                     12 <length> <shape ...>        packed varints
+                     1a <length> <payload>
+
+A tag is field number * 8 + wire type (0 varint, 2 length and bytes). What is encoded
+equals the generated code's bytes; what is decoded may be any valid message: one that
+does not have the usual fields, in any order, is left to the generated code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from ziggurat_proto.v1 import read_pb2, write_pb2
+
+from ziggurat_engine.region import Region, Shape
+
+
+class RegionWrite(NamedTuple):
+    """A Region; `payload` is a view of the received message."""
+
+    sequence: int
+    region: Region
+    payload: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """What arrived instead of a message; the servicer answers with INVALID_ARGUMENT."""
+
+    reason: str
+
+
+M = TypeVar("M", bound=Message)
+WriteMessage: TypeAlias = RegionWrite | write_pb2.WriteRequest | Malformed
+
+
+def decode_write_request(message: bytes) -> WriteMessage:
+    """The WriteRequest in `message`; never raises."""
+    try:
+        found = _usual_region(message)
+    except (IndexError, ValueError):
+        found = None
+    if found is not None:
+        return found
+    request = write_pb2.WriteRequest()
+    try:
+        request.ParseFromString(message)
+    except DecodeError as error:
+        return Malformed(f"not a WriteRequest: {error}")
+    if request.WhichOneof("message") != "region":
+        return request
+    region = request.region
+    return RegionWrite(
+        region.sequence,
+        Region(tuple(region.offset), tuple(region.shape)),
+        memoryview(region.payload),
+    )
+
+
+def encode_part(box: Region, payload: memoryview) -> bytes:
+    """A ReadResponse with a ReadPart; the payload, contiguous, is copied once."""
+    head = b"".join((_packed(0x0A, box.offset), _packed(0x12, box.shape)))
+    if payload.nbytes:
+        head += b"\x1a" + _varint(payload.nbytes)
+    return b"".join((b"\x12", _varint(len(head) + payload.nbytes), head, payload))
+
+
+def encode_header(header: read_pb2.ReadHeader) -> bytes:
+    """A ReadResponse with a ReadHeader."""
+    return read_pb2.ReadResponse(header=header).SerializeToString()
+
+
+def parser(kind: type[M]) -> Callable[[bytes], M | Malformed]:
+    """A deserializer for messages of `kind` that never raises."""
+
+    def parse(message: bytes) -> M | Malformed:
+        found = kind()
+        try:
+            found.ParseFromString(message)
+        except DecodeError as error:
+            return Malformed(f"not a {kind.DESCRIPTOR.name}: {error}")
+        return found
+
+    return parse
+
+
+def _usual_region(message: bytes) -> RegionWrite | None:
+    """The Region if the message holds one and nothing else, each field at most once.
+
+    Raises IndexError or ValueError, or returns None, for anything else.
+    """
+    if not message or message[0] != 0x12:
+        return None
+    length, at = _read_varint(message, 1)
+    end = at + length
+    if end != len(message):
+        return None
+    sequence = 0
+    offset: Shape = ()
+    shape: Shape = ()
+    payload = memoryview(b"")
+    seen = 0
+    while at < end:
+        tag = message[at]
+        if tag not in (0x08, 0x12, 0x1A, 0x22) or seen & (1 << (tag >> 3)):
+            return None
+        seen |= 1 << (tag >> 3)
+        value, at = _read_varint(message, at + 1)
+        if tag == 0x08:
+            sequence = value
+            continue
+        stop = at + value
+        if stop > end:
+            return None
+        if tag == 0x12:
+            offset = _read_packed(message, at, stop)
+        elif tag == 0x1A:
+            shape = _read_packed(message, at, stop)
+        else:
+            payload = memoryview(message)[at:stop]
+        at = stop
+    return RegionWrite(sequence, Region(offset, shape), payload)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    byte = data[at]
+    if byte < 0x80:
+        return byte, at + 1
+    value, shift = byte & 0x7F, 7
+    while True:
+        at += 1
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    if value >> 64:
+        raise ValueError("a varint of more than 64 bits")
+    return value, at + 1
+
+
+def _read_packed(data: bytes, at: int, stop: int) -> tuple[int, ...]:
+    values = []
+    while at < stop:
+        value, at = _read_varint(data, at)
+        values.append(value)
+    if at != stop:
+        raise ValueError("a varint crosses the end of its field")
+    return tuple(values)
+
+
+def _packed(tag: int, values: Sequence[int]) -> bytes:
+    if not values:
+        return b""
+    body = b"".join(map(_varint, values))
+    return bytes((tag,)) + _varint(len(body)) + body
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

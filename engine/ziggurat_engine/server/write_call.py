@@ -1,0 +1,139 @@
+"""How does one WriteStream call run?
+
+Two threads: a reader takes the client's messages, in order, into the engine; the call's
+own thread sends acknowledgements as the stream's numbers grow. The reader is the only
+one that writes, so that messages are handled one at a time; while memory is full it
+does not read, and gRPC's flow control slows the client.
+
+The stream is released only after the reader has ended: until then a client that
+reconnects is told that its stream is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import grpc
+from ziggurat_proto.v1 import write_pb2
+
+from ziggurat_engine.engine import Engine
+from ziggurat_engine.errors import FailedPrecondition, InvalidArgument
+from ziggurat_engine.ingest import Stream
+from ziggurat_engine.server import wire
+
+# At least this long lies between two acknowledgements: they are cumulative, and each
+# costs about as much as taking in a region does.
+ACK_INTERVAL_SECONDS = 0.005
+
+
+class WriteCall:
+    """One call; `responses` is what the call sends."""
+
+    def __init__(
+        self, engine: Engine, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
+    ) -> None:
+        self._engine = engine
+        self._requests = requests
+        self._context = context
+        # Set by the reader when it ends: why, or that the client sent Close.
+        self._over = False
+        self._closed = False
+        self._error: Exception | None = None
+        # Set when the client waits for an answer that must not be delayed.
+        self._urgent = threading.Event()
+
+    def responses(self) -> Iterator[write_pb2.WriteResponse]:
+        """Opened, Acknowledgements, Closed; raises what ended the stream."""
+        first = next(self._requests, None)
+        if isinstance(first, wire.Malformed):
+            raise InvalidArgument(first.reason, field="request")
+        if not isinstance(first, write_pb2.WriteRequest) or not first.HasField("open"):
+            raise FailedPrecondition("the first message must be open", field="open")
+        image = self._engine.image(first.open.image, "open.image")
+        stream = self._engine.ingest.open(image, first.open.stream_id)
+        reader = threading.Thread(target=self._read, args=(stream,), name="write", daemon=True)
+        try:
+            opened = write_pb2.Opened(next_sequence=stream.received + 1)
+            yield write_pb2.WriteResponse(opened=opened)
+            reader.start()
+            yield from self._acknowledge(stream)
+        finally:
+            if reader.ident is not None:
+                # Where the client is gone its messages have ended too.
+                reader.join()
+            self._engine.ingest.release(stream)
+
+    def _acknowledge(self, stream: Stream) -> Iterator[write_pb2.WriteResponse]:
+        ingest = self._engine.ingest
+        sent = (stream.received, 0)
+        while True:
+            with stream.changed:
+                while not (self._over or stream.received > sent[0] or stream.stored):
+                    stream.changed.wait()
+            over = self._over
+            now = ingest.refresh(stream)
+            if now != sent:
+                sent = now
+                yield write_pb2.WriteResponse(
+                    acknowledgement=write_pb2.Acknowledgement(received=now[0], durable=now[1])
+                )
+            if over:
+                break
+            self._urgent.wait(ACK_INTERVAL_SECONDS)
+            self._urgent.clear()
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            counters = stream.counters
+            yield write_pb2.WriteResponse(
+                closed=write_pb2.Closed(
+                    durable=stream.durable,
+                    regions=counters.regions,
+                    bytes=counters.bytes,
+                    skipped_frames=counters.skipped_frames,
+                    duplicates=counters.duplicates,
+                )
+            )
+
+    def _read(self, stream: Stream) -> None:
+        try:
+            for message in self._requests:
+                if self._take(stream, message):
+                    self._closed = True
+                    break
+        except Exception as error:
+            # grpc ends the iterator with an exception of its own where the client is gone.
+            if self._context.is_active():
+                self._error = error
+        finally:
+            self._urgent.set()
+            with stream.changed:
+                self._over = True
+                stream.changed.notify_all()
+
+    def _take(self, stream: Stream, message: wire.WriteMessage) -> bool:
+        """Handles one message; True where it was Close."""
+        ingest = self._engine.ingest
+        if isinstance(message, wire.RegionWrite):
+            ingest.write(stream, message.sequence, message.region, message.payload)
+            return False
+        if isinstance(message, wire.Malformed):
+            raise InvalidArgument(message.reason, field="request")
+        kind = message.WhichOneof("message")
+        if kind == "skip":
+            ingest.skip(stream, message.skip.sequence, message.skip.frames)
+        elif kind == "flush":
+            ingest.flush(stream, self._gone)
+            self._urgent.set()
+        elif kind == "close":
+            ingest.finish(stream, self._gone)
+            return True
+        elif kind == "open":
+            raise FailedPrecondition("the stream is open already", field="open")
+        else:
+            raise InvalidArgument("a message without content", field="message")
+        return False
+
+    def _gone(self) -> bool:
+        return not self._context.is_active()

@@ -1,0 +1,331 @@
+"""When does a dirty shard reach the store, and how do its parents become right?
+
+Settling a shard: freeze its dirty chunks, encode and downsample them (kernels),
+replace the store's object, merge the downsampled blocks into the parents as dirty
+chunks of the next level, and only then call the shard clean. A read that asks whether
+a level is stale therefore finds a dirty shard below at every instant in which the
+level is not exact. Each shard has one owner at a time, so that the blocks of a chunk
+reach its parent in the order of its versions.
+
+A shard settles when it was written wholly, when memory is short (the oldest first),
+when nobody wrote to it for a while, or when a caller waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from ziggurat_engine.cache import (
+    Budget,
+    ChunkKey,
+    CleanChunks,
+    DirtyChunk,
+    DirtyDirectory,
+    DirtyShard,
+    ShardKey,
+)
+from ziggurat_engine.chunks import Chunks
+from ziggurat_engine.errors import Cancelled, Unavailable
+from ziggurat_engine.grid import Part
+from ziggurat_engine.images import Images, OpenImage
+from ziggurat_engine.kernels.protocol import Kernels
+from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spec import Array
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS = 0.5
+LAST_RETRY_SECONDS = 30.0
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
+
+@dataclass(slots=True)
+class SettleCounters:
+    """Totals since the start. failures: settles that were to be tried again."""
+
+    shards_stored: int = 0
+    chunks_encoded: int = 0
+    raw_bytes: int = 0
+    stored_bytes: int = 0
+    failures: int = 0
+    last_failure: str = ""
+
+
+class Settler:
+    """Workers that settle dirty shards. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        images: Images,
+        chunks: Chunks,
+        clean: CleanChunks,
+        dirty: DirtyDirectory,
+        budget: Budget,
+        kernels: Kernels,
+        *,
+        workers: int,
+        idle_seconds: float,
+    ) -> None:
+        self._images = images
+        self._chunks = chunks
+        self._clean = clean
+        self._dirty = dirty
+        self._budget = budget
+        self._kernels = kernels
+        self._idle_seconds = idle_seconds
+        # Guards what follows; never taken while a shard's or the directory's lock is held.
+        self._wake = threading.Condition()
+        self._urgent: deque[DirtyShard] = deque()
+        self._stopping = False
+        self._failing: Exception | None = None
+        self.counters = SettleCounters()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"settle-{n}", daemon=True)
+            for n in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def merge(
+        self,
+        image: OpenImage,
+        level: int,
+        parts: list[Part],
+        pixels: Array,
+        *,
+        wait: bool = True,
+    ) -> int:
+        """Writes `pixels`, cut into `parts` of one shard, to the dirty chunks of `level`.
+
+        Waits for memory where there is none, if told to. Returns the write's tick.
+        Raises Unavailable where memory is full because the store fails.
+        """
+        grid = image.pyramid.levels[level]
+        key = ShardKey(image.number, level, grid.shard_of(parts[0].at))
+        with self._dirty.pin(key, grid, image.fill_value) as shard:
+            while True:
+                with shard.lock:
+                    needed = shard.absent(parts) * image.chunk_bytes
+                    if self._budget.reserve(needed, force=not wait):
+                        tick = self._dirty.next_tick()
+                        extra = shard.write(parts, pixels, tick, time.monotonic())
+                        whole = shard.whole
+                        break
+                self._make_room(needed)
+        if needed or extra:
+            self._budget.reserve(extra, force=True)
+            self._clean.shrink()
+        if whole:
+            self.offer([shard])
+        elif needed and self._budget.pressed:
+            self._rouse()
+        return tick
+
+    def offer(self, shards: Iterable[DirtyShard]) -> None:
+        """These shards should settle before all others."""
+        with self._wake:
+            self._urgent.extend(shards)
+            self._wake.notify_all()
+
+    def drain(
+        self, image: OpenImage, level: int, cancelled: Callable[[], bool] = never
+    ) -> Iterator[tuple[int, int]]:
+        """Settles what is dirty in `level` now; yields (chunks done, chunks in all) as it goes.
+
+        When it is exhausted, all writes to the level that were accepted before the call
+        are stored, and merged into the level above. Raises Unavailable where a shard
+        can't be stored (it stays dirty and is tried again), Cancelled where told to.
+        """
+        target = self._dirty.next_tick()
+        pending = []
+        for shard in self._dirty.shards(image.number, level):
+            tick = shard.oldest_tick()
+            if tick is not None and tick < target:
+                pending.append((shard, len(shard.chunks) + len(shard.settling), shard.failures))
+        total, done = sum(count for _, count, _ in pending), 0
+        yield done, total
+        self.offer(shard for shard, _, _ in pending)
+        for shard, count, failures in pending:
+            self._await(shard, target, failures, cancelled)
+            done += count
+            yield done, total
+
+    def drain_all(self, image: OpenImage, cancelled: Callable[[], bool] = never) -> None:
+        """Drains every level, lowest first: all is stored and exact. Raises as `drain` does."""
+        for level in range(len(image.pyramid.levels)):
+            for _ in self.drain(image, level, cancelled):
+                pass
+
+    def discard(self, image: OpenImage) -> None:
+        """Forgets what is dirty and clean of an image that is being deleted."""
+        for shard in self._dirty.shards(image.number):
+            level = image.pyramid.levels[shard.key.level]
+            with self._dirty.own(shard.key, level, image.fill_value) as owned:
+                self._budget.release(owned.clear())
+        self._clean.drop_image(image.number)
+
+    @property
+    def waiting(self) -> int:
+        """Shards that are dirty or settling."""
+        return sum(not shard.idle for shard in self._dirty.shards())
+
+    def close(self) -> None:
+        """Stops the workers: what they are at is finished, what is dirty stays dirty."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _rouse(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    def _make_room(self, nbytes: int) -> None:
+        self._rouse()
+        if not self._budget.wait(nbytes, 1.0) and self._failing is not None:
+            raise Unavailable(f"memory is full and the store fails: {self._failing}")
+
+    def _await(
+        self, shard: DirtyShard, target: int, failures: int, cancelled: Callable[[], bool]
+    ) -> None:
+        while True:
+            seen = self._dirty.changes
+            tick = shard.oldest_tick()
+            if tick is None or tick > target:
+                return
+            if shard.failures > failures:
+                raise Unavailable(f"can't store: {shard.error}")
+            if cancelled():
+                raise Cancelled("the caller gave up")
+            if not shard.owned:
+                # It was owned when it was offered, or was written to since it was frozen.
+                self.offer([shard])
+            self._dirty.wait_for_change(seen, 0.5)
+
+    def _work(self) -> None:
+        while (shard := self._next()) is not None:
+            try:
+                self._settle(shard)
+            finally:
+                self._dirty.disown(shard)
+            if shard.whole:
+                # Written wholly again meanwhile, when nobody else could own it.
+                self.offer([shard])
+
+    def _next(self) -> DirtyShard | None:
+        """The next shard to settle, owned; None where the workers are to stop."""
+        while True:
+            with self._wake:
+                if self._stopping:
+                    return None
+                candidates = [self._urgent.popleft()] if self._urgent else []
+            candidates = candidates or self._due()
+            for shard in candidates:
+                if self._dirty.try_own(shard):
+                    return shard
+            with self._wake:
+                if not self._urgent and not self._stopping and not candidates:
+                    self._wake.wait(min(1.0, self._idle_seconds / 2))
+
+    def _due(self) -> list[DirtyShard]:
+        """Shards nobody asked for: under pressure all, the oldest first, else those left alone."""
+        now, pressed = time.monotonic(), self._budget.pressed
+        due = [
+            (shard.tick, shard)
+            for shard in self._dirty.shards()
+            if shard.tick is not None
+            and not shard.owned
+            and shard.retry_at <= now
+            and (pressed or shard.last_write + self._idle_seconds <= now)
+        ]
+        due.sort(key=lambda item: item[0])
+        return [shard for _, shard in due]
+
+    def _settle(self, shard: DirtyShard) -> None:
+        """Stores an owned shard; where that fails, it is dirty again when this returns."""
+        image = self._images.numbered(shard.key.image)
+        if image is None:
+            # Deleted, with a write under way: nobody will ask for it.
+            self._budget.release(shard.clear())
+            return
+        try:
+            frozen = self._chunks.freeze(image, shard)
+            parents = self._store(image, shard, frozen) if frozen else []
+        except Exception as error:
+            # Whatever it was, the pixels are still here: keep them, say so, try again.
+            self._failed(shard, error)
+            return
+        for parts, block in parents:
+            self.merge(image, shard.key.level + 1, parts, block, wait=False)
+        self._budget.release(shard.stored())
+        shard.failures, shard.retry_at, shard.error = 0, 0.0, None
+        self._failing = None
+        if shard.key.level == 0:
+            for observer in tuple(image.observers):
+                observer()
+
+    def _store(
+        self, image: OpenImage, shard: DirtyShard, frozen: dict[Shape, DirtyChunk]
+    ) -> list[tuple[list[Part], Array]]:
+        """Puts the frozen chunks into the store and the clean cache; returns their parents."""
+        level = shard.key.level
+        grid = image.pyramid.levels[level].chunks
+        order = sorted(frozen)
+        batch = [frozen[index].data for index in order]
+        valid = [grid.region(index).shape for index in order]
+        parents: list[tuple[list[Part], Array]] = []
+        absent: set[Shape] = set()
+
+        def frames() -> Iterator[tuple[Shape, bytes | None]]:
+            for index, result in zip(order, results, strict=True):
+                if result.parent is not None:
+                    parents.append(parent_write(image, level, index, result.parent))
+                if result.frame is None:
+                    absent.add(index)
+                yield index, result.frame
+
+        with closing(self._kernels.settle(batch, valid, image.recipes[level])) as results:
+            stored = image.arrays[level].replace(shard.key.shard, frames(), frozen.keys())
+        for index in order:
+            key = ChunkKey(image.number, level, index)
+            if index in absent:
+                self._clean.drop(key)
+            else:
+                self._clean.put(key, frozen[index].data)
+        with self._wake:
+            self.counters.shards_stored += 1
+            self.counters.chunks_encoded += len(order)
+            self.counters.raw_bytes += len(order) * image.chunk_bytes
+            self.counters.stored_bytes += stored.bytes
+        return parents
+
+    def _failed(self, shard: DirtyShard, error: Exception) -> None:
+        self._budget.release(shard.thaw())
+        shard.error = error
+        shard.failures += 1
+        delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(shard.failures, 10))
+        shard.retry_at = time.monotonic() + delay
+        log.error("shard %s can't be stored, next try in %.1f s", shard.key, delay, exc_info=error)
+        with self._wake:
+            self._failing = error
+            self.counters.failures += 1
+            self.counters.last_failure = f"{type(error).__name__}: {error}"
+
+
+def parent_write(
+    image: OpenImage, level: int, chunk: Shape, block: Array
+) -> tuple[list[Part], Array]:
+    """How the downsampled `block` of a chunk of `level` is merged into the level above."""
+    parent, box = image.pyramid.parent_of(level, chunk)
+    return [Part(parent, box, Region.whole(block.shape), full=False)], block

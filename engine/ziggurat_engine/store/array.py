@@ -1,0 +1,300 @@
+"""How do the encoded chunks of one level lie in objects, and how are they replaced?
+
+Without sharding a chunk is an object. With sharding an object holds the chunks of a
+shard in any order, and the index (shard.py) at its end. This module knows frames only
+as bytes: what encodes and decodes them lies above.
+
+A shard is never changed in place: a new object takes the new frames as they come and
+the encoded bytes of the chunks that stay, and then replaces the old one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from ziggurat_engine.errors import Corrupt, NotFound
+from ziggurat_engine.pyramid import Level
+from ziggurat_engine.region import Shape
+from ziggurat_engine.store.handles import ShardHandle, ShardHandles
+from ziggurat_engine.store.objects import ObjectStore
+from ziggurat_engine.store.shard import ShardIndex, index_size
+from ziggurat_engine.vfs import Buffer
+
+# A copy holds at most this much of the old shard in memory.
+COPY_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class StoredShard:
+    """What a shard holds now: chunks that are present, and bytes of its object."""
+
+    chunks: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSize:
+    """What a level holds: chunks that are present, objects, and their bytes."""
+
+    chunks: int
+    objects: int
+    bytes: int
+
+
+class Gate:
+    """Is the image still there? One for all arrays of an image.
+
+    Keeps a deletion apart from the writes beside it: a write that started before the
+    deletion would create the image's directories anew.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
+        self._changed = threading.Condition()
+        self._open = True
+        self._inside = 0
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Keeps the gate from closing while the block runs; NotFound once it is closed."""
+        with self._changed:
+            self.check()
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raises NotFound, with the field "name", once the image is being deleted."""
+        if not self._open:
+            raise NotFound(f"image {self._name!r} was deleted", field="name")
+
+    def close(self) -> None:
+        """Lets nobody in any more; returns when everybody is out."""
+        with self._changed:
+            self._open = False
+            self._changed.wait_for(lambda: self._inside == 0)
+
+    def reopen(self) -> None:
+        """The image stays after all: its deletion failed."""
+        with self._changed:
+            self._open = True
+
+
+class ChunkArray:
+    """The encoded chunks of one level, as objects below `prefix`.
+
+    prefix: key of the level's zarr array ("lab/run-3.ome.zarr/0").
+    level: its geometry; chunk and shard indices count in its grids.
+
+    Reads may run from any thread, beside each other and beside `replace`: each sees
+    one version of a shard, and a read that starts after `replace` returned sees what
+    it stored. At most one `replace` runs a shard.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        prefix: str,
+        level: Level,
+        handles: ShardHandles,
+        gate: Gate | None = None,
+    ) -> None:
+        self.prefix = prefix
+        self.level = level
+        self._store = store
+        self._handles = handles
+        self._gate = gate or Gate(prefix)
+        self._sharded = level.shards.cell != level.chunks.cell
+        self._shard_chunks = tuple(
+            s // c for s, c in zip(level.shards.cell, level.chunks.cell, strict=True)
+        )
+
+    def key(self, shard: Shape) -> str:
+        """The object of `shard` (Zarr v3, chunk key encoding "default")."""
+        return f"{self.prefix}/c/{'/'.join(map(str, shard))}"
+
+    def read(self, chunk: Shape) -> bytes | None:
+        """The encoded frame of `chunk`; None where it is absent, thus all fill value.
+
+        Raises Corrupt for a shard whose index is broken or shorter than it says,
+        NotFound once the image is deleted, OSError as the disk gives it.
+        """
+        shard = self.level.shard_of(chunk)
+        key = self.key(shard)
+        if self._sharded:
+            frame = None
+            with self._lease(key) as handle:
+                if handle is not None:
+                    span = handle.index.get(self._position(shard, chunk))
+                    if span is not None:
+                        frame = _read(key, handle, *span)
+        else:
+            frame = self._store.get(key)
+        # Behind the read: a deletion closes the gate before the first object goes, so
+        # an open gate proves that absence means fill, and that the bytes are of this image.
+        self._gate.check()
+        return frame
+
+    def replace(
+        self,
+        shard: Shape,
+        frames: Iterable[tuple[Shape, bytes | None]],
+        replaced: Collection[Shape],
+    ) -> StoredShard:
+        """Stores `frames` in `shard`; the other chunks of the shard stay as they are.
+
+        frames: (chunk, encoded bytes or None for all fill value), in any order, each
+        chunk of `replaced` once. They are written as they come.
+        replaced: which chunks `frames` will bring; at least one.
+
+        Durable and visible as a whole when it returns; a shard of which no chunk is
+        left has no object. Where `replaced` is all of the shard within the level, the
+        old one is not read, so that a broken shard can be written over.
+
+        Raises what `frames` raises, ValueError where they are not those of `replaced`,
+        Corrupt where the old shard is broken and needed, NotFound once the image is
+        deleted, OSError (ENOSPC, EIO): the old shard stays. Only an OSError from the
+        very last step, the sync of the directory, leaves open which of the two it is.
+        """
+        wanted = set(replaced)
+        inside = set(self.level.chunks_of(shard).indices())
+        if not wanted or not wanted <= inside:
+            raise ValueError(f"shard {shard} of {self.prefix}: can't replace {sorted(wanted)[:4]}")
+        key = self.key(shard)
+        index = ShardIndex.empty(math.prod(self._shard_chunks))
+        with self._gate.inside():
+            old = self._lease(key) if inside - wanted else nullcontext()
+            with old as handle:
+                parts = self._parts(shard, frames, wanted, index)
+                if handle is not None:
+                    kept = self._copies(shard, inside - wanted, handle, index)
+                    parts = itertools.chain(parts, kept)
+                try:
+                    nbytes = self._store_parts(key, parts, index)
+                finally:
+                    # Also after an error: it may have come behind the rename.
+                    self._handles.drop(key)
+        return StoredShard(index.present, nbytes)
+
+    def measure(self) -> StoredSize:
+        """What is stored, found by walking the objects and reading every shard's index.
+
+        Objects that are replaced meanwhile count with one of their versions.
+        Raises Corrupt for a broken shard, OSError as the disk gives it.
+        """
+        chunks = objects = nbytes = 0
+        for entry in self._store.walk(f"{self.prefix}/c"):
+            if self._sharded:
+                handle = self._open(entry.key)
+                if handle is None:
+                    continue
+                with handle.reader:
+                    chunks += handle.index.present
+                    nbytes += handle.reader.size
+            else:
+                chunks += 1
+                nbytes += entry.size
+            objects += 1
+        return StoredSize(chunks, objects, nbytes)
+
+    def _lease(self, key: str) -> AbstractContextManager[ShardHandle | None]:
+        return self._handles.lease(key, lambda: self._open(key))
+
+    def _open(self, key: str) -> ShardHandle | None:
+        """Opens the shard at `key` and reads its index."""
+        reader = self._store.open(key)
+        if reader is None:
+            return None
+        try:
+            # Only an open gate proves that this object is of this image, and not of a
+            # later one of the same name whose shards have another shape.
+            self._gate.check()
+            count = math.prod(self._shard_chunks)
+            payload = reader.size - index_size(count)
+            if payload < 0:
+                raise Corrupt(f"{key}: {reader.size} bytes are less than its index")
+            tail = reader.read(payload, index_size(count))
+            return ShardHandle(reader, ShardIndex.unpack(tail, count, payload, what=key))
+        except BaseException:
+            reader.close()
+            raise
+
+    def _store_parts(self, key: str, parts: Iterator[Buffer], index: ShardIndex) -> int:
+        # Nothing is written before the first chunk is there: it may be that none comes.
+        first = next(parts, None)
+        if first is None:
+            self._store.delete(key)
+            return 0
+        return self._store.put(key, itertools.chain((first,), parts, self._tail(index)))
+
+    def _tail(self, index: ShardIndex) -> Iterator[Buffer]:
+        """What ends the object; asked for once all chunks are in `index`."""
+        if self._sharded:
+            yield index.pack()
+
+    def _parts(
+        self,
+        shard: Shape,
+        frames: Iterable[tuple[Shape, bytes | None]],
+        wanted: set[Shape],
+        index: ShardIndex,
+    ) -> Iterator[Buffer]:
+        """The new frames, entered in `index` as they pass."""
+        missing = set(wanted)
+        for chunk, frame in frames:
+            if chunk not in missing:
+                raise ValueError(f"shard {shard} of {self.prefix}: frame of {chunk} not expected")
+            missing.remove(chunk)
+            if frame is not None:
+                index.append(self._position(shard, chunk), len(frame))
+                yield frame
+        if missing:
+            raise ValueError(f"shard {shard} of {self.prefix}: no frame of {min(missing)}")
+
+    def _copies(
+        self, shard: Shape, kept: Collection[Shape], old: ShardHandle, index: ShardIndex
+    ) -> Iterator[Buffer]:
+        """The bytes of the chunks that stay, entered in `index`; neighbours in one read."""
+        spans = []
+        for chunk in kept:
+            position = self._position(shard, chunk)
+            span = old.index.get(position)
+            if span is not None:
+                spans.append((*span, position))
+        spans.sort()
+        start = stop = 0
+        for offset, nbytes, position in spans:
+            if offset != stop:
+                yield from _pieces(self.key(shard), old, start, stop)
+                start = offset
+            stop = offset + nbytes
+            index.append(position, nbytes)
+        yield from _pieces(self.key(shard), old, start, stop)
+
+    def _position(self, shard: Shape, chunk: Shape) -> int:
+        """Where `chunk` stands in the index of its shard."""
+        position = 0
+        for i, s, n in zip(chunk, shard, self._shard_chunks, strict=True):
+            position = position * n + i - s * n
+        return position
+
+
+def _read(key: str, handle: ShardHandle, offset: int, nbytes: int) -> bytes:
+    data = handle.reader.read(offset, nbytes)
+    if len(data) != nbytes:
+        raise Corrupt(f"{key}: {len(data)} bytes at {offset} where {nbytes} should be")
+    return data
+
+
+def _pieces(key: str, handle: ShardHandle, start: int, stop: int) -> Iterator[bytes]:
+    for offset in range(start, stop, COPY_BYTES):
+        yield _read(key, handle, offset, min(COPY_BYTES, stop - offset))

@@ -1,0 +1,225 @@
+"""Which images does a data directory hold?
+
+    DIR/images/lab/2026/run-3.ome.zarr    the image "lab/2026/run-3"
+    DIR/tmp                               writes under way, and what a crash left
+
+An image appears and disappears with one rename of its directory. Directories above
+images are made as needed and stay when the last image below them goes: removing one
+could race with a creation, and they hold nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ziggurat_engine.errors import AlreadyExists, Corrupt, DataError, InvalidArgument, NotFound
+from ziggurat_engine.layout import pyramid_of
+from ziggurat_engine.names import check_name
+from ziggurat_engine.pyramid import Pyramid
+from ziggurat_engine.spec import Image
+from ziggurat_engine.store import omezarr
+from ziggurat_engine.store.array import ChunkArray, Gate
+from ziggurat_engine.store.handles import ShardHandles
+from ziggurat_engine.store.objects import LocalStore, ObjectStore
+from ziggurat_engine.vfs import FileSystem
+
+SUFFIX = ".ome.zarr"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredImage:
+    """An image of the catalog; one object an image as long as it exists.
+
+    arrays[k] holds the chunks of level k. Once the image is deleted they raise NotFound.
+    """
+
+    image: Image
+    pyramid: Pyramid
+    arrays: tuple[ChunkArray, ...]
+    gate: Gate
+
+
+class Catalog:
+    """The images of an object store. All methods may be called from any thread.
+
+    Names are as `names.check_name` returns them.
+    """
+
+    def __init__(self, store: ObjectStore, handles: ShardHandles) -> None:
+        self._store = store
+        self._handles = handles
+        self._lock = threading.Lock()
+        # Every name that is taken; None until it is loaded. Names in `_busy` are being
+        # created or deleted, by one thread each.
+        self._images: dict[str, StoredImage | None] = {}
+        self._refused: set[str] = set()
+        self._busy: set[str] = set()
+
+    @classmethod
+    def open(cls, fs: FileSystem, directory: Path, *, max_open_shards: int = 256) -> Catalog:
+        """The catalog of `directory`, which is made where missing.
+
+        Removes what a crash left in DIR/tmp and finds the images. What can't be read,
+        or was not written by Ziggurat, is logged as a warning and skipped; its name
+        stays taken. Raises OSError as the disk gives it.
+
+        One process at a time may have a directory open; the caller sees to it.
+        """
+        store = LocalStore(fs, directory / "images", directory / "tmp")
+        store.sweep()
+        catalog = cls(store, ShardHandles(max_open_shards))
+        catalog.scan()
+        return catalog
+
+    def scan(self) -> None:
+        """Finds the images of the store; to be called once, before the other methods."""
+        for name in self._find():
+            try:
+                self._load(name)
+            except DataError as error:
+                _log.warning("image %r is skipped: %s", name, error)
+                self._refused.add(name)
+            else:
+                self._images[name] = None
+
+    def create(self, image: Image) -> StoredImage:
+        """Adds an empty image: all of its metadata, no chunks. Durable when it returns.
+
+        It appears whole or not at all. AlreadyExists, with the field "name", where the
+        name is taken; of two calls at once exactly one gets through.
+        """
+        name = image.name
+        documents = omezarr.documents(image)
+        with self._reserved(name, taken=False):
+            try:
+                self._store.create_tree(_key(name), documents)
+            except FileExistsError as error:
+                raise _taken(name) from error
+            stored = self._build(image)
+            with self._lock:
+                self._images[name] = stored
+            return stored
+
+    def load(self, name: str) -> StoredImage:
+        """The image `name`; the same object each time.
+
+        Raises NotFound with the field "name"; Corrupt or UnsupportedVersion for an
+        image that was skipped at the start.
+        """
+        with self._lock:
+            stored = self._images.get(name)
+            if stored is not None:
+                return stored
+            if name not in self._images and name not in self._refused:
+                raise _missing(name)
+            stored = self._images[name] = self._build(self._load(name))
+            self._refused.discard(name)
+            return stored
+
+    def names(self, prefix: str = "") -> list[str]:
+        """The images that are `prefix` or lie below it (whole segments), sorted."""
+        with self._lock:
+            names = list(self._images)
+        prefix = prefix.rstrip("/")
+        if prefix:
+            names = [n for n in names if n == prefix or n.startswith(prefix + "/")]
+        return sorted(names)
+
+    def delete(self, name: str) -> None:
+        """Removes an image: it disappears at once, and durably before it returns.
+
+        Waits for the `replace` calls that run in its arrays; later ones, and reads,
+        raise NotFound. Returns when the space is freed. Errors as of `load`; after an
+        OSError the image is still there, whole, or gone.
+        """
+        stored = self.load(name)
+        with self._reserved(name, taken=True):
+            with self._lock:
+                del self._images[name]
+            stored.gate.close()
+            try:
+                self._store.delete_tree(_key(name))
+            except BaseException:
+                if self._store.list(_key(name)) != ([], []):
+                    with self._lock:
+                        self._images[name] = stored
+                    stored.gate.reopen()
+                raise
+            finally:
+                self._handles.drop_prefix(_key(name))
+
+    def close(self) -> None:
+        """Closes the open shards. The catalog is not to be used after."""
+        self._handles.close()
+
+    @contextmanager
+    def _reserved(self, name: str, *, taken: bool) -> Iterator[None]:
+        """Keeps `name` for one creation (not taken) or deletion (taken) at a time."""
+        with self._lock:
+            if taken and name not in self._images:
+                raise _missing(name)
+            if not taken and any(name in s for s in (self._images, self._refused, self._busy)):
+                raise _taken(name)
+            self._busy.add(name)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.discard(name)
+
+    def _load(self, name: str) -> Image:
+        data = self._store.get(f"{_key(name)}/zarr.json")
+        if data is None:
+            raise Corrupt(f"image {name!r} has no zarr.json")
+        return omezarr.read_image(data, name)
+
+    def _build(self, image: Image) -> StoredImage:
+        pyramid, gate, key = pyramid_of(image), Gate(image.name), _key(image.name)
+        arrays = tuple(
+            ChunkArray(self._store, f"{key}/{omezarr.level_path(k)}", level, self._handles, gate)
+            for k, level in enumerate(pyramid.levels)
+        )
+        return StoredImage(image, pyramid, arrays, gate)
+
+    def _find(self) -> Iterator[str]:
+        """Walks the directories above images; an image is not descended into."""
+        above = [""]
+        while above:
+            parent = above.pop()
+            for segment in self._store.list(parent)[1]:
+                path = f"{parent}/{segment}" if parent else segment
+                name = path.removesuffix(SUFFIX)
+                if not _is_name(name):
+                    # Nothing below a directory that can't be part of a name is an image.
+                    if name != path:
+                        _log.warning("directory %r is skipped: no image has this name", path)
+                elif name != path:
+                    yield name
+                else:
+                    above.append(path)
+
+
+def _key(name: str) -> str:
+    return name + SUFFIX
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return check_name(name) == name
+    except InvalidArgument:
+        return False
+
+
+def _missing(name: str) -> NotFound:
+    return NotFound(f"there is no image {name!r}", field="name")
+
+
+def _taken(name: str) -> AlreadyExists:
+    return AlreadyExists(f"the name {name!r} is taken", field="name")

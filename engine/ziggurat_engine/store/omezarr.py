@@ -1,0 +1,179 @@
+"""Which documents make a directory of chunks an OME-Zarr image?
+
+    zarr.json        group; attributes "ome" (OME-NGFF 0.5) and "ziggurat"
+    0/zarr.json      array of level 0; 1/zarr.json of level 1, and so on
+
+zarr-python writes the Zarr v3 metadata and ome-zarr-models checks the NGFF part: what
+is ours to know is how a spec.Image is said in their words. An image is loaded back from
+the attribute "ziggurat" alone, so that nothing of it passes through other words:
+
+    {"version": 1, "image": spec.Image as JSON}
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ziggurat_engine.errors import Corrupt, UnsupportedVersion
+from ziggurat_engine.layout import pyramid_of
+from ziggurat_engine.spec import Axis, Blosc, Channel, Codec, Gzip, Image, Uncompressed, Zstd
+
+if TYPE_CHECKING:
+    from ome_zarr_models.common.omero import Channel as OmeroChannel
+    from ome_zarr_models.v05.image import ImageAttrs
+    from ome_zarr_models.v05.multiscales import Multiscale
+    from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+
+ATTRIBUTE = "ziggurat"
+VERSION = 1
+
+_AXIS_TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
+_SHUFFLES: dict[str, Literal["noshuffle", "shuffle", "bitshuffle"]] = {
+    "none": "noshuffle",
+    "byte": "shuffle",
+    "bit": "bitshuffle",
+}
+_DOWNSAMPLING = {
+    "mean": "Each level bins the stored level before it. Integer means round half to even;"
+    " a window at the edge averages the pixels that exist."
+}
+
+
+def level_path(level: int) -> str:
+    """Where the array of `level` lies in the image's group."""
+    return str(level)
+
+
+def documents(image: Image) -> dict[str, bytes]:
+    """The metadata of `image`, by path in its group; the group's own document last."""
+    # Half a second of imports that only a creation needs.
+    import zarr
+    from zarr.codecs import BytesCodec
+    from zarr.core.buffer import Buffer
+    from zarr.storage import MemoryStore
+
+    content: dict[str, Buffer] = {}
+    store = MemoryStore(content)
+    attributes = {
+        "ome": _ome(image).model_dump(mode="json", exclude_none=True),
+        ATTRIBUTE: {"version": VERSION, "image": json.loads(image.model_dump_json())},
+    }
+    zarr.create_group(store, attributes=attributes)
+    layout = image.layout
+    for k, level in enumerate(pyramid_of(image).levels):
+        zarr.create_array(
+            store,
+            name=level_path(k),
+            shape=level.shape,
+            dtype=image.data_type,
+            chunks=layout.chunk_shape,
+            shards=layout.shard_shape if layout.sharded else None,
+            filters=None,
+            serializer=BytesCodec(endian="little"),
+            compressors=_compressor(layout.codec, image.dtype.itemsize),
+            fill_value=image.dtype.type(image.fill_value),
+            dimension_names=[axis.name for axis in image.axes],
+        )
+    levels = sorted(content.keys() - {"zarr.json"})
+    return {path: content[path].to_bytes() for path in [*levels, "zarr.json"]}
+
+
+def read_image(document: bytes, name: str) -> Image:
+    """The image that the group's zarr.json describes, under the name it lies at now.
+
+    Raises UnsupportedVersion for a description of another version, Corrupt for
+    anything else that `documents` does not write; `name` is named in both.
+    """
+    try:
+        described = json.loads(document)["attributes"][ATTRIBUTE]
+        version = described["version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Corrupt(f"image {name!r}: its zarr.json was not written by Ziggurat") from error
+    if version != VERSION:
+        raise UnsupportedVersion(
+            f"image {name!r}: described in version {version!r}; this is for version {VERSION}"
+        )
+    try:
+        image = Image.model_validate(described["image"])
+        pyramid_of(image)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"image {name!r}: its description does not parse: {error}") from error
+    # Directories are moved and copied: where an image lies is what it is called.
+    return image if image.name == name else image.model_copy(update={"name": name})
+
+
+def _compressor(codec: Codec, itemsize: int) -> BloscCodec | GzipCodec | ZstdCodec | None:
+    from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+
+    match codec:
+        case Blosc():
+            return BloscCodec(
+                typesize=itemsize,
+                cname=codec.compressor,
+                clevel=codec.level,
+                shuffle=_SHUFFLES[codec.shuffle],
+                blocksize=0,
+            )
+        case Zstd():
+            return ZstdCodec(level=codec.level, checksum=False)
+        case Gzip():
+            return GzipCodec(level=codec.level)
+        case Uncompressed():
+            return None
+
+
+def _ome(image: Image) -> ImageAttrs:
+    from ome_zarr_models.common.omero import Omero
+    from ome_zarr_models.v05.image import ImageAttrs
+
+    extra: dict[str, Any] = {}
+    if image.channels:
+        channels = [_omero_channel(c, image.dtype) for c in image.channels]
+        extra["omero"] = Omero(channels=channels)
+    return ImageAttrs(version="0.5", multiscales=[_multiscale(image)], **extra)
+
+
+def _multiscale(image: Image) -> Multiscale:
+    from ome_zarr_models.v05 import axes
+    from ome_zarr_models.v05.multiscales import Dataset, Multiscale
+
+    def ome_axis(axis: Axis) -> axes.Axis:
+        return axes.Axis(name=axis.name, type=_AXIS_TYPES[axis.name], unit=axis.unit or None)
+
+    return Multiscale(
+        name=image.name,
+        axes=[ome_axis(axis) for axis in image.axes],
+        datasets=tuple(
+            Dataset.build(path=level_path(k), scale=level.scale, translation=level.translation)
+            for k, level in enumerate(pyramid_of(image).levels)
+        ),
+        type=image.downsampling,
+        metadata={
+            "method": image.downsampling,
+            "description": _DOWNSAMPLING[image.downsampling],
+        },
+    )
+
+
+def _omero_channel(channel: Channel, dtype: np.dtype[np.generic]) -> OmeroChannel:
+    """`window` is not optional there: what the client left open spans the pixel type."""
+    from ome_zarr_models.common.omero import Channel as OmeroChannel
+    from ome_zarr_models.common.omero import Window
+
+    low, high = (0.0, 1.0)
+    if dtype.kind in "iu":
+        bounds = np.iinfo(dtype.name)
+        low, high = float(bounds.min), float(bounds.max)
+    elif channel.window is not None:
+        low, high = channel.window
+    start, end = channel.window or (low, high)
+    fields = {"label": channel.label} if channel.label else {}
+    return OmeroChannel(
+        color=channel.color,
+        window=Window(min=low, max=high, start=start, end=end),
+        active=True,
+        **fields,
+    )
