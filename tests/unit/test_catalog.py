@@ -85,7 +85,7 @@ def test_an_image_is_created_and_loaded_back(catalog, reopen, tmp_path):
         {"data_type": "float32", "fill_value": float("nan")},
         {"data_type": "float64", "fill_value": float("-inf")},
         {"data_type": "float64", "fill_value": -0.0},
-        {"data_type": "float64", "fill_value": 0.1 + 0.2},
+        {"data_type": "float64", "fill_value": -0.0009765625},
         {"data_type": "float32", "fill_value": 3},
         {
             "axes": (

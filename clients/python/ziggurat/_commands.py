@@ -16,7 +16,7 @@ import tifffile  # noqa: F401  put and get need it: its absence is said at the s
 from PIL import Image as _picture  # noqa: F401, N813  preview needs it, likewise
 
 import ziggurat
-from ziggurat._options import AXIS_VALUES, BOX, INTS, SIZE
+from ziggurat import _options
 from ziggurat._preview import render
 from ziggurat._show import bytes_text, image_tables, images_table, progress_bar, status_table, write
 from ziggurat._tiff import TiffStack
@@ -36,7 +36,8 @@ class _Group(click.Group):
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise click.ClickException(f"{error.filename or ''}: {error}".lstrip(": ")) from error
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from error
 
 
 def _connected(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,14 +87,31 @@ def info(client: ziggurat.Client, name: str) -> None:
 
 
 @cli.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.argument("name")
 @click.option("--series", default=0, show_default=True, help="Which image of the file.")
-@click.option("--voxel-size", type=AXIS_VALUES, help="Instead of the file's: z=0.5,y=0.1,x=0.1")
+@click.option(
+    "--voxel-size",
+    type=_options.axis_values,
+    metavar="AXIS=SIZE,...",
+    help="Instead of the file's: z=0.5,y=0.1,x=0.1",
+)
 @click.option("--unit", help="Of --voxel-size along z, y and x: micrometer")
-@click.option("--chunk", type=INTS, help="Pixels of a chunk along each axis: 1,64,256,256")
-@click.option("--shard", type=SIZE, help="The most raw bytes of a shard: 512MiB")
-@click.option("--shard-chunks", type=INTS, help="Or chunks of a shard along each axis: 1,4,8,8")
+@click.option(
+    "--chunk",
+    type=_options.integers,
+    metavar="N,N,...",
+    help="Pixels of a chunk along each axis: 1,64,256,256",
+)
+@click.option(
+    "--shard", type=_options.size, metavar="SIZE", help="The most raw bytes of a shard: 512MiB"
+)
+@click.option(
+    "--shard-chunks",
+    type=_options.integers,
+    metavar="N,N,...",
+    help="Or chunks of a shard along each axis: 1,4,8,8",
+)
 @click.option("--codec", default="auto", help="blosc-zstd, blosc-lz4, zstd, gzip (:LEVEL), none")
 @click.option("--levels", type=click.IntRange(1, 32), help="Resolution levels with level 0.")
 @_connected
@@ -105,7 +123,7 @@ def put(
     voxel_size: dict[str, float] | None,
     unit: str | None,
     chunk: tuple[int, ...] | None,
-    shard: str | None,
+    shard: int | None,
     shard_chunks: tuple[int, ...] | None,
     codec: str,
     levels: int | None,
@@ -139,7 +157,9 @@ def put(
 @click.argument("name")
 @click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
 @click.option("--level", default=0, show_default=True, help="0 is full resolution.")
-@click.option("--box", type=BOX, help='In pixels of the level: "0:10,:,5:20"')
+@click.option(
+    "--box", type=_options.box, metavar="A:B,...", help='In pixels of the level: "0:10,:,5:20"'
+)
 @_connected
 def get(
     client: ziggurat.Client, name: str, file: Path, level: int, box: tuple[slice, ...] | None

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "ziggurat"
 _DETAILS_KEY = "grpc-status-details-bin"

@@ -1,9 +1,12 @@
-"""How are boxes, shapes and voxel sizes written on a command line?"""
+"""How are boxes, shapes and voxel sizes written on a command line?
+
+Each function reads the text of one option and raises click.BadParameter, which click
+shows with the option's name.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import click
 
@@ -11,64 +14,41 @@ from ziggurat._errors import InvalidArgument
 from ziggurat._spec import parse_bytes
 
 
-class _Box(click.ParamType):
+def box(text: str) -> tuple[slice, ...]:
     """Slices with commas between: "0:10,:,5:20"; one number is that plane alone."""
-
-    name = "box"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return tuple(self._span(part.strip(), param, ctx) for part in value.split(","))
-
-    def _span(self, text: str, param: Any, ctx: Any) -> slice:
-        if re.fullmatch(r"\d+", text):
-            return slice(int(text), int(text) + 1)
-        found = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text)
-        if found is None:
-            self.fail(f'{text!r} is not like "5:20", ":" or "7"', param, ctx)
-        return slice(*(int(n) if n is not None else None for n in found.groups()))
+    return tuple(_span(part.strip()) for part in text.split(","))
 
 
-class _Ints(click.ParamType):
-    """Whole numbers with commas between."""
-
-    name = "n,n,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(int(n) for n in value.split(","))
-        except ValueError:
-            self.fail(f'{value!r} is not like "1,64,256"', param, ctx)
+def integers(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between: "1,64,256"."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f'{text!r} is not like "1,64,256"') from None
 
 
-class _AxisValues(click.ParamType):
+def axis_values(text: str) -> dict[str, float]:
     """Numbers for named axes: "z=0.5,y=0.1,x=0.1"."""
-
-    name = "axis=size,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            pairs = [part.split("=") for part in value.split(",")]
-            return {axis.strip(): float(size) for axis, size in pairs}
-        except ValueError:
-            self.fail(f'{value!r} is not like "z=0.5,y=0.1"', param, ctx)
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {axis.strip(): float(size) for axis, size in pairs}
+    except ValueError:
+        raise click.BadParameter(f'{text!r} is not like "z=0.5,y=0.1"') from None
 
 
-class _Size(click.ParamType):
+def size(text: str) -> int:
     """A number of bytes: "512MiB"."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        try:
-            return parse_bytes("size", value)
-        except InvalidArgument as error:
-            self.fail(str(error), param, ctx)
+    try:
+        return parse_bytes("size", text)
+    except InvalidArgument as error:
+        raise click.BadParameter(str(error)) from None
 
 
-BOX, INTS, AXIS_VALUES, SIZE = _Box(), _Ints(), _AxisValues(), _Size()
+def _span(text: str) -> slice:
+    if re.fullmatch(r"\d+", text):
+        return slice(int(text), int(text) + 1)
+    found = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text)
+    if found is None:
+        raise click.BadParameter(f'{text!r} is not like "5:20", ":" or "7"')
+    start, stop = (None if number is None else int(number) for number in found.groups())
+    return slice(start, stop)

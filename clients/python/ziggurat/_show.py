@@ -72,7 +72,9 @@ def image_tables(image: Image) -> tuple[Table, Table]:
         levels.add_row(
             str(level.index),
             _shape(level.shape),
-            " x ".join(f"{s:.5g}" for s in level.scale),
+            " x ".join(
+                f"{s:.5g}" for a, s in zip(image.axes, level.scale, strict=True) if a != "c"
+            ),
             str(stored.chunks) if stored else "-",
             str(stored.objects) if stored else "-",
             bytes_text(stored.bytes) if stored else "-",
@@ -86,11 +88,11 @@ def status_table(status: ServerStatus, server: str) -> Table:
     table = _table("", "")
     table.show_header = False
     table.add_row("server", server)
-    for group in (status, status.cache, status.settle):
+    for name, group in (("", status), ("cache ", status.cache), ("settle ", status.settle)):
         for field in dataclasses.fields(group):
             value = getattr(group, field.name)
             if not dataclasses.is_dataclass(value):
-                table.add_row(*_said(field.name, value))
+                table.add_row(*_said(name + field.name, value))
     return table
 
 

@@ -93,7 +93,9 @@ class Catalog:
         """Adds an empty image: all of its metadata, no chunks. Durable when it returns.
 
         It appears whole or not at all. AlreadyExists, with the field "name", where the
-        name is taken; of two calls at once exactly one gets through.
+        name is taken; of two calls at once exactly one gets through. OSError as the
+        disk gives it: only one from the very last sync may leave an image that the
+        next start finds.
         """
         name = image.name
         documents = omezarr.documents(image)

@@ -1,0 +1,56 @@
+"""Is an image what a model of it says, at every level and on disk?"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorstore
+import zarr
+
+import ziggurat
+from tests.support.pixels import difference, reference_cascade, same_bytes
+from tests.support.server import ServerProcess
+
+
+def factors_of(image: ziggurat.Image) -> list[tuple[int, ...]]:
+    """factors[k] leads from level k to level k + 1."""
+    return [level.factors for level in image.levels[1:]]
+
+
+def assert_level(image: ziggurat.Image, level: int, wanted: np.ndarray) -> None:
+    """The level as it is read, byte for byte."""
+    found = image.level(level)[...]
+    assert same_bytes(found, wanted), f"{image.name} level {level}: {difference(found, wanted)}"
+
+
+def assert_exact(image: ziggurat.Image, level0: np.ndarray) -> None:
+    """Every level is the cascade of `level0`, and no reply says that it is stale."""
+    image.refresh()
+    assert [level.stale for level in image.levels] == [False] * len(image.levels)
+    for k, wanted in enumerate(reference_cascade(level0, factors_of(image))):
+        assert_level(image, k, wanted)
+
+
+def assert_stored(server: ServerProcess, image: ziggurat.Image, level0: np.ndarray) -> None:
+    """What lies on disk is the cascade of `level0`, as zarr-python reads it."""
+    for k, wanted in enumerate(reference_cascade(level0, factors_of(image))):
+        found = read_zarr(server.image_path(image.name) / str(k))
+        assert same_bytes(found, wanted), f"{image.name} level {k}: {difference(found, wanted)}"
+
+
+def read_zarr(path):
+    return zarr.open_array(path, mode="r")[...]
+
+
+def read_tensorstore(path):
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
+    return tensorstore.open(spec).result().read().result()
+
+
+def read_zarrs(path):
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        array = zarr.open_array(path, mode="r")
+        assert type(array._async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
+        return array[...]
+
+
+READERS = {"zarr-python": read_zarr, "tensorstore": read_tensorstore, "zarrs": read_zarrs}

@@ -1,0 +1,88 @@
+"""Each gRPC status becomes one exception, with the server's details."""
+
+import grpc
+import pytest
+from tests.unit.client.support import RpcFailure
+
+import ziggurat
+from ziggurat._errors import STATUS_TO_ERROR, from_rpc
+
+EXPECTED = {
+    "INVALID_ARGUMENT": ziggurat.InvalidArgument,
+    "OUT_OF_RANGE": ziggurat.OutOfRange,
+    "NOT_FOUND": ziggurat.NotFound,
+    "ALREADY_EXISTS": ziggurat.AlreadyExists,
+    "RESOURCE_EXHAUSTED": ziggurat.LimitExceeded,
+    "FAILED_PRECONDITION": ziggurat.FailedPrecondition,
+    "ABORTED": ziggurat.StreamHeld,
+    "UNAVAILABLE": ziggurat.Unavailable,
+    "DEADLINE_EXCEEDED": ziggurat.DeadlineExceeded,
+    "CANCELLED": ziggurat.Cancelled,
+    "DATA_LOSS": ziggurat.DataLoss,
+}
+
+
+def test_the_table_is_pinned():
+    assert {code.name: error for code, error in STATUS_TO_ERROR.items()} == EXPECTED
+
+
+@pytest.mark.parametrize("code", [c for c in grpc.StatusCode if c is not grpc.StatusCode.OK])
+def test_every_status_has_an_error(code):
+    error = from_rpc(RpcFailure(code, "what happened"))
+    assert type(error) is EXPECTED.get(code.name, ziggurat.ServerError)
+    assert "what happened" in str(error)
+    if type(error) is ziggurat.ServerError:
+        assert code.name in str(error)
+
+
+def test_details_are_unpacked():
+    failure = RpcFailure(
+        grpc.StatusCode.INVALID_ARGUMENT, "too long", "INVALID_ARGUMENT", "spec.name", limit="128"
+    )
+    error = from_rpc(failure)
+    assert (error.reason, error.field, error.details) == (
+        "INVALID_ARGUMENT",
+        "spec.name",
+        {"limit": "128"},
+    )
+    assert error.violations == (("spec.name", "too long"),)
+
+
+def test_foreign_and_broken_details_are_ignored():
+    foreign = RpcFailure(grpc.StatusCode.NOT_FOUND, "gone", "THEIRS", domain="googleapis.com")
+    assert from_rpc(foreign).reason == "NOT_FOUND"
+    broken = RpcFailure(grpc.StatusCode.NOT_FOUND, "gone")
+    broken.metadata = (("grpc-status-details-bin", b"\xff\xff"),)
+    assert from_rpc(broken).reason == "NOT_FOUND"
+    broken.metadata = None
+    assert str(from_rpc(broken)) == "gone"
+
+
+def test_nobody_there_names_the_server():
+    error = from_rpc(RpcFailure(grpc.StatusCode.UNAVAILABLE, "refused"), server="host:7447")
+    assert "host:7447" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (ziggurat.InvalidArgument, ValueError),
+        (ziggurat.OutOfRange, IndexError),
+        (ziggurat.NotFound, LookupError),
+        (ziggurat.DeadlineExceeded, TimeoutError),
+    ],
+)
+def test_builtin_parents(error, builtin):
+    made = error("it is so", field="f")
+    assert isinstance(made, builtin)
+    assert str(made) == "it is so"
+    assert made.violations == (("f", "it is so"),)
+    again = made.at(7)
+    assert type(again) is error
+    assert (again.sequence, again.field, str(again)) == (7, "f", "it is so")
+
+
+def test_one_tree_and_not_found_is_no_value_error():
+    for error in EXPECTED.values():
+        assert issubclass(error, ziggurat.ZigguratError)
+    assert not issubclass(ziggurat.NotFound, ValueError)

@@ -1,0 +1,121 @@
+"""The hand-wired messages equal the generated code's, both ways."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ziggurat import ServerError
+from ziggurat._wire import Part, decode_response, encode_region
+from ziggurat_proto.v1 import read_pb2, write_pb2
+
+uint64 = st.one_of(st.integers(0, 300), st.integers(0, 2**64 - 1))
+numbers = st.lists(uint64, max_size=6)
+payloads = st.one_of(st.binary(max_size=20), st.sampled_from([b"x" * n for n in (127, 128, 16384)]))
+
+
+@given(uint64, numbers, numbers, payloads)
+def test_region_is_byte_equal(sequence, offset, shape, payload):
+    region = write_pb2.Region(sequence=sequence, offset=offset, shape=shape, payload=payload)
+    expected = write_pb2.WriteRequest(region=region).SerializeToString()
+    for buffer in (payload, memoryview(payload), bytearray(payload)):
+        found = encode_region(sequence, offset, shape, buffer)
+        assert type(found) is bytes
+        assert found == expected
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**64])
+def test_region_refuses_what_is_no_uint64(wrong):
+    with pytest.raises(ValueError, match="unsigned 64-bit"):
+        encode_region(1, [wrong], [1], b"x")
+
+
+@given(numbers, numbers, payloads)
+def test_part_equals_generated(offset, shape, payload):
+    part = read_pb2.ReadPart(offset=offset, shape=shape, payload=payload)
+    found = decode_response(read_pb2.ReadResponse(part=part).SerializeToString())
+    assert isinstance(found, Part)
+    assert found == (tuple(offset), tuple(shape), payload)
+
+
+def test_payload_is_a_view_of_the_message():
+    part = read_pb2.ReadPart(offset=[0], shape=[4], payload=b"abcd")
+    message = read_pb2.ReadResponse(part=part).SerializeToString()
+    found = decode_response(message)
+    assert found.payload.obj is message
+    assert found.payload.readonly
+
+
+def varint(value):
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def field(number, kind, body):
+    length = varint(len(body)) if kind == 2 else b""
+    return varint(number << 3 | kind) + length + body
+
+
+pieces = st.one_of(
+    st.builds(lambda v: field(1, 2, b"".join(map(varint, v))), numbers),
+    st.builds(lambda v: field(2, 2, b"".join(map(varint, v))), numbers),
+    st.builds(lambda v: field(1, 0, varint(v)), uint64),
+    st.builds(lambda v: field(2, 0, varint(v)), uint64),
+    st.builds(lambda v: field(3, 2, v), payloads),
+    st.builds(lambda n, v: field(n, 0, varint(v)), st.integers(4, 3000), uint64),
+    st.builds(lambda n, v: field(n, 2, v), st.integers(4, 3000), payloads),
+    st.builds(lambda n, v: field(n, 5, v), st.integers(4, 30), st.binary(min_size=4, max_size=4)),
+    st.builds(lambda n, v: field(n, 1, v), st.integers(4, 30), st.binary(min_size=8, max_size=8)),
+)
+parts = st.lists(pieces, max_size=6).map(lambda found: field(2, 2, b"".join(found)))
+headers = st.builds(
+    lambda level, shape: field(
+        1, 2, read_pb2.ReadHeader(level=level, shape=shape).SerializeToString()
+    ),
+    st.integers(0, 9),
+    numbers,
+)
+unknown = st.builds(lambda v: field(9, 2, v), payloads)
+
+
+def agrees_with_generated(message):
+    try:
+        expected = read_pb2.ReadResponse.FromString(message)
+    except Exception:
+        expected = None
+    if expected is None or expected.WhichOneof("message") is None:
+        with pytest.raises(ServerError) as caught:
+            decode_response(message)
+        assert caught.value.reason == "MALFORMED_MESSAGE"
+        return
+    found = decode_response(message)
+    if expected.WhichOneof("message") == "header":
+        assert found == expected.header
+        return
+    part = expected.part
+    assert found == (tuple(part.offset), tuple(part.shape), part.payload)
+
+
+@given(st.lists(st.one_of(parts, headers, unknown), min_size=1, max_size=3).map(b"".join))
+def test_any_valid_form_is_taken(message):
+    agrees_with_generated(message)
+
+
+@given(st.one_of(st.binary(max_size=60), st.binary(max_size=60).map(lambda b: field(2, 2, b))))
+def test_garbage_is_refused_as_generated_code_does(message):
+    agrees_with_generated(message)
+
+
+@given(parts, st.data())
+def test_a_cut_message_is_refused_or_read_alike(message, data):
+    agrees_with_generated(message[: data.draw(st.integers(0, len(message)))])
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"GET / HTTP/1.1", b"\xff" * 32, b"\x12\xff\xff\xff\xff\x0f"]
+)
+def test_garbage_says_so(text):
+    with pytest.raises(ServerError, match="ReadResponse"):
+        decode_response(text)
