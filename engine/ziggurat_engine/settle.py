@@ -262,12 +262,12 @@ class Settler:
         try:
             frozen = self._chunks.freeze(image, shard)
             parents = self._store(image, shard, frozen) if frozen else []
+            for parts, block in parents:
+                self.merge(image, shard.key.level + 1, parts, block, wait=False)
         except Exception as error:
             # Whatever it was, the pixels are still here: keep them, say so, try again.
             self._failed(shard, error)
             return
-        for parts, block in parents:
-            self.merge(image, shard.key.level + 1, parts, block, wait=False)
         self._budget.release(shard.stored())
         shard.failures, shard.retry_at, shard.error = 0, 0.0, None
         self._failing = None
