@@ -39,6 +39,7 @@ class OpenImage:
     chunk_bytes: int
     recipes: tuple[Recipe, ...]
     revision: int = 0
+    deleted: bool = False
     observers: set[Callable[[], None]] = field(default_factory=set)
 
     @property
@@ -102,6 +103,7 @@ class Images:
 
     def delete(self, image: OpenImage) -> None:
         """Deletes the image; durable when it returns."""
+        image.deleted = True
         self._catalog.delete(image.image.name)
         with self._lock:
             self._by_number.pop(image.number, None)

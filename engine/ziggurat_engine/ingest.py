@@ -22,6 +22,7 @@ from ziggurat_engine.errors import (
     FailedPrecondition,
     InvalidArgument,
     LimitExceeded,
+    NotFound,
     OutOfRange,
     StreamHeld,
     Unavailable,
@@ -172,6 +173,8 @@ class Ingest:
         number is wanted again.
         """
         image = stream.image
+        if image.deleted:
+            raise NotFound(f"image {image.image.name!r} was deleted", field="open.image")
         pixels = _pixels(image, region, payload)
         if not self._wanted(stream, sequence, "region.sequence"):
             return
