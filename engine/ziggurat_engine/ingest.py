@@ -214,9 +214,12 @@ class Ingest:
         with stream.changed:
             stored, stream.stored = stream.stored, False
         if stored:
+            # Drawn before looking: what is written meanwhile has a higher tick, and may be missed.
+            limit = self._dirty.next_tick()
             oldest = self._dirty.oldest_tick(stream.image.number, 0)
+            limit = limit if oldest is None else min(limit, oldest)
             with stream.changed:
-                while stream.pending and (oldest is None or stream.pending[0][1] < oldest):
+                while stream.pending and stream.pending[0][1] < limit:
                     stream.durable = stream.pending.popleft()[0]
         with stream.changed:
             return stream.received, stream.durable
