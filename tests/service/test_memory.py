@@ -11,7 +11,7 @@ import pytest
 import ziggurat
 
 from tests.support.images import assert_exact, assert_level, assert_stored
-from tests.support.pixels import marked, reference_cascade
+from tests.support.pixels import marked, reference_cascade, same_bytes
 from tests.support.server import ServerProcess
 from tests.support.waiting import SECONDS, until
 
@@ -101,6 +101,38 @@ def test_a_level_is_stale_until_it_is_exact(serve: Callable[..., ServerProcess],
         wanted = np.zeros(image.shape, "uint16")
         wanted[:4, :16, :16] = pixels
         assert_exact(image, wanted)
+
+
+def test_the_first_reply_that_is_not_stale_is_exact(
+    serve: Callable[..., ServerProcess], name: str
+) -> None:
+    """Read again and again while shards settle: there is no instant of a wrong promise."""
+    server = serve(settle_idle_seconds=0.01)
+    with ziggurat.connect(server.address) as client:
+        image = client.create(name, **SPEC)
+        model = np.zeros(image.shape, "uint16")
+        factors = [level.factors for level in image.levels[1:]]
+        with image.writer() as writer:
+            for number in range(40):
+                offset = (number % 9, 3 * number % 31, 7 * number % 29)
+                pixels = marked((7, 33, 35), "uint16", offset, number)
+                model[tuple(slice(o, o + n) for o, n in zip(offset, (7, 33, 35), strict=True))] = (
+                    pixels
+                )
+                writer.write_region(pixels, offset)
+                until(lambda: writer.received == writer.sequence, "the region to be received")
+                for level, wanted in enumerate(reference_cascade(model, factors)):
+                    found = until(lambda: fresh(image, level), f"level {level} to be exact")  # noqa: B023
+                    assert same_bytes(found.array, wanted), f"write {number}, level {level}"
+
+
+def fresh(image: ziggurat.Image, level: int) -> ziggurat.ReadResult | None:
+    """A whole level, unless it is stale now; asked a hundred times in a row."""
+    for _ in range(100):
+        found = image.fetch(level=level)
+        if not found.stale:
+            return found
+    return None
 
 
 @pytest.mark.parametrize("shard_chunks", [(1, 1, 1), (2, 2, 2)], ids=["unsharded", "sharded"])

@@ -1,0 +1,121 @@
+"""Does a read see the newest pixels while a chunk is on its way to the store?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ziggurat_engine.cache import DirtyShard
+from ziggurat_engine.config import Settings
+from ziggurat_engine.engine import Engine
+from ziggurat_engine.images import OpenImage
+from ziggurat_engine.region import Region
+from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
+
+SIDE = 8
+
+
+class Held:
+    """An image of one chunk in an engine, its shard owned by the test: nothing settles it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.engine = Engine(Settings(data=directory, settle_idle_seconds=1000))
+        axes = tuple(Axis(name=name, size=SIDE) for name in ("y", "x"))
+        layout = LayoutRequest(chunk_shape=(SIDE, SIDE), shard_chunks=(1, 1), level_count=1)
+        self.image: OpenImage = self.engine.create(
+            ImageSpec(name="a", axes=axes, data_type="uint8", layout=layout)
+        )
+        self.stream = self.engine.ingest.open(self.image, "s")
+        self.sequence = 0
+
+    def write(self, value: int, *rows: int) -> None:
+        pixels = memoryview(bytes([value]) * SIDE)
+        for row in rows:
+            self.sequence += 1
+            region = Region((row, 0), (1, SIDE))
+            self.engine.ingest.write(self.stream, self.sequence, region, pixels)
+
+    def read(self) -> list[int]:
+        """The value of each row."""
+        query = self.engine.query
+        answer = query.plan(self.image, 0, (), ())
+        ((_, pixels),) = query.parts(answer)
+        assert (pixels == np.asarray(pixels)[:, :1]).all()
+        return [int(row) for row in np.asarray(pixels)[:, 0]]
+
+    def store(self) -> None:
+        self.engine.ingest.flush(self.stream)
+
+    def settling(self) -> DirtyShard:
+        """Freezes the chunk, as the shard's owner does, and stops there."""
+        directory = self.engine._dirty
+        (shard,) = directory.shards()
+        assert directory.try_own(shard)
+        self.engine._settler._chunks.freeze(self.image, shard)
+        return shard
+
+    def failed(self, shard: DirtyShard) -> None:
+        """What the owner does where the store failed."""
+        self.engine._budget.release(shard.thaw())
+        self.engine._dirty.disown(shard)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Held]:
+    found = Held(tmp_path)
+    yield found
+    found.engine.ingest.release(found.stream)
+    found.engine.close()
+
+
+ROWS = range(SIDE)
+STEPS: dict[str, Callable[[Held], None]] = {
+    "unread": lambda _: None,
+    "read-in-between": lambda held: held.read() and None,
+}
+
+
+@pytest.mark.parametrize("between", STEPS.values(), ids=STEPS)
+def test_a_write_onto_a_settling_chunk(held: Held, between: Callable[[Held], None]) -> None:
+    """Below the newest pixels lie the settling ones, not those that are still stored."""
+    held.write(1, *ROWS)
+    held.store()
+    held.write(2, 0, 1, 2, 3)
+    shard = held.settling()
+    assert held.read() == [2, 2, 2, 2, 1, 1, 1, 1]
+    held.write(3, 3)
+    between(held)
+    held.write(4, 6)
+    assert held.read() == [2, 2, 2, 3, 1, 1, 4, 1]
+    held.failed(shard)
+    assert held.read() == [2, 2, 2, 3, 1, 1, 4, 1]
+    held.store()
+    assert held.read() == [2, 2, 2, 3, 1, 1, 4, 1]
+
+
+def test_a_settle_that_fails_gives_its_pixels_to_newer_ones(held: Held) -> None:
+    held.write(1, 0, 1)
+    shard = held.settling()
+    held.write(2, 1)
+    held.failed(shard)
+    assert held.read() == [1, 2, 0, 0, 0, 0, 0, 0]
+    assert held.engine.status().dirty_bytes == SIDE * SIDE
+    held.store()
+    assert held.read() == [1, 2, 0, 0, 0, 0, 0, 0]
+    assert held.engine.status().dirty_bytes == 0
+
+
+def test_pixels_never_written_are_the_stored_ones(held: Held) -> None:
+    held.write(1, *ROWS)
+    held.store()
+    held.write(2, 5)
+    assert held.read() == [1, 1, 1, 1, 1, 2, 1, 1]
+    held.store()
+    # Also where the cache has forgotten them.
+    held.engine._clean.drop_image(held.image.number)
+    held.write(3, 0)
+    held.store()
+    held.engine._clean.drop_image(held.image.number)
+    assert held.read() == [3, 1, 1, 1, 1, 2, 1, 1]
