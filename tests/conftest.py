@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ziggurat
 from hypothesis import settings
 
-import ziggurat
 from tests.support.raw import RawServer
 from tests.support.server import ServerProcess
 
@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server that tests share; each takes image names of its own."""
     directory = tmp_path_factory.mktemp("server")
     shared = ServerProcess(
-        directory / "data", directory / "stderr", max_read_bytes=2**20, cache_bytes="256MiB"
+        directory / "data", directory / "stderr", max_read_bytes="16MiB", cache_bytes="256MiB"
     )
     _running.append(shared)
     yield shared

@@ -10,9 +10,12 @@ gRPC. All methods may be called from any thread.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import unicodedata
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ziggurat_engine.build import Builder
 from ziggurat_engine.cache import Budget, CleanChunks, DirtyDirectory
@@ -23,6 +26,7 @@ from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.layout import resolve
+from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
 from ziggurat_engine.settle import SettleCounters, Settler
 from ziggurat_engine.spec import ImageSpec
@@ -30,6 +34,9 @@ from ziggurat_engine.store.catalog import Catalog
 from ziggurat_engine.vfs import FileSystem, OsFileSystem
 
 log = logging.getLogger(__name__)
+
+# How long the threads of calls that have ended may take to notice.
+LINGER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,13 @@ class Engine:
             max_read_bytes=settings.max_read_bytes,
         )
         self.builder = Builder(chunks, self._dirty, self._settler, self._kernels)
+        # Beside the start: what cameras send most.
+        threading.Thread(
+            target=self._kernels.warm,
+            args=([np.dtype(name) for name in ("uint16", "uint8")],),
+            name="warm",
+            daemon=True,
+        ).start()
         log.info(
             "kernels: %s; cache: %d MiB; %d images in %s",
             self._kernels.name,
@@ -129,8 +143,8 @@ class Engine:
             return None
 
     def names(self, prefix: str = "") -> list[str]:
-        """All images at or below the path `prefix`, sorted."""
-        return self._images.names(unicodedata.normalize("NFC", prefix))
+        """All images at or below the path `prefix`, sorted; InvalidArgument where it is none."""
+        return self._images.names(check_name(prefix.rstrip("/"), "prefix") if prefix else "")
 
     def delete(self, image: OpenImage) -> None:
         """Deletes an image and all its pixels; FailedPrecondition while a stream writes to it.
@@ -142,7 +156,7 @@ class Engine:
         self._settler.discard(image)
 
     def drain(self) -> None:
-        """From now on no stream is opened; those that are open may go on."""
+        """From now on no stream is opened, and those that are open end."""
         self._draining = True
         self.ingest.drain()
 
@@ -153,6 +167,8 @@ class Engine:
         anything from being stored, having stored what could be.
         """
         self.drain()
+        if not self.ingest.wait_released(LINGER_SECONDS):
+            log.warning("a write stream is still held; what it does now may not be stored")
         failed: ZigguratError | None = None
         for image in self._images.opened():
             try:

@@ -83,8 +83,8 @@ class Ingest:
         self._budget = budget
         self._settler = settler
         self._max_streams = max_streams
-        self._lock = threading.Lock()
-        self._draining = False
+        self._lock = threading.Condition()
+        self.draining = False
         self._streams: dict[tuple[int, str], Stream] = {}
 
     @property
@@ -106,7 +106,7 @@ class Ingest:
                 field="open.stream_id",
             )
         with self._lock:
-            if self._draining:
+            if self.draining:
                 raise Unavailable("the server is stopping")
             if sum(stream.held for stream in self._streams.values()) >= self._max_streams:
                 raise LimitExceeded(
@@ -130,6 +130,7 @@ class Ingest:
         with self._lock:
             stream.held = False
             stream.image.observers.discard(stream.notify)
+            self._lock.notify_all()
 
     def forget(self, image: OpenImage) -> None:
         """Forgets the streams of an image that is being deleted.
@@ -147,9 +148,19 @@ class Ingest:
                 del self._streams[key]
 
     def drain(self) -> None:
-        """From now on no stream is opened."""
+        """From now on no stream is opened, and those that are open are to end."""
         with self._lock:
-            self._draining = True
+            self.draining = True
+            held = [stream for stream in self._streams.values() if stream.held]
+        for stream in held:
+            stream.notify()
+
+    def wait_released(self, timeout_seconds: float) -> bool:
+        """Waits until nobody holds a stream; False where somebody still does."""
+        with self._lock:
+            return self._lock.wait_for(
+                lambda: not any(stream.held for stream in self._streams.values()), timeout_seconds
+            )
 
     def write(self, stream: Stream, sequence: int, region: Region, payload: memoryview) -> None:
         """Accepts one region of level 0; returns once reads see all of it.

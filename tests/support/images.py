@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorstore
 import zarr
-
 import ziggurat
+
 from tests.support.pixels import difference, reference_cascade, same_bytes
 from tests.support.server import ServerProcess
 

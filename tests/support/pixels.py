@@ -53,9 +53,7 @@ def cascade(level0: np.ndarray, factors: Iterable[Sequence[int]]) -> list[np.nda
     return levels
 
 
-def reference_cascade(
-    level0: np.ndarray, factors: Iterable[Sequence[int]]
-) -> list[np.ndarray]:
+def reference_cascade(level0: np.ndarray, factors: Iterable[Sequence[int]]) -> list[np.ndarray]:
     """All levels by plain NumPy; equals `cascade` but for -0.0 (see kernels/reference.py)."""
     levels = [level0]
     for step in factors:

@@ -53,7 +53,9 @@ class ServerProcess:
             code = self.process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"server did not stop within {SECONDS} s:\n{self.tail()}") from None
+            raise AssertionError(
+                f"server did not stop within {SECONDS} s:\n{self.tail()}"
+            ) from None
         self._closed()
         return code
 
@@ -81,7 +83,9 @@ class ServerProcess:
         end = time.monotonic() + SECONDS
         line = b""
         while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0, end - time.monotonic()))
+            ready, _, _ = select.select(
+                [self.process.stdout], [], [], max(0, end - time.monotonic())
+            )
             more = os.read(self.process.stdout.fileno(), 1000) if ready else b""
             if not more:
                 self.kill()
@@ -99,5 +103,7 @@ class ServerProcess:
 
 def clean_environment(**extra: str) -> dict[str, str]:
     """This process's environment without settings of Ziggurat, which would change a test."""
-    kept = {k: v for k, v in os.environ.items() if "ZIGGURAT" not in k and not k.startswith("MALLOC")}
+    kept = {
+        k: v for k, v in os.environ.items() if "ZIGGURAT" not in k and not k.startswith("MALLOC")
+    }
     return {**kept, **extra}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+from ziggurat_proto.v1 import image_pb2, service_pb2
 
 from ziggurat._errors import ServerError
 from ziggurat._values import (
@@ -27,7 +28,6 @@ from ziggurat._values import (
     Uncompressed,
     Zstd,
 )
-from ziggurat_proto.v1 import image_pb2, service_pb2
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from ziggurat_proto.v1 import service_pb2
+
 from ziggurat._rpc import messages
 from ziggurat._values import BuildProgress
-from ziggurat_proto.v1 import service_pb2
 
 
 class PyramidBuild:

@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from numpy.typing import DTypeLike
+from ziggurat_proto.v1 import image_pb2, service_pb2
 
 from ziggurat._answers import image_info, server_status
 from ziggurat._image import Image
 from ziggurat._rpc import Connection
 from ziggurat._spec import image_spec, layout_request
 from ziggurat._values import Channel, Codec, ServerStatus
-from ziggurat_proto.v1 import image_pb2, service_pb2
 
 
 def connect(

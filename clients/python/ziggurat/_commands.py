@@ -146,9 +146,9 @@ def put(
         )
         try:
             _send(stack, image)
-        except BaseException:
-            click.echo(f"{name} is incomplete: 'ziggurat rm {name}' removes it", err=True)
-            raise
+        except (ziggurat.ZigguratError, OSError) as error:
+            hint = f"{name} is incomplete, 'ziggurat rm {name}' removes it"
+            raise click.ClickException(f"{error}; {hint}") from error
     click.echo(f"{image.name}: {image.axes} {image.shape} {image.dtype.name},", nl=False)
     click.echo(f" {len(image.levels)} levels, {bytes_text(stack.nbytes)}")
 

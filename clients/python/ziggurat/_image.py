@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from ziggurat_proto.v1 import image_pb2, service_pb2
 
 from ziggurat._answers import ImageInfo, image_info
 from ziggurat._build import PyramidBuild
@@ -23,7 +24,6 @@ from ziggurat._read import ReadResult, read_box
 from ziggurat._rpc import Connection
 from ziggurat._values import Channel, Layout, Level, Shape
 from ziggurat._writer import Writer
-from ziggurat_proto.v1 import image_pb2, service_pb2
 
 
 class Image:

@@ -83,7 +83,9 @@ def _middle(view: LevelView) -> _Slice:
         else:
             box.append(slice(size // 2, size // 2 + 1))
     pixels = view.read(tuple(box))
-    planes = pixels.reshape(-1, *pixels.shape[-2:]).astype(np.float32)
+    # Values beyond float32 would become infinite.
+    kind = np.float64 if pixels.dtype == np.float64 else np.float32
+    planes: Floats = pixels.reshape(-1, *pixels.shape[-2:]).astype(kind)
     return _Slice(view, planes, pixels.shape[-2:] == view.shape[-2:])
 
 
@@ -91,7 +93,8 @@ def _contrast(plane: Floats) -> tuple[float, float]:
     finite = plane[np.isfinite(plane)]
     if not finite.size:
         return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(finite, PERCENTILES))
+    with np.errstate(all="ignore"):
+        low, high = (float(v) for v in np.percentile(finite, PERCENTILES))
     if low == high:
         # A few bright pixels on a flat ground, or nothing at all.
         low, high = float(finite.min()), float(finite.max())
@@ -119,7 +122,8 @@ def _tile(
     rows, columns = part.pixels.shape[-2:]
     light = np.zeros((rows, columns, 3), np.float32)
     for plane, (low, high), color in zip(part.pixels, ranges, colors, strict=True):
-        shown = np.nan_to_num((plane - low) / (high - low), posinf=1.0, neginf=0.0)
+        with np.errstate(all="ignore"):  # infinite pixels, and ranges wider than a float
+            shown = np.nan_to_num((plane - low) / (high - low), posinf=1.0, neginf=0.0)
         light += shown.clip(0, 1)[..., np.newaxis] * np.array(color, np.float32)
     picture = pictures.fromarray(light.clip(0, 255).astype(np.uint8))
     dy, dx = part.view.scale[-2:]

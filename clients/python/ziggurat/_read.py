@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from ziggurat_proto.v1 import read_pb2
 
 from ziggurat._answers import dtype_of
 from ziggurat._errors import InvalidArgument, ServerError
@@ -22,7 +23,6 @@ from ziggurat._index import Selection
 from ziggurat._rpc import Connection, messages
 from ziggurat._values import Shape
 from ziggurat._wire import Part, decode_response
-from ziggurat_proto.v1 import read_pb2
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+from ziggurat_proto.v1 import read_pb2, service_pb2, service_pb2_grpc, write_pb2
 
 from ziggurat._errors import FailedPrecondition, InvalidArgument, from_rpc
-from ziggurat_proto.v1 import read_pb2, service_pb2, service_pb2_grpc, write_pb2
 
 DEFAULT_PORT = 7447
 

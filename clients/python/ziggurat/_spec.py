@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
+from ziggurat_proto.v1 import image_pb2
 
 from ziggurat._errors import InvalidArgument
 from ziggurat._values import Blosc, Channel, Codec, Gzip, Uncompressed, Zstd
-from ziggurat_proto.v1 import image_pb2
 
 AXES = "tczyx"
 SPATIAL = frozenset("zyx")

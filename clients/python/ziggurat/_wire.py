@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
+from ziggurat_proto.v1 import read_pb2
 
 from ziggurat._errors import ServerError
-from ziggurat_proto.v1 import read_pb2
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 

@@ -30,6 +30,7 @@ from typing import Any, Self
 import grpc
 import numpy as np
 from numpy.typing import ArrayLike
+from ziggurat_proto.v1 import write_pb2
 
 from ziggurat._errors import (
     DeadlineExceeded,
@@ -44,7 +45,6 @@ from ziggurat._index import whole_numbers
 from ziggurat._rpc import Connection
 from ziggurat._values import Shape, WriteSummary
 from ziggurat._wire import encode_region
-from ziggurat_proto.v1 import write_pb2
 
 # A wait on Windows can't be interrupted by Ctrl-C, so no wait is longer than this.
 _TICK_SECONDS = 0.5

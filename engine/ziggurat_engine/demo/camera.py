@@ -4,8 +4,9 @@ Frames of uint16: an offset of 100, the photons of a background and of gaussian 
 that drift from frame to frame, and read noise. The noise is what decides how well and
 how fast pixels compress, so it is real Poisson noise, made cheaply: a sum of Poisson
 numbers is a Poisson number, so each frame adds two stretches of noise that was drawn
-once, each from a place of its own, and draws anew only where blobs are. No two frames
-are alike, and a frame depends on nothing but the seed and its number.
+once, each from a place of its own, and draws anew only where blobs are (as a normal
+distribution there: the photons are many). No two frames are alike, and a frame depends
+on nothing but the seed and its number.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ BACKGROUND_PHOTONS = 900
 READ_NOISE = 2.0
 # Noise drawn per pixel of a frame: frames begin anywhere in what is left over.
 _SPARE = 0.5
-_PIXELS_PER_BLOB = 48_000
+_PIXELS_PER_BLOB = 80_000
 # A blob ends where it is too dim to matter.
 _REACH = 3.0
 
@@ -78,5 +79,8 @@ class Camera:
             for axis in (0, 1)
         ]
         peak = self._photons[blob] * np.exp(-0.5 * away * away)
-        light = rng.poisson(peak * np.outer(*profiles))
-        frame[low[0] : high[0], low[1] : high[1]] += light.astype(np.uint16)
+        light = np.outer(*profiles).astype(np.float32) * np.float32(peak)
+        light += np.sqrt(light) * rng.standard_normal(light.shape, np.float32)
+        # Added as signed numbers: where there is next to no light the noise may be negative.
+        box = frame.view(np.int16)[low[0] : high[0], low[1] : high[1]]
+        box += np.rint(light).astype(np.int16)

@@ -6,7 +6,7 @@ blocks are the same, byte for byte, from every one of them; encoded bytes may di
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +72,10 @@ class Kernels(Protocol):
 
         Raises Corrupt where the frame does not decode to exactly that many pixels.
         """
+        ...
+
+    def warm(self, dtypes: Iterable[np.dtype[np.generic]]) -> None:
+        """Makes ready what the first chunk of each of `dtypes` would else wait for."""
         ...
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ pixel at its last places: only the windows that do have one are added to.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -110,6 +110,9 @@ class ReferenceKernels:
     ) -> Array:
         """See Kernels.decode."""
         return codec.decode(frame, codec_, dtype, shape)
+
+    def warm(self, dtypes: Iterable[np.dtype[np.generic]]) -> None:
+        """Nothing to make ready."""
 
     def close(self) -> None:
         """Nothing to free."""

@@ -60,6 +60,9 @@ def spec_of(message: image_pb2.ImageSpec) -> ImageSpec:
         return ImageSpec.model_validate(values)
     except ValidationError as error:
         raise _invalid(error) from None
+    except InvalidArgument as error:
+        # Names are checked by a function of ours, whose error pydantic lets through.
+        raise error.below("spec") from None
 
 
 def image_message(open_image: OpenImage, query: Query, *, measure: bool) -> image_pb2.Image:

@@ -1,7 +1,7 @@
 """How does a server process start, serve and stop?
 
-On SIGTERM or SIGINT it takes no new call, lets those that run go on for
-`drain_seconds`, stores everything that is dirty, and exits with 0; with 1 where
+On SIGTERM or SIGINT it takes no new call, ends the write streams, lets other calls go on
+for `drain_seconds`, stores everything that is dirty, and exits with 0; with 1 where
 something could not be stored. A second signal ends the waiting for calls.
 """
 
@@ -38,6 +38,9 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
+                # Clients that wait for hours may ask whether the server is still there.
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
             ],
             maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
         )

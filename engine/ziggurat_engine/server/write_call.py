@@ -5,8 +5,9 @@ own thread sends acknowledgements as the stream's numbers grow. The reader is th
 one that writes, so that messages are handled one at a time; while memory is full it
 does not read, and gRPC's flow control slows the client.
 
-The stream is released only after the reader has ended: until then a client that
-reconnects is told that its stream is held.
+The reader releases the stream when it ends: until then a client that reconnects is
+told that its stream is held. Once the server is stopping the call ends by itself, with
+UNAVAILABLE, so that an acquisition that would go on for days does not hold it up.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import grpc
 from ziggurat_proto.v1 import write_pb2
 
 from ziggurat_engine.engine import Engine
-from ziggurat_engine.errors import FailedPrecondition, InvalidArgument
+from ziggurat_engine.errors import FailedPrecondition, InvalidArgument, Unavailable
 from ziggurat_engine.ingest import Stream
 from ziggurat_engine.server import wire
 
@@ -52,24 +53,19 @@ class WriteCall:
             raise FailedPrecondition("the first message must be open", field="open")
         image = self._engine.image(first.open.image, "open.image")
         stream = self._engine.ingest.open(image, first.open.stream_id)
-        reader = threading.Thread(target=self._read, args=(stream,), name="write", daemon=True)
-        try:
-            opened = write_pb2.Opened(next_sequence=stream.received + 1)
-            yield write_pb2.WriteResponse(opened=opened)
-            reader.start()
-            yield from self._acknowledge(stream)
-        finally:
-            if reader.ident is not None:
-                # Where the client is gone its messages have ended too.
-                reader.join()
-            self._engine.ingest.release(stream)
+        opened = write_pb2.Opened(next_sequence=stream.received + 1)
+        threading.Thread(target=self._read, args=(stream,), name="write", daemon=True).start()
+        yield write_pb2.WriteResponse(opened=opened)
+        yield from self._acknowledge(stream)
 
     def _acknowledge(self, stream: Stream) -> Iterator[write_pb2.WriteResponse]:
         ingest = self._engine.ingest
         sent = (stream.received, 0)
         while True:
             with stream.changed:
-                while not (self._over or stream.received > sent[0] or stream.stored):
+                while not (
+                    self._over or stream.received > sent[0] or stream.stored or ingest.draining
+                ):
                     stream.changed.wait()
             over = self._over
             now = ingest.refresh(stream)
@@ -80,6 +76,8 @@ class WriteCall:
                 )
             if over:
                 break
+            if ingest.draining:
+                raise Unavailable("the server is stopping; resume the stream later")
             self._urgent.wait(ACK_INTERVAL_SECONDS)
             self._urgent.clear()
         if self._error is not None:
@@ -107,6 +105,7 @@ class WriteCall:
             if self._context.is_active():
                 self._error = error
         finally:
+            self._engine.ingest.release(stream)
             self._urgent.set()
             with stream.changed:
                 self._over = True
@@ -115,6 +114,8 @@ class WriteCall:
     def _take(self, stream: Stream, message: wire.WriteMessage) -> bool:
         """Handles one message; True where it was Close."""
         ingest = self._engine.ingest
+        if ingest.draining:
+            raise Unavailable("the server is stopping; resume the stream later")
         if isinstance(message, wire.RegionWrite):
             ingest.write(stream, message.sequence, message.region, message.payload)
             return False

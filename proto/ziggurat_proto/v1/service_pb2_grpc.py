@@ -84,8 +84,8 @@ class ZigguratServicer:
 
     def CreateImage(self, request, context):
         """Makes an image. Returns once its metadata is durable; its pixels are all
-        fill value. INVALID_ARGUMENT names the field; ALREADY_EXISTS where the name,
-        or a path above or below it, is an image.
+        fill value. INVALID_ARGUMENT names the field; ALREADY_EXISTS where the name is
+        taken. Images may lie at paths above and below other images.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

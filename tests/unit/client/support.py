@@ -11,7 +11,6 @@ import grpc
 import numpy as np
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
-
 from ziggurat._answers import image_info
 from ziggurat._image import Image
 from ziggurat_proto.v1 import image_pb2, read_pb2, write_pb2
@@ -141,10 +140,12 @@ class Connection:
             stale=request.level > 0,
         )
         yield read_pb2.ReadResponse(header=header).SerializeToString()
-        box = array[tuple(slice(o, o + n) for o, n in zip(request.offset, request.shape))]
+        box = array[
+            tuple(slice(o, o + n) for o, n in zip(request.offset, request.shape, strict=True))
+        ]
         tile = self.tile[-box.ndim :]
         for start in itertools.product(*map(range, [0] * box.ndim, box.shape, tile)):
-            yield part(start, box[tuple(slice(s, s + t) for s, t in zip(start, tile))])
+            yield part(start, box[tuple(slice(s, s + t) for s, t in zip(start, tile, strict=True))])
 
 
 def part(offset, pixels):

@@ -2,10 +2,10 @@
 
 import grpc
 import pytest
-from tests.unit.client.support import RpcFailure
-
 import ziggurat
 from ziggurat._errors import STATUS_TO_ERROR, from_rpc
+
+from tests.unit.client.support import RpcFailure
 
 EXPECTED = {
     "INVALID_ARGUMENT": ziggurat.InvalidArgument,

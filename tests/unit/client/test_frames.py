@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+import ziggurat
 from hypothesis import given
 from hypothesis import strategies as st
-
-import ziggurat
 from ziggurat._frames import payload_of, place_frame, strips
 
 SHAPE = (4, 2, 5, 64, 48)
@@ -20,7 +19,7 @@ U2 = np.dtype("uint16")
 def test_strips_cover_once(shape, itemsize, strip_bytes):
     count = np.zeros(shape, int)
     for offset, extent in strips(shape, itemsize, strip_bytes):
-        count[tuple(slice(o, o + n) for o, n in zip(offset, extent))] += 1
+        count[tuple(slice(o, o + n) for o, n in zip(offset, extent, strict=True))] += 1
         nbytes = np.prod(extent) * itemsize
         assert nbytes <= max(1.5 * strip_bytes, itemsize)
     assert (count == 1).all()

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+import ziggurat
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-
-import ziggurat
 from ziggurat._index import box_of, select
 
 shapes = st.lists(st.integers(1, 7), min_size=2, max_size=5).map(tuple)
@@ -29,7 +28,7 @@ def test_agrees_with_numpy(case):
     shape, index = case
     array = np.arange(np.prod(shape)).reshape(shape)
     chosen = select(index, shape)
-    box = array[tuple(slice(o, o + n) for o, n in zip(chosen.offset, chosen.shape))]
+    box = array[tuple(slice(o, o + n) for o, n in zip(chosen.offset, chosen.shape, strict=True))]
     assert box.shape == chosen.shape
     expected = array[index]
     found = chosen.cut(box)

@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ziggurat import ServerError
 from ziggurat._wire import Part, decode_response, encode_region
 from ziggurat_proto.v1 import read_pb2, write_pb2

@@ -1,0 +1,40 @@
+"""What has a process used so far? And how does a benchmark get a server?
+
+Figures come from /proc, so Linux only. A server is a real process, as in the demo.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ziggurat_engine.demo.process import ServerError, ServerProcess
+
+__all__ = ["ServerError", "ServerProcess", "cpu_seconds", "disk_written_bytes", "peak_rss_bytes"]
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process since it began, user and system."""
+    # The name in parentheses may hold anything; utime and stime are fields 14 and 15.
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / _TICKS
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """The most memory that a process ever had in RAM."""
+    return _number(Path(f"/proc/{pid}/status"), "VmHWM") * 1024
+
+
+def disk_written_bytes(pid: int) -> int:
+    """Bytes that a process has caused to be sent to disks."""
+    return _number(Path(f"/proc/{pid}/io"), "write_bytes")
+
+
+def _number(file: Path, key: str) -> int:
+    for line in file.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == key:
+            return int(rest.split()[0])
+    raise LookupError(f"{file} has no {key}")

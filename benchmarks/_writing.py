@@ -1,0 +1,196 @@
+"""What does the client's process of the ingest benchmark do?
+
+    python -m benchmarks._writing JSON
+
+It makes its frames, warms the server up (compiled code is loaded on first use, and
+connections are made), then writes one image against the clock. It prints one line of
+JSON. It runs apart from the harness so that its CPU time and memory are the client's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+import ziggurat
+from benchmarks._data import Frames
+from benchmarks._server import cpu_seconds, disk_written_bytes, peak_rss_bytes
+
+_BOXES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to write. shape: (Z, Y, X); chunks, shards: pixels, or what the server picks."""
+
+    server: str
+    server_pid: int
+    name: str
+    shape: tuple[int, int, int]
+    dtype: str
+    codec: str
+    chunks: tuple[int, ...] | None = None
+    shards: tuple[int, ...] | None = None
+    streams: int = 1
+    window_mib: int = 64
+
+
+@dataclass(slots=True)
+class Result:
+    """Times from the first write; CPU and bytes written to disk over the same time, to Closed.
+
+    client_rss_bytes: the peak, without the frames themselves.
+    """
+
+    received_seconds: float
+    closed_seconds: float
+    client_cpu_seconds: float
+    server_cpu_seconds: float
+    client_rss_bytes: int
+    server_rss_bytes: int
+    disk_written_bytes: int
+    stored_bytes: int
+    level0_stored_bytes: int
+    boxes_checked: int
+    levels: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run(task: Task) -> Result:
+    """Writes and checks; raises AssertionError where a box read back differs."""
+    frames = Frames(task.shape[1:], task.shape[0], task.dtype)
+    before = _rss_bytes()
+    clients = [ziggurat.connect(task.server) for _ in range(task.streams)]
+    try:
+        _warm_up(clients, task, frames)
+        image = _create(clients[0], task, task.name, task.shape)
+        images = [client.open(task.name) for client in clients]
+        cpu = time.process_time(), cpu_seconds(task.server_pid)
+        disk = disk_written_bytes(task.server_pid)
+        received, closed = _write(images, task, frames)
+        result = Result(
+            received_seconds=received,
+            closed_seconds=closed,
+            client_cpu_seconds=time.process_time() - cpu[0],
+            server_cpu_seconds=cpu_seconds(task.server_pid) - cpu[1],
+            client_rss_bytes=_peak_rss_bytes() - before,
+            server_rss_bytes=peak_rss_bytes(task.server_pid),
+            disk_written_bytes=disk_written_bytes(task.server_pid) - disk,
+            stored_bytes=0,
+            level0_stored_bytes=0,
+            boxes_checked=_check(image, frames),
+        )
+        image.refresh(measure=True)
+        for level in image.levels:
+            assert level.stored is not None
+            assert not level.stale, f"level {level.index} is stale after Closed"
+            result.stored_bytes += level.stored.bytes
+            result.levels.append(asdict(level))
+        assert image.levels[0].stored is not None
+        result.level0_stored_bytes = image.levels[0].stored.bytes
+        clients[0].delete(task.name)
+    finally:
+        for client in clients:
+            client.close()
+    return result
+
+
+def _create(
+    client: ziggurat.Client, task: Task, name: str, shape: tuple[int, ...]
+) -> ziggurat.Image:
+    return client.create(
+        name,
+        axes="zyx",
+        shape=shape,
+        dtype=task.dtype,
+        voxel_size={"z": 0.3, "y": 0.1, "x": 0.1},
+        unit="micrometer",
+        chunk_shape=task.chunks,
+        shard_shape=task.shards,
+        codec=task.codec,
+    )
+
+
+def _warm_up(clients: list[ziggurat.Client], task: Task, frames: Frames) -> None:
+    name = f"{task.name}-warm"
+    shape = (min(8, task.shape[0]), *task.shape[1:])
+    _create(clients[0], task, name, shape)
+    for client in clients:
+        with client.open(name).writer() as writer:
+            for z in range(shape[0]):
+                writer.write(frames[z], z=z)
+    clients[0].delete(name)
+
+
+def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> tuple[float, float]:
+    """Seconds until all was received, and until all was closed; frame k goes to stream k mod n."""
+    count = task.shape[0]
+    writers = [image.writer(window_bytes=task.window_mib * 2**20) for image in images]
+    received, errors = [0.0] * len(writers), []
+    start = time.perf_counter()
+
+    def stream(number: int) -> None:
+        writer = writers[number]
+        try:
+            for z in range(number, count, len(writers)):
+                writer.write(frames[z], z=z)
+            while writer.received < writer.sequence:
+                time.sleep(0.001)
+            received[number] = time.perf_counter() - start
+            writer.close()
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    if len(writers) == 1:
+        stream(0)
+    else:
+        threads = [threading.Thread(target=stream, args=(n,)) for n in range(len(writers))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    closed = time.perf_counter() - start
+    if errors:
+        raise errors[0]
+    return max(received), closed
+
+
+def _check(image: ziggurat.Image, frames: Frames) -> int:
+    rng = np.random.default_rng(1)
+    for _ in range(_BOXES):
+        shape = [int(rng.integers(1, min(n, edge) + 1)) for n, edge in zip(image.shape, (16, 300, 300), strict=True)]
+        offset = [int(rng.integers(0, n - s + 1)) for n, s in zip(image.shape, shape, strict=True)]
+        found = image.read(offset=offset, shape=shape)
+        assert np.array_equal(found, frames.box(offset, shape)), f"box {offset} {shape} differs"
+    return _BOXES
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def _peak_rss_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Reads the task, prints the result."""
+    given = json.loads(sys.argv[1])
+    for key in ("shape", "chunks", "shards"):
+        given[key] = tuple(given[key]) if given.get(key) else None
+    task = Task(**given)
+    assert math.prod(task.shape)
+    print(json.dumps(asdict(run(task))))
+
+
+if __name__ == "__main__":
+    main()
