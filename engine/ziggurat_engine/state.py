@@ -1,9 +1,11 @@
 """What must be remembered beside pixels and log? How far streams are, and what is stale.
 
-One SQLite database (write-ahead journal, every commit synced). Two tables:
+One SQLite database (write-ahead journal, every commit synced). Three tables:
 
-    streams   how far a stream was when the log records that say so were freed, and
-              what it counted; the log's remaining records go on from there
+    streams   how far a stream was, and what it counted, when the log records that say so
+              were freed or where there never were any; the log goes on from there
+    applied   the log position up to which an image's records are stored, where a write
+              that the log does not hold came after them
     stale     shards of which the parents may not be stored: written before a shard is
               replaced, removed after its parents are stored. A row too many costs a
               needless computation, a row too few would leave a level wrong for good
@@ -36,6 +38,10 @@ CREATE TABLE streams (
     facts TEXT NOT NULL,
     PRIMARY KEY (image, stream)
 ) WITHOUT ROWID;
+CREATE TABLE applied (
+    image TEXT NOT NULL PRIMARY KEY,
+    position INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE stale (
     image TEXT NOT NULL,
     level INTEGER NOT NULL,
@@ -54,7 +60,7 @@ class StreamState:
     image: str
     stream: str
     sequence: int
-    facts: dict[str, int | str] = field(default_factory=dict)
+    facts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +155,20 @@ class State:
         ]
 
     def save_streams(self, streams: Iterable[StreamState]) -> None:
-        """Remembers how far streams are; durable when it returns."""
+        """Remembers how far streams are, if that is further; durable when it returns."""
         with self._transaction() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)",
-                [(s.image, s.stream, s.sequence, json.dumps(s.facts)) for s in streams],
+            _save_streams(db, streams)
+
+    def save_stored(self, stream: StreamState, applied: int) -> None:
+        """Remembers how far a stream is, and with it that all log records of its image
+        up to `applied` are stored; durable when it returns.
+        """
+        with self._transaction() as db:
+            _save_streams(db, [stream])
+            db.execute(
+                "INSERT INTO applied VALUES (?, ?) ON CONFLICT (image)"
+                " DO UPDATE SET position = max(position, excluded.position)",
+                (stream.image, applied),
             )
 
     def streams(self) -> list[StreamState]:
@@ -162,11 +177,16 @@ class State:
             rows = self._db.execute("SELECT * FROM streams").fetchall()
         return [StreamState(i, s, sequence, json.loads(facts)) for i, s, sequence, facts in rows]
 
+    def applied(self) -> dict[str, int]:
+        """By image: the log position up to which its records are stored."""
+        with self._lock, _os_errors():
+            return dict(self._db.execute("SELECT image, position FROM applied").fetchall())
+
     def forget(self, image: str) -> None:
         """Forgets an image that was deleted."""
         with self._transaction() as db:
-            db.execute("DELETE FROM streams WHERE image = ?", (image,))
-            db.execute("DELETE FROM stale WHERE image = ?", (image,))
+            for table in ("streams", "applied", "stale"):
+                db.execute(f"DELETE FROM {table} WHERE image = ?", (image,))
 
     def close(self) -> None:
         """Closes the database; nothing may follow."""
@@ -185,6 +205,15 @@ class State:
                     self._db.execute("ROLLBACK")
                 raise
             self._committed()
+
+
+def _save_streams(db: sqlite3.Connection, streams: Iterable[StreamState]) -> None:
+    db.executemany(
+        "INSERT INTO streams VALUES (?, ?, ?, ?) ON CONFLICT (image, stream)"
+        " DO UPDATE SET sequence = excluded.sequence, facts = excluded.facts"
+        " WHERE excluded.sequence > sequence",
+        [(s.image, s.stream, s.sequence, json.dumps(s.facts)) for s in streams],
+    )
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class Server:
             maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
         )
         self._health = health.HealthServicer()
+        self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((servicer.handler(self._engine),))
         host, _, _ = settings.listen.rpartition(":")
@@ -56,11 +57,18 @@ class Server:
         self.address = settings.listen if not host else f"{host}:{port}"
 
     def start(self) -> None:
-        """Takes calls from now on."""
+        """Takes calls from now on; replays the log, and is healthy once that is done.
+
+        Raises ZigguratError or OSError where the log can't be replayed.
+        """
         self._server.start()
-        for service in ("", servicer.SERVICE):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._engine.recover()
+        self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", self.address)
+
+    def _tell_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", servicer.SERVICE):
+            self._health.set(service, status)
 
     def stop(self, hurry: threading.Event | None = None) -> None:
         """Drains: returns when no call runs and everything is stored.
@@ -90,7 +98,12 @@ def serve(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    server.start()
+    try:
+        server.start()
+    except (ZigguratError, OSError) as error:
+        # Nothing is changed: whoever mends the log finds it as it was.
+        log.critical("can't recover: %s", error)
+        return 1
     print(f"listening on {server.address}", flush=True)  # noqa: T201 - what callers wait for
     stop.wait()
     log.info("stopping")
