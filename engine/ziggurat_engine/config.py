@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     )
     settle_workers: PositiveInt = Field(default=2, description="shards stored at a time")
     settle_idle_seconds: PositiveFloat = Field(
-        default=5.0, description="a shard that nobody wrote to for this long is stored"
+        default=10.0, description="a shard that nobody wrote to for this long is stored"
     )
     read_threads: PositiveInt = Field(
         default_factory=_cores, description="threads that assemble reads; default all cores"

@@ -43,6 +43,7 @@ class OpenImage:
     recipes: tuple[Recipe, ...]
     revision: int = 0
     write_order: threading.Lock = field(default_factory=threading.Lock)
+    deleted: bool = False
     observers: set[Callable[[], None]] = field(default_factory=set)
 
     @property
@@ -112,6 +113,7 @@ class Images:
 
     def delete(self, image: OpenImage) -> None:
         """Deletes the image; durable when it returns."""
+        image.deleted = True
         self._catalog.delete(image.image.name)
         with self._lock:
             self._by_number.pop(image.number, None)

@@ -24,6 +24,7 @@ from ziggurat_engine.errors import (
     FailedPrecondition,
     InvalidArgument,
     LimitExceeded,
+    NotFound,
     OutOfRange,
     StreamHeld,
     Unavailable,
@@ -221,6 +222,8 @@ class Ingest:
         wanted again.
         """
         image = stream.image
+        if image.deleted:
+            raise NotFound(f"image {image.image.name!r} was deleted", field="open.image")
         pixels = _pixels(image, region, payload)
         if not self._wanted(stream, sequence, "region.sequence"):
             return

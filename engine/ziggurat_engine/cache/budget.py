@@ -21,7 +21,8 @@ class Budget:
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes
         self.dirty_limit_bytes = total_bytes * 3 // 4
-        self.pressure_bytes = total_bytes // 2
+        # Late: what is stored before it is whole has to be stored again.
+        self.pressure_bytes = self.dirty_limit_bytes * 7 // 8
         self._dirty = 0
         self._waiting = 0
         self._room = threading.Condition()
