@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest, StreamCounters
 from ziggurat_engine.journal import Journal, StreamKey
-from ziggurat_engine.log import Log, Replayed, Skip
+from ziggurat_engine.log import Log, Region, Replayed, Skip
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.state import State, StreamState
 
@@ -126,6 +126,8 @@ class Recovery:
     ) -> bool:
         """Merges one record; False where its pixels are not wanted."""
         record = replayed.record
+        if not isinstance(record, Region | Skip):
+            return False
         uid = record.image.hex()
         key = (uid, record.stream)
         stream = self._streams.setdefault(key, _Progress(0, asdict(StreamCounters())))

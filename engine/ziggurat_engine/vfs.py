@@ -13,10 +13,11 @@ sync nobody knows what reached the disk: give the file up, do not sync again.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
@@ -79,6 +80,33 @@ class AppendFile(Protocol):
         ...
 
 
+class BlockFile(Protocol):
+    """A file that is there, open for writes at positions, beside reads and each other."""
+
+    def writev(self, buffers: Iterable[Buffer], offset: int) -> None:
+        """Writes all of `buffers`, joined, at `offset`, in few system calls.
+
+        Nothing is durable. After an error any part of it may be in the file.
+        """
+        ...
+
+    def sync(self) -> None:
+        """All that was written before is durable; the file's name is not (`sync_dir`)."""
+        ...
+
+    def close(self) -> None:
+        """Gives the descriptor back. Makes nothing durable. Again is harmless."""
+        ...
+
+
+class FileLock(Protocol):
+    """A lock that is held until it is closed or its process ends."""
+
+    def close(self) -> None:
+        """Gives the lock up; its file stays. Again is harmless."""
+        ...
+
+
 class FileSystem(Protocol):
     """Files and directories; all methods may be called from any thread."""
 
@@ -92,6 +120,17 @@ class FileSystem(Protocol):
         preallocate: the file has this size at once, on disk blocks of its own, and
         zeros where nothing was written yet: a sync then has no size to record.
         Neither file nor name is durable when it returns.
+        """
+        ...
+
+    def open_write(self, path: Path) -> BlockFile:
+        """Opens a file to overwrite parts of it. FileNotFoundError; IsADirectoryError."""
+        ...
+
+    def lock(self, path: Path) -> FileLock:
+        """Locks a file, made where missing; BlockingIOError where somebody holds it.
+
+        Two calls of one process exclude each other too. The file is never removed.
         """
         ...
 
@@ -163,6 +202,21 @@ class OsFileSystem:
         """See FileSystem."""
         return _OsAppendFile(path, preallocate)
 
+    def open_write(self, path: Path) -> BlockFile:
+        """See FileSystem."""
+        return _OsBlockFile(path, os.O_WRONLY)
+
+    def lock(self, path: Path) -> FileLock:
+        """See FileSystem."""
+        file = _OsFile(path, os.O_RDWR | os.O_CREAT)
+        try:
+            with _named(path):
+                fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
     def read_file(self, path: Path) -> bytes:
         """See FileSystem."""
         file = _OsReadFile(path)
@@ -229,13 +283,43 @@ class OsFileSystem:
         shutil.rmtree(path)
 
 
-class _OsReadFile:
-    def __init__(self, path: Path) -> None:
+class _OsFile:
+    """A descriptor and the path it was opened by."""
+
+    def __init__(self, path: Path, flags: int) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+
+    def sync(self) -> None:
+        with _named(self._path):
+            os.fdatasync(self.fd)
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with _named(self._path):
+                os.close(fd)
+
+    def _write_all(
+        self, buffers: Iterable[Buffer], write: Callable[[list[memoryview]], int]
+    ) -> None:
+        left = [view for b in buffers if (view := memoryview(b).cast("B")).nbytes]
+        left.reverse()
+        while left:
+            with _named(self._path):
+                written = write(left[: -_IOV_MAX - 1 : -1])
+            while left and written >= left[-1].nbytes:
+                written -= left.pop().nbytes
+            if written:
+                left[-1] = left[-1][written:]
+
+
+class _OsReadFile(_OsFile):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, os.O_RDONLY)
         try:
             with _named(path):
-                status = os.fstat(self._fd)
+                status = os.fstat(self.fd)
             if stat.S_ISDIR(status.st_mode):
                 # The system opens a directory and refuses the first read only.
                 raise IsADirectoryError(21, os.strerror(21), str(path))
@@ -250,33 +334,26 @@ class _OsReadFile:
 
     def pread(self, nbytes: int, offset: int) -> bytes:
         with _named(self._path):
-            data = os.pread(self._fd, nbytes, offset)
+            data = os.pread(self.fd, nbytes, offset)
             if len(data) == nbytes:
                 return data
             # The end of the file, or a read that the system cut short (2 GiB and more).
             pieces = [data]
             while data and (nbytes := nbytes - len(data)):
                 offset += len(data)
-                data = os.pread(self._fd, nbytes, offset)
+                data = os.pread(self.fd, nbytes, offset)
                 pieces.append(data)
             return b"".join(pieces)
 
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with _named(self._path):
-                os.close(fd)
 
-
-class _OsAppendFile:
+class _OsAppendFile(_OsFile):
     def __init__(self, path: Path, preallocate: int) -> None:
-        self._path = path
+        super().__init__(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._position = 0
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             if preallocate:
                 with _named(path):
-                    os.posix_fallocate(self._fd, 0, preallocate)
+                    os.posix_fallocate(self.fd, 0, preallocate)
         except BaseException:
             self.close()
             os.unlink(path)
@@ -290,27 +367,23 @@ class _OsAppendFile:
         self.writev((data,))
 
     def writev(self, buffers: Iterable[Buffer]) -> None:
-        left = [view for b in buffers if (view := memoryview(b).cast("B")).nbytes]
-        left.reverse()
-        while left:
-            batch = left[: -_IOV_MAX - 1 : -1]
-            with _named(self._path):
-                written = os.writev(self._fd, batch)
+        def write(batch: list[memoryview]) -> int:
+            written = os.writev(self.fd, batch)
             self._position += written
-            while left and written >= left[-1].nbytes:
-                written -= left.pop().nbytes
-            if written:
-                left[-1] = left[-1][written:]
+            return written
 
-    def sync(self) -> None:
-        with _named(self._path):
-            os.fdatasync(self._fd)
+        self._write_all(buffers, write)
 
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with _named(self._path):
-                os.close(fd)
+
+class _OsBlockFile(_OsFile):
+    def writev(self, buffers: Iterable[Buffer], offset: int) -> None:
+        def write(batch: list[memoryview]) -> int:
+            nonlocal offset
+            written = os.pwritev(self.fd, batch, offset)
+            offset += written
+            return written
+
+        self._write_all(buffers, write)
 
 
 def _mode(path: Path) -> int | None:

@@ -1,12 +1,16 @@
 """What was promised to be durable, in the order of its arrival: the write-ahead log."""
 
-from ziggurat_engine.log.log import Appended, Log, LogStats, Replayed
+from ziggurat_engine.log.commit import Durable, Failed
+from ziggurat_engine.log.log import Appended, Log, LogStats
 from ziggurat_engine.log.record import Advance, Close, Record, Region, Skip
+from ziggurat_engine.log.replay import Replayed
 
 __all__ = [
     "Advance",
     "Appended",
     "Close",
+    "Durable",
+    "Failed",
     "Log",
     "LogStats",
     "Record",

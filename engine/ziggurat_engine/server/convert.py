@@ -155,7 +155,7 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
         ),
         log=service_pb2.LogStatus(
             bytes=status.log.disk_bytes,
-            unsynced_bytes=status.log.unsynced_bytes,
+            appended_bytes=status.log.record_bytes,
             syncs=status.log.syncs,
             failed_syncs=status.log.failed_syncs,
             sync_seconds_max=status.log.sync_seconds_max,

@@ -66,7 +66,7 @@ class Server:
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", self.address)
 
-    def _tell_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    def _tell_health(self, status: int) -> None:
         for service in ("", servicer.SERVICE):
             self._health.set(service, status)
 
