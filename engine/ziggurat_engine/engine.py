@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,7 +75,10 @@ class Engine:
     """
 
     def __init__(
-        self, settings: Settings, fs: FileSystem | None = None, state: State | None = None
+        self,
+        settings: Settings,
+        fs: FileSystem | None = None,
+        open_state: Callable[[], State] | None = None,
     ) -> None:
         self._settings = settings
         self._started = time.monotonic()
@@ -84,7 +88,7 @@ class Engine:
         self._log = Log.open(
             fs, settings.log or settings.data / "log", segment_bytes=settings.log_segment_bytes
         )
-        self._state = state or State.open(settings.data / "state.sqlite")
+        self._state = open_state() if open_state else State.open(settings.data / "state.sqlite")
         self._catalog = Catalog.open(fs, settings.data, max_open_shards=settings.max_open_shards)
         self._kernels = select(settings.kernels, settings.kernel_threads)
         self._budget = Budget(settings.cache_bytes)

@@ -239,6 +239,10 @@ class Settler:
         while (shard := self._next()) is not None:
             try:
                 self._settle(shard)
+            except Exception as error:
+                # Whatever it was, the pixels are still here: keep them, say so, try again. A
+                # worker that ended here would let memory fill up without a word.
+                self._failed(shard, error)
             finally:
                 self._dirty.disown(shard)
             if shard.whole:
@@ -276,7 +280,7 @@ class Settler:
         return [shard for _, shard in due]
 
     def _settle(self, shard: DirtyShard) -> None:
-        """Stores an owned shard; where that fails, it is dirty again when this returns."""
+        """Stores an owned shard; what it raises, `_failed` makes good."""
         image = self._images.numbered(shard.key.image)
         if image is None:
             # Deleted, with a write under way: nobody will ask for it.
@@ -284,21 +288,16 @@ class Settler:
             return
         level = shard.key.level
         note: StaleShard | None = None
-        try:
-            frozen, touched = self._chunks.freeze(image, shard)
-            if image.recipes[level].factors is not None and (frozen or touched):
-                # Before the store changes: a crash must not leave the level above wrong.
-                note = self._state.mark_stale(
-                    image.image.uid, level, shard.key.shard, frozen.keys() | touched
-                )
-            parents = self._store(image, shard, frozen) if frozen else []
-            parents += self._blocks(image, level, touched)
-            for parts, block in parents:
-                self.merge(image, level + 1, parts, block, wait=False, source=note)
-        except Exception as error:
-            # Whatever it was, the pixels are still here: keep them, say so, try again.
-            self._failed(shard, error)
-            return
+        frozen, touched = self._chunks.freeze(image, shard)
+        if image.recipes[level].factors is not None and (frozen or touched):
+            # Before the store changes: a crash must not leave the level above wrong.
+            note = self._state.mark_stale(
+                image.image.uid, level, shard.key.shard, frozen.keys() | touched
+            )
+        parents = self._store(image, shard, frozen) if frozen else []
+        parents += self._blocks(image, level, touched)
+        for parts, block in parents:
+            self.merge(image, level + 1, parts, block, wait=False, source=note)
         freed, notes = shard.stored(touched)
         self._budget.release(freed)
         shard.failures, shard.retry_at, shard.error = 0, 0.0, None

@@ -84,10 +84,7 @@ class BlockFile(Protocol):
     """A file that is there, open for writes at positions, beside reads and each other."""
 
     def writev(self, buffers: Iterable[Buffer], offset: int) -> None:
-        """Writes all of `buffers`, joined, at `offset`, in few system calls.
-
-        Nothing is durable. After an error any part of it may be in the file.
-        """
+        """Writes all of `buffers`, joined; after an error any part. Nothing is durable."""
         ...
 
     def sync(self) -> None:
@@ -128,10 +125,7 @@ class FileSystem(Protocol):
         ...
 
     def lock(self, path: Path) -> FileLock:
-        """Locks a file, made where missing; BlockingIOError where somebody holds it.
-
-        Two calls of one process exclude each other too. The file is never removed.
-        """
+        """Locks a file, made where missing; BlockingIOError where anybody holds it."""
         ...
 
     def read_file(self, path: Path) -> bytes:

@@ -67,7 +67,7 @@ _PADDING = bytes(ALIGN)
 
 
 class Kind(enum.IntEnum):
-    """What a record says. BEGIN and MARK are the log's own: replay doesn't hand them out."""
+    """What a record says. Those below REGION are the log's own; replay doesn't hand them out."""
 
     BEGIN = 1  # first of each segment
     MARK = 2  # nothing but its header: says what is durable

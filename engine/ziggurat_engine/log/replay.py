@@ -97,7 +97,7 @@ class Chain:
             header, data = found
             self.end = header.end
             self._durable = max(self._durable, header.durable)
-            if header.kind not in (Kind.BEGIN, Kind.MARK):
+            if header.kind >= Kind.REGION:
                 unpacked = record.unpack(header, data, link.segment.path)
                 yield Replayed(header.end, link.segment.number, *unpacked)
 
@@ -120,7 +120,7 @@ class Chain:
                 torn |= inside and any(file.pread(record.HEADER_BYTES, start - link.segment.base))
                 for header in _scan(file, link.segment, start):
                     self._durable = max(self._durable, header.durable)
-                    lost += header.kind not in (Kind.BEGIN, Kind.MARK)
+                    lost += header.position > position and header.kind >= Kind.REGION
                     if header.durable > position:
                         _damaged(self._links[index].segment, position, header)
             finally:
@@ -128,7 +128,7 @@ class Chain:
         self.end = position
         if lost or torn:
             _log.warning(
-                "%s: log cut at position %d: what follows was never durable (%d whole records)",
+                "%s: log cut at position %d: it and %d records behind it were never durable",
                 self._links[index].segment.path,
                 position,
                 lost,
