@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from ziggurat_engine.demo.camera import Camera
 
 POOL_BYTES = 1024 * 2**20
@@ -48,18 +47,21 @@ class Frames:
         # A stride that shares no factor with most heights: rows come back late.
         row = turn * 37 % self.shape[0]
         start = place * self._size + row * self.shape[1]
-        return self._flat[start : start + self._size].reshape(self.shape)
+        frame: NDArray[Any] = self._flat[start : start + self._size].reshape(self.shape)
+        return frame
 
     def box(self, offset: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
         """The pixels of a box (frame, Y, X) of all frames."""
         first, y, x = offset
         count, height, width = shape
         planes = [self[k][y : y + height, x : x + width] for k in range(first, first + count)]
-        return np.stack(planes)
+        stacked: NDArray[Any] = np.stack(planes)
+        return stacked
 
 
 def converted(frame: NDArray[np.uint16], dtype: np.dtype[Any]) -> NDArray[Any]:
     """A camera's frame as `dtype`; 8 bits take its upper ones, as cameras do."""
     if dtype.itemsize > 1:
         return frame.astype(dtype)
-    return np.minimum(frame >> 5, np.iinfo(dtype).max).astype(dtype)
+    upper: NDArray[Any] = np.minimum(frame >> 5, np.iinfo(dtype).max).astype(dtype)
+    return upper

@@ -8,9 +8,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ziggurat_engine.demo.process import ServerError, ServerProcess
+from ziggurat_engine.demo.process import ServerError, ServerProcess, exit_on_sigterm
 
-__all__ = ["ServerError", "ServerProcess", "cpu_seconds", "disk_written_bytes", "peak_rss_bytes"]
+__all__ = [
+    "ServerError",
+    "ServerProcess",
+    "cpu_seconds",
+    "disk_written_bytes",
+    "exit_on_sigterm",
+    "peak_rss_bytes",
+]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import json
 import math
-import resource
+import os
 import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 import ziggurat
+from ziggurat_engine.demo.run import wait_received
+
 from benchmarks._data import Frames
 from benchmarks._server import cpu_seconds, disk_written_bytes, peak_rss_bytes
 
@@ -66,7 +68,7 @@ class Result:
 def run(task: Task) -> Result:
     """Writes and checks; raises AssertionError where a box read back differs."""
     frames = Frames(task.shape[1:], task.shape[0], task.dtype)
-    before = _rss_bytes()
+    before = _forget_peak()
     clients = [ziggurat.connect(task.server) for _ in range(task.streams)]
     try:
         _warm_up(clients, task, frames)
@@ -80,7 +82,7 @@ def run(task: Task) -> Result:
             closed_seconds=closed,
             client_cpu_seconds=time.process_time() - cpu[0],
             server_cpu_seconds=cpu_seconds(task.server_pid) - cpu[1],
-            client_rss_bytes=_peak_rss_bytes() - before,
+            client_rss_bytes=peak_rss_bytes(os.getpid()) - before,
             server_rss_bytes=peak_rss_bytes(task.server_pid),
             disk_written_bytes=disk_written_bytes(task.server_pid) - disk,
             stored_bytes=0,
@@ -95,7 +97,6 @@ def run(task: Task) -> Result:
             result.levels.append(asdict(level))
         assert image.levels[0].stored is not None
         result.level0_stored_bytes = image.levels[0].stored.bytes
-        clients[0].delete(task.name)
     finally:
         for client in clients:
             client.close()
@@ -126,7 +127,6 @@ def _warm_up(clients: list[ziggurat.Client], task: Task, frames: Frames) -> None
         with client.open(name).writer() as writer:
             for z in range(shape[0]):
                 writer.write(frames[z], z=z)
-    clients[0].delete(name)
 
 
 def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> tuple[float, float]:
@@ -141,8 +141,7 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> tuple[fl
         try:
             for z in range(number, count, len(writers)):
                 writer.write(frames[z], z=z)
-            while writer.received < writer.sequence:
-                time.sleep(0.001)
+            wait_received(writer)
             received[number] = time.perf_counter() - start
             writer.close()
         except BaseException as error:
@@ -166,20 +165,18 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> tuple[fl
 def _check(image: ziggurat.Image, frames: Frames) -> int:
     rng = np.random.default_rng(1)
     for _ in range(_BOXES):
-        shape = [int(rng.integers(1, min(n, edge) + 1)) for n, edge in zip(image.shape, (16, 300, 300), strict=True)]
+        most = map(min, image.shape, (16, 300, 300))
+        shape = [int(rng.integers(1, edge + 1)) for edge in most]
         offset = [int(rng.integers(0, n - s + 1)) for n, s in zip(image.shape, shape, strict=True)]
         found = image.read(offset=offset, shape=shape)
         assert np.array_equal(found, frames.box(offset, shape)), f"box {offset} {shape} differs"
     return _BOXES
 
 
-def _rss_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def _peak_rss_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _forget_peak() -> int:
+    """Sets this process's peak of memory to what it has now, and returns that."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_rss_bytes(os.getpid())
 
 
 def main() -> None:

@@ -99,6 +99,42 @@ def serve(
     raise SystemExit(code)
 
 
+@main.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE.tif]")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the OME-Zarr and a preview of it in this directory.",
+)
+@click.option(
+    "--mib",
+    type=click.IntRange(1, 1024),
+    default=512,
+    show_default=True,
+    help="MiB of simulated camera frames, where no file is given.",
+)
+def demo(file: Path | None, keep: Path | None, mib: int) -> None:
+    """Start a server, stream an image in, check every level of its pyramid.
+
+    The image is FILE.tif (ImageJ, OME or plain) or what a simulated camera sees. Exits
+    with 0 only if everything read back was exact.
+    """
+    try:
+        from ziggurat_engine.demo.process import exit_on_sigterm
+        from ziggurat_engine.demo.run import DemoError, run
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.split(".")[0] == "ziggurat_engine":
+            raise
+        raise click.ClickException(
+            f"{missing.name} is missing; the demo needs pip install 'ziggurat-engine[demo]'"
+        ) from None
+    exit_on_sigterm()
+    try:
+        run(file, keep, mib)
+    except DemoError as error:
+        raise click.ClickException(str(error)) from None
+
+
 @main.command("settings")
 def list_settings() -> None:
     """List all settings, their defaults and what they mean."""

@@ -114,7 +114,11 @@ class Images:
     def delete(self, image: OpenImage) -> None:
         """Deletes the image; durable when it returns."""
         image.deleted = True
-        self._catalog.delete(image.image.name)
+        try:
+            self._catalog.delete(image.image.name)
+        except BaseException:
+            image.deleted = False
+            raise
         with self._lock:
             self._by_number.pop(image.number, None)
             if self._open.get(image.image.name) is image:

@@ -111,6 +111,8 @@ class Journal:
 
     def lost(self, position: int) -> bool:
         """True where a failed sync lost the record that ends at `position`."""
+        if not self._lost:
+            return False
         with self._lock:
             return any(after < position <= through for after, through in self._lost)
 

@@ -169,18 +169,16 @@ def _factors(axes: Sequence[Axis], asked: LayoutRequest, chunk: Shape) -> tuple[
 def _auto_step(
     axes: Sequence[Axis], size: Sequence[int], scale: Sequence[float], chunk: Shape
 ) -> Shape:
-    plane = min(s for s, axis in zip(scale, axes, strict=True) if axis.name in "yx")
-    step = []
-    for axis, n, s, c in zip(axes, size, scale, chunk, strict=True):
-        near = axis.name in "yx" or (axis.name == "z" and s < 2 * plane)
-        step.append(2 if near and n > 1 and c % 2 == 0 else 1)
-    if all(f == 1 for f in step):
-        # Only z is left to halve: a plane of one pixel, or one cut into odd chunks.
-        step = [
-            2 if axis.name == "z" and n > 1 and c % 2 == 0 else 1
-            for axis, n, c in zip(axes, size, chunk, strict=True)
-        ]
-    return tuple(step)
+    halves = [n > 1 and c % 2 == 0 for n, c in zip(size, chunk, strict=True)]
+    # An axis that rests says nothing of the plane: else z would wait for it for ever.
+    plane = min(
+        (s for s, axis, h in zip(scale, axes, halves, strict=True) if h and axis.name in "yx"),
+        default=math.inf,
+    )
+    return tuple(
+        2 if h and (axis.name in "yx" or (axis.name == "z" and s < 2 * plane)) else 1
+        for axis, s, h in zip(axes, scale, halves, strict=True)
+    )
 
 
 def _check_step(field: str, step: Shape, axes: Sequence[Axis], chunk: Shape) -> None:

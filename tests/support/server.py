@@ -25,6 +25,7 @@ class ServerProcess:
 
     def __init__(self, data: Path, stderr_path: Path, **settings: object) -> None:
         self.data, self.stderr_path = data, stderr_path
+        self._told = False
         chosen = {**SETTINGS, **settings}
         command = [sys.executable, "-m", "ziggurat_engine", "serve", "--data", str(data)]
         command += ["--listen", "127.0.0.1:0"]
@@ -44,8 +45,10 @@ class ServerProcess:
         return self.stderr_path.read_text(errors="replace")
 
     def terminate(self) -> None:
-        """Asks the server to drain; returns at once."""
-        self.process.send_signal(signal.SIGTERM)
+        """Asks the server, once, to drain; returns at once."""
+        if not self._told:
+            self._told = True
+            self.process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
         """The exit code, once the process has ended."""

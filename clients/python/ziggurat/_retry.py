@@ -70,23 +70,22 @@ class Retry:
         self._spent = 0.0
         self._attempts = 0
 
-    def delay(self, error: ZigguratError) -> float | None:
-        """How long to wait before the next try, now that a call failed; None: give up."""
+    def decide(self, error: ZigguratError) -> float | ZigguratError:
+        """A call failed: how long to wait before the next try, or what to raise instead."""
         refused = self._down_since is not None
         now = self._clock()
         if self._down_since is None:
             self._down_since = now
+        if not self._passes(error, refused):
+            return error
         left = self._budget(error) - self._spent - (now - self._down_since)
-        if left <= 0 or not self._passes(error, refused):
-            return None
+        if left <= 0:
+            return self._gave_up(error) if self.reopening else error
         delay = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self._attempts, 10))
         self._attempts += 1
         return min(left, delay * (0.5 + 0.5 * self._jitter()))
 
-    def final(self, error: ZigguratError) -> ZigguratError:
-        """What to raise once `delay` has given up on `error`."""
-        if not self.reopening or not self._passes(error, self._down_since is not None):
-            return error
+    def _gave_up(self, error: ZigguratError) -> ZigguratError:
         gone = Unavailable(
             f"no progress in {self._retry_seconds:g} s without a connection: {error}",
             reason=error.reason,

@@ -97,11 +97,8 @@ class Stream:
     @property
     def acknowledged(self) -> int:
         """The last number acknowledged at the stream's level."""
-        return (
-            self.progress.durable
-            if self._level == write_pb2.DURABILITY_DURABLE
-            else self.progress.received
-        )
+        progress, durable = self.progress, self._level == write_pb2.DURABILITY_DURABLE
+        return progress.durable if durable else progress.received
 
     def wait_opened(self) -> None:
         """Returns once the server has opened the stream the first time. Raises why not."""
@@ -200,12 +197,12 @@ class Stream:
                     error = failed
                 if self._cancelled or self._connection.closed:
                     break
-                delay = self._retry.delay(error)
-                if delay is None:
-                    error = self._retry.final(error)
+                decision = self._retry.decide(error)
+                if isinstance(decision, ZigguratError):
+                    error = decision
                     break
                 with self.changed:
-                    self.changed.wait_for(lambda: self._cancelled, delay)
+                    self.changed.wait_for(lambda: self._cancelled, decision)
         except Exception as bug:  # a thread that died silently would leave the others waiting
             error = ServerError(f"the writer's thread failed: {bug!r}")
         self._finish(summary, error)
@@ -257,12 +254,15 @@ class Stream:
     def _finish(self, summary: WriteSummary | None, error: ZigguratError) -> None:
         with self.changed:
             self._ended = True
+            # What only memory holds would die with the process.
+            unsaved = list(self.window.in_memory()) if summary is None and self._opened else []
             self.changed.notify_all()
         if self._spool is not None:
-            if summary is None and self._opened:
-                # What only memory holds would die with the process.
-                self._spool.save(self.window.in_memory(), self.progress.durable)
-            self._spool.close()
+            try:
+                self._spool.save(unsaved, self.progress.durable)
+                self._spool.close()
+            except Exception:  # whatever it is, those who wait must hear of the stream's end
+                log.exception("the spool of stream %s could not be closed", self._stream_id)
         with self.changed:
             if summary is None:
                 self.error = error
@@ -298,19 +298,18 @@ class Stream:
             raise ServerError(f"the server opened the stream at another level: {opened!r}")
         if self._opened:
             self._resume(wanted)
-        self.progress.received, self.progress.durable = (
-            wanted - 1,
-            max(self.progress.durable, opened.durable),
-        )
+        progress = self.progress
+        progress.received = wanted - 1
+        progress.durable = max(progress.durable, opened.durable)
         if not self._opened:
             self.window.begin(wanted, self.acknowledged)
-            self.progress.sent = self.progress.received
+            progress.sent = progress.received
             self._opened = True
         call.number = wanted
         self.connected = True
         self._retry.opened()
-        self._acknowledge(self.progress.received, self.progress.durable)
-        if self.window.released == self.window.last and not self.progress.closing:
+        self._acknowledge(progress.received, progress.durable)
+        if self.window.released == self.window.last and not progress.closing:
             self._retry.progressed()
 
     def _resume(self, wanted: int) -> None:
@@ -331,14 +330,14 @@ class Stream:
         log.warning("stream %s goes on with message %d", self._stream_id, wanted)
 
     def _acknowledge(self, received: int, durable: int) -> None:
-        if max(received, durable) > self.progress.sent:
+        progress, before = self.progress, self.acknowledged
+        if max(received, durable) > progress.sent:
             raise ServerError(
                 f"the server acknowledged {max(received, durable)},"
-                f" but {self.progress.sent} was the last sent"
+                f" but {progress.sent} was the last sent"
             )
-        before = self.acknowledged
-        self.progress.received = max(self.progress.received, received)
-        self.progress.durable = max(self.progress.durable, durable)
+        progress.received = max(progress.received, received)
+        progress.durable = max(progress.durable, durable)
         if self.acknowledged > before:
             self._retry.progressed()
         self.window.release(self.acknowledged)

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Self
 
 _SAYS = "listening on "
@@ -24,6 +24,15 @@ _LOG_LINES = 12
 
 class ServerError(RuntimeError):
     """The server did not start, or did not end as it should; says what it logged."""
+
+
+def exit_on_sigterm() -> None:
+    """From now on SIGTERM ends this program as Ctrl-C does: its servers are ended first."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 class ServerProcess:

@@ -239,8 +239,13 @@ def _scalar(image: Image) -> image_pb2.Scalar:
 
 
 def _invalid(error: ValidationError) -> InvalidArgument:
+    problems = error.errors(include_url=False)
+    holders = {problem["loc"][:n] for problem in problems for n in range(len(problem["loc"]))}
     violations = []
-    for problem in error.errors(include_url=False):
+    for problem in problems:
+        if problem["type"] == "too_short" and problem["loc"] in holders:
+            # Only because what it holds was refused.
+            continue
         text = problem["msg"].removeprefix("Value error, ")
         location: Sequence[int | str] = problem["loc"]
         if not location:

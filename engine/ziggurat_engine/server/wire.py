@@ -151,8 +151,9 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             break
         shift += 7
-    if value >> 64:
-        raise ValueError("a varint of more than 64 bits")
+    if value >> 64 or not byte:
+        # How long a form the generated code takes depends on the field: ask it.
+        raise ValueError("a varint of more than 64 bits, or not in its shortest form")
     return value, at + 1
 
 

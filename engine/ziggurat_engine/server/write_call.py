@@ -37,6 +37,8 @@ class WriteCall:
         self._engine = engine
         self._requests = requests
         self._context = context
+        # Set by the reader: a Flush is to be answered, also where no number has grown.
+        self._asked = False
         # Set by the reader when it ends: why, or that the client sent Close.
         self._over = False
         self._closed = False
@@ -75,7 +77,8 @@ class WriteCall:
                     stream.changed.wait()
             over = self._over
             now = ingest.refresh(stream)
-            if now != sent:
+            if now != sent or self._asked:
+                self._asked = False
                 sent = now
                 yield write_pb2.WriteResponse(
                     acknowledgement=write_pb2.Acknowledgement(received=now[0], durable=now[1])
@@ -132,7 +135,9 @@ class WriteCall:
             ingest.skip(stream, message.skip.sequence, message.skip.frames)
         elif kind == "flush":
             ingest.flush(stream, self._gone)
+            self._asked = True
             self._urgent.set()
+            stream.notify()
         elif kind == "close":
             ingest.finish(stream, self._gone)
             return True

@@ -1,0 +1,167 @@
+"""How fast does a stack go in through gRPC, and what does that cost?
+
+    uv run python -m benchmarks.ingest --shape 128x2048x2048 --codec blosc-lz4
+
+A real server process, a client process and this harness run on the same machine. The
+frames exist before the clock starts. It starts with the first write and is read twice:
+when all is acknowledged as received (reads see it), and at Closed (all is stored and
+every level is exact). Rates are in MB/s of raw pixels of level 0, MB = 10^6 bytes. Some
+boxes are read back and compared. The last line is JSON with everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import _machine
+from benchmarks._server import ServerError, ServerProcess, exit_on_sigterm
+from benchmarks._writing import Task
+
+CODECS = ("blosc-lz4", "blosc-zstd", "zstd", "none")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(number) for number in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 128x2048x2048 (z, y, x)")
+    return shape
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ingest", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--shape", type=_shape, default=(128, 2048, 2048), help="Z x Y x X pixels")
+    parser.add_argument("--dtype", default="uint16", help="uint8, uint16, uint32, float32, ...")
+    parser.add_argument("--codec", choices=CODECS, default="blosc-lz4")
+    parser.add_argument("--chunks", type=_shape, help="pixels of a chunk; the server picks")
+    parser.add_argument("--shards", type=_shape, help="pixels of a shard; the server picks")
+    parser.add_argument("--streams", type=int, default=1, help="writers, a connection each")
+    parser.add_argument("--window-mib", type=int, default=64, help="of each writer")
+    parser.add_argument("--repeat", type=int, default=1, help="runs, each with a new server")
+    parser.add_argument(
+        "--data", type=Path, help="directory for the server's data; a new one in it"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server"
+    )
+    return parser.parse_args()
+
+
+def _run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """One run in a new directory: the figures of _writing.Result, and rates."""
+    serve = [word for setting in arguments.set for word in ("--set", setting)]
+    with (
+        tempfile.TemporaryDirectory(prefix="ziggurat-ingest-", dir=directory) as made,
+        ServerProcess(Path(made, "data"), Path(made, "log"), arguments=serve) as server,
+    ):
+        task = Task(
+            server=server.address,
+            server_pid=server.pid,
+            name="bench",
+            shape=arguments.shape,
+            dtype=arguments.dtype,
+            codec=arguments.codec,
+            chunks=arguments.chunks,
+            shards=arguments.shards,
+            streams=arguments.streams,
+            window_mib=arguments.window_mib,
+        )
+        command = [sys.executable, "-m", "benchmarks._writing", json.dumps(asdict(task))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"the client's process failed with exit code {done.returncode}")
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize
+    found["received_mb_per_second"] = raw / found["received_seconds"] / 1e6
+    found["closed_mb_per_second"] = raw / found["closed_seconds"] / 1e6
+    for side in ("client", "server"):
+        found[f"{side}_cpu_seconds_per_gb"] = found[f"{side}_cpu_seconds"] / raw * 1e9
+    found["ratio"] = raw / found["level0_stored_bytes"]
+    return found
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """The median of each figure that has one."""
+    names = [name for name, value in runs[0].items() if isinstance(value, int | float)]
+    return {name: statistics.median(run[name] for run in runs) for name in names}
+
+
+def _tell(run: dict[str, Any], number: int) -> None:
+    print(
+        f"run {number}: received {run['received_mb_per_second']:.0f} MB/s,"
+        f" closed {run['closed_mb_per_second']:.0f} MB/s;"
+        f" CPU s/GB: server {run['server_cpu_seconds_per_gb']:.2f},"
+        f" client {run['client_cpu_seconds_per_gb']:.2f};"
+        f" peak RSS MiB: server {run['server_rss_bytes'] >> 20},"
+        f" client {run['client_rss_bytes'] >> 20} (without the frames);"
+        f" ratio {run['ratio']:.2f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Runs the benchmark as the command line says."""
+    arguments = _arguments()
+    exit_on_sigterm()
+    directory = (arguments.data or Path(tempfile.gettempdir())).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    machine = _machine.facts()
+    memcpy = _machine.memcpy_bytes_per_second()
+    disk = _machine.disk_bytes_per_second(directory)
+    raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize
+    print(
+        f"{'x'.join(map(str, arguments.shape))} {arguments.dtype} ({raw / 1e6:.0f} MB),"
+        f" codec {arguments.codec}, {arguments.streams} stream(s); {machine['cpu']},"
+        f" {machine['cores']} cores; memcpy {memcpy / 1e6:.0f} MB/s,"
+        f" disk {disk / 1e6:.0f} MB/s",
+        flush=True,
+    )
+    runs = []
+    for number in range(1, arguments.repeat + 1):
+        try:
+            runs.append(_run(arguments, directory))
+        except ServerError as error:
+            raise SystemExit(str(error)) from None
+        _tell(runs[-1], number)
+    median = _summary(runs)
+    rates = {name: median[name] * 1e6 for name in median if name.endswith("mb_per_second")}
+    print(
+        f"median: received {median['received_mb_per_second']:.0f} MB/s,"
+        f" closed {median['closed_mb_per_second']:.0f} MB/s"
+        f" = {rates['closed_mb_per_second'] / memcpy:.3f} of memcpy,"
+        f" {rates['closed_mb_per_second'] / disk:.2f} of the disk;"
+        f" {median['stored_bytes'] / 1e6:.0f} MB stored"
+    )
+    given = {name: value for name, value in vars(arguments).items() if name != "data"}
+    result = {
+        "benchmark": "ingest",
+        "arguments": given,
+        "raw_bytes": raw,
+        "median": median,
+        "memcpy_bytes_per_second": memcpy,
+        "disk_bytes_per_second": disk,
+        "closed_per_memcpy": rates["closed_mb_per_second"] / memcpy,
+        "closed_per_disk": rates["closed_mb_per_second"] / disk,
+        "machine": machine,
+        "runs": runs,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Is each chunk loaded once, the least used one dropped, and nothing outdated kept?"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from ziggurat_engine.cache import Budget, ChunkKey, CleanChunks
+
+from tests.support.waiting import SECONDS
+
+
+def key(number: int, image: int = 1) -> ChunkKey:
+    return ChunkKey(image, 0, (number,))
+
+
+def chunk(value: int) -> np.ndarray:
+    return np.full(10, value, "uint8")
+
+
+def refuse() -> np.ndarray:
+    raise AssertionError("loaded again")
+
+
+def test_hits_and_misses() -> None:
+    clean = CleanChunks(Budget(100))
+    first = clean.get_or_load(key(1), lambda: chunk(1))
+    assert clean.get_or_load(key(1), refuse) is first
+    assert (clean.counters.hits, clean.counters.misses, clean.nbytes) == (1, 1, 10)
+
+
+def test_absent_chunks_are_not_kept() -> None:
+    clean = CleanChunks(Budget(100))
+    assert clean.get_or_load(key(1), lambda: None) is None
+    assert clean.get_or_load(key(1), lambda: chunk(1)) is not None
+    assert clean.counters.misses == 2
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    clean = CleanChunks(Budget(30))
+    for number in (1, 2, 3):
+        clean.get_or_load(key(number), lambda: chunk(0))
+    clean.get_or_load(key(1), refuse)
+    clean.get_or_load(key(4), lambda: chunk(0))
+    assert (clean.nbytes, clean.counters.evictions) == (30, 1)
+    clean.get_or_load(key(1), refuse)
+    with pytest.raises(AssertionError, match="loaded again"):
+        clean.get_or_load(key(2), refuse)
+
+
+def test_dirty_bytes_take_room() -> None:
+    budget = Budget(40)
+    clean = CleanChunks(budget)
+    for number in range(4):
+        clean.get_or_load(key(number), lambda: chunk(0))
+    budget.reserve(25)
+    clean.shrink()
+    assert clean.nbytes == 10
+    budget.reserve(25, force=True)
+    clean.shrink()
+    assert clean.nbytes == 0
+    # With no room at all, chunks still get through.
+    assert clean.get_or_load(key(9), lambda: chunk(9))[0] == 9
+    assert clean.nbytes == 0
+
+
+def test_an_image_is_dropped_whole() -> None:
+    clean = CleanChunks(Budget(1000))
+    for image in (1, 2):
+        for number in range(3):
+            clean.put(key(number, image), chunk(image))
+    clean.drop_image(1)
+    assert clean.nbytes == 30
+    assert clean.get_or_load(key(0, 2), refuse)[0] == 2
+
+
+class Slow:
+    """A load that ends when it is told to; several may wait for it."""
+
+    def __init__(self, result: np.ndarray | Exception) -> None:
+        self.result = result
+        self.started, self.go = threading.Event(), threading.Event()
+        self.count = 0
+
+    def __call__(self) -> np.ndarray:
+        self.count += 1
+        self.started.set()
+        assert self.go.wait(SECONDS)
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+def readers(clean: CleanChunks, load: Slow, count: int) -> tuple[list[threading.Thread], list]:
+    found: list = []
+
+    def read() -> None:
+        try:
+            found.append(clean.get_or_load(key(1), load))
+        except OSError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    assert load.started.wait(SECONDS)
+    return threads, found
+
+
+def finish(threads: list[threading.Thread], load: Slow) -> None:
+    load.go.set()
+    for thread in threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+def test_one_load_however_many_wait() -> None:
+    clean = CleanChunks(Budget(1000))
+    load = Slow(chunk(5))
+    threads, found = readers(clean, load, 12)
+    # Another chunk does not wait for it.
+    assert clean.get_or_load(key(2), lambda: chunk(2))[0] == 2
+    finish(threads, load)
+    assert load.count == 1
+    assert len(found) == 12
+    assert all(array is load.result for array in found)
+
+
+def test_a_failed_load_reaches_all_and_is_tried_again() -> None:
+    clean = CleanChunks(Budget(1000))
+    load = Slow(OSError("broken"))
+    threads, found = readers(clean, load, 1)
+    finish(threads, load)
+    assert found == [load.result]
+    assert clean.get_or_load(key(1), lambda: chunk(1))[0] == 1
+
+
+@pytest.mark.parametrize("how", ["put", "drop", "drop_image"])
+def test_a_load_that_was_overtaken_is_not_kept(how: str) -> None:
+    clean = CleanChunks(Budget(1000))
+    load = Slow(chunk(1))
+    threads, found = readers(clean, load, 1)
+    if how == "put":
+        clean.put(key(1), chunk(2))
+    elif how == "drop":
+        clean.drop(key(1))
+    else:
+        clean.drop_image(1)
+    finish(threads, load)
+    assert found[0][0] == 1, "right when it was asked for"
+    assert clean.get_or_load(key(1), lambda: chunk(2))[0] == 2

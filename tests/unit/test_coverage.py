@@ -1,0 +1,69 @@
+"""Does a coverage know which pixels were never written, however they were cut?"""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from ziggurat_engine.cache.coverage import MAX_BOXES, Coverage
+from ziggurat_engine.region import Region
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[Region, list[Region]]:
+    """A box and what is written to it; many single pixels shatter it into a mask."""
+    rank = draw(st.integers(1, 3))
+    shape = tuple(draw(st.integers(1, 8)) for _ in range(rank))
+
+    def box() -> Region:
+        offset = tuple(draw(st.integers(0, n - 1)) for n in shape)
+        extent = (draw(st.integers(1, n - o)) for n, o in zip(shape, offset, strict=True))
+        return Region(offset, tuple(extent))
+
+    pixels = [Region(p, (1,) * rank) for p in np.ndindex(shape) if sum(p) % 2]
+    scattered = draw(st.permutations(pixels)) if pixels and draw(st.booleans()) else []
+    boxes = [box() for _ in range(draw(st.integers(0, 12)))]
+    return Region.whole(shape), [*scattered[: draw(st.integers(0, 64))], *boxes]
+
+
+@given(histories())
+def test_against_a_bool_array(history: tuple[Region, list[Region]]) -> None:
+    whole, writes = history
+    coverage, covered = Coverage(whole), np.zeros(whole.shape, bool)
+    for box in writes:
+        covered[box.slices()] = True
+        assert coverage.add(box) == covered.all()
+        assert coverage.full == covered.all()
+    scalar, array = np.full(whole.shape, 7), np.full(whole.shape, 7)
+    source = np.arange(covered.size).reshape(whole.shape) + 100
+    coverage.fill(scalar, np.int64(3))
+    coverage.fill(array, source)
+    assert (scalar == np.where(covered, 7, 3)).all()
+    assert (array == np.where(covered, 7, source)).all()
+
+
+def test_a_box_written_twice_covers_nothing_new() -> None:
+    coverage = Coverage(Region.whole((4, 4)))
+    for _ in range(3):
+        assert not coverage.add(Region((0, 0), (2, 4)))
+    assert coverage.add(Region((1, 0), (3, 4)))
+
+
+def test_rows_in_order_need_no_mask() -> None:
+    coverage = Coverage(Region.whole((1000, 1000)))
+    for row in range(1000):
+        assert coverage.add(Region((row, 0), (1, 1000))) == (row == 999)
+        assert coverage.nbytes == 0
+
+
+def test_shattering_makes_a_mask_of_what_is_left() -> None:
+    side = 16
+    coverage = Coverage(Region.whole((2 * side, side)))
+    coverage.add(Region((0, 0), (side, side)))
+    for k in range(MAX_BOXES):
+        coverage.add(Region((side + k, k), (1, 1)))
+    assert 0 < coverage.nbytes <= side * side
+    assert not coverage.full
+    assert not coverage.add(Region((side, 0), (side - 1, side)))
+    assert coverage.add(Region((2 * side - 1, 0), (1, side)))
+    assert coverage.full

@@ -1,0 +1,121 @@
+"""Which gRPC status has each error? Pinned: programs out there test for these."""
+
+from __future__ import annotations
+
+import errno
+
+import grpc
+import pytest
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2
+from ziggurat_engine import errors
+from ziggurat_engine.server.status import CODES, DOMAIN, code_of, status_of, violations_of
+
+Code = grpc.StatusCode
+PINNED = {
+    # class: (parent, reason, code)
+    "ZigguratError": ("Exception", "INTERNAL", Code.INTERNAL),
+    "RequestError": ("ZigguratError", "INVALID_REQUEST", Code.INVALID_ARGUMENT),
+    "InvalidArgument": ("RequestError", "INVALID_ARGUMENT", Code.INVALID_ARGUMENT),
+    "OutOfRange": ("RequestError", "OUT_OF_RANGE", Code.OUT_OF_RANGE),
+    "NotFound": ("RequestError", "NOT_FOUND", Code.NOT_FOUND),
+    "AlreadyExists": ("RequestError", "ALREADY_EXISTS", Code.ALREADY_EXISTS),
+    "LimitExceeded": ("RequestError", "LIMIT_EXCEEDED", Code.RESOURCE_EXHAUSTED),
+    "StateError": ("ZigguratError", "WRONG_STATE", Code.FAILED_PRECONDITION),
+    "FailedPrecondition": ("StateError", "FAILED_PRECONDITION", Code.FAILED_PRECONDITION),
+    "StreamHeld": ("StateError", "STREAM_HELD", Code.ABORTED),
+    "Unavailable": ("ZigguratError", "UNAVAILABLE", Code.UNAVAILABLE),
+    "Cancelled": ("ZigguratError", "CANCELLED", Code.CANCELLED),
+    "DataError": ("ZigguratError", "DATA_ERROR", Code.DATA_LOSS),
+    "Corrupt": ("DataError", "CORRUPT", Code.DATA_LOSS),
+    "UnsupportedVersion": ("DataError", "UNSUPPORTED_VERSION", Code.DATA_LOSS),
+}
+CLASSES = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.ZigguratError)
+}
+
+
+def details(error: Exception) -> tuple[error_details_pb2.ErrorInfo, list[tuple[str, str]]]:
+    info, fields = error_details_pb2.ErrorInfo(), []
+    for packed in status_of(error).details:
+        assert isinstance(packed, any_pb2.Any)
+        bad = error_details_pb2.BadRequest()
+        if packed.Unpack(bad):
+            fields = [(v.field, v.description) for v in bad.field_violations]
+        else:
+            assert packed.Unpack(info)
+    return info, fields
+
+
+def test_the_tree() -> None:
+    found = {
+        name: (kind.__bases__[0].__name__, kind.reason, code_of(kind("x")))
+        for name, kind in CLASSES.items()
+    }
+    assert found == PINNED
+
+
+def test_the_tree_is_drawn() -> None:
+    assert errors.__doc__ is not None
+    drawn = [word for word in errors.__doc__.replace("──", " ").split() if word in PINNED]
+    assert list(dict.fromkeys(drawn)) == list(PINNED)
+
+
+def test_every_error_has_a_code() -> None:
+    """Whichever class comes later: the root is in the table, and last."""
+    assert CODES[-1][0] is errors.ZigguratError
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_details(name: str) -> None:
+    error = CLASSES[name]("what happened", limit_bytes=7)
+    status = status_of(error)
+    assert status.code == PINNED[name][2].value[0]
+    assert status.message == "what happened"
+    info, fields = details(error)
+    assert (info.domain, info.reason) == (DOMAIN, PINNED[name][1])
+    assert dict(info.metadata) == {"limit_bytes": "7"}
+    assert fields == []
+
+
+@pytest.mark.parametrize("name", [n for n in PINNED if issubclass(CLASSES[n], errors.RequestError)])
+def test_fields(name: str) -> None:
+    error = CLASSES[name]("what happened", field="axes[0].size").below("spec")
+    info, fields = details(error)
+    assert fields == [("spec.axes[0].size", "what happened")]
+    assert info.metadata["field"] == "spec.axes[0].size"
+
+
+def test_several_fields() -> None:
+    error = errors.InvalidArgument("two", field="a", violations=(("a", "x"), ("b", "y")))
+    assert violations_of(error.below("spec")) == (("spec.a", "x"), ("spec.b", "y"))
+
+
+def test_a_state_is_no_fields_fault() -> None:
+    assert violations_of(errors.FailedPrecondition("a gap", field="region.sequence")) == ()
+
+
+OS_ERRORS = {
+    errno.ENOSPC: (Code.RESOURCE_EXHAUSTED, "DISK_FULL"),
+    errno.EDQUOT: (Code.RESOURCE_EXHAUSTED, "DISK_FULL"),
+    errno.EIO: (Code.UNAVAILABLE, "DISK_ERROR"),
+    errno.EACCES: (Code.UNAVAILABLE, "DISK_ERROR"),
+}
+
+
+@pytest.mark.parametrize(("number", "wanted"), OS_ERRORS.items(), ids=errno.errorcode.get)
+def test_disk_errors(number: int, wanted: tuple[Code, str]) -> None:
+    error = OSError(number, "what the disk says", "/data/x")
+    info, _ = details(error)
+    assert (status_of(error).code, info.reason) == (wanted[0].value[0], wanted[1])
+    assert info.metadata["path"] == "/data/x"
+
+
+def test_what_nobody_expected(caplog: pytest.LogCaptureFixture) -> None:
+    status = status_of(ZeroDivisionError("oops"))
+    info, _ = details(ZeroDivisionError("oops"))
+    assert (status.code, info.reason) == (Code.INTERNAL.value[0], "BUG")
+    assert "ZeroDivisionError: oops" in status.message
+    assert "nobody expected" in caplog.text
