@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 import ziggurat
+from numpy.typing import NDArray
 
 PLANES, SIDE = 96, 128
 TILE = 32

@@ -28,11 +28,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-
 import ziggurat
+from ziggurat_engine.kernels.reference import mean
+from ziggurat_engine.spec import Array
+
 from benchmarks._machine import facts
 from benchmarks._torture_client import PLANES, SIDE, TILE, numbers, plane
-from ziggurat_engine.kernels.reference import mean
 
 CLIENTS = 4
 START_SECONDS = 60.0
@@ -135,9 +136,14 @@ def torture(work: Path, kills: int, seed: int) -> Findings:
                 codec="blosc-lz4",
             )
     seconds = 2.0 + kills * 1.6
-    clients = [_client(address, client, work, seconds) for client in range(CLIENTS)]
+    processes = [_client(address, client, work, seconds) for client in range(CLIENTS)]
     told = [0] * CLIENTS
     try:
+        deadline = time.monotonic() + START_SECONDS
+        while not all(_told(work, client) for client in range(CLIENTS)):
+            if time.monotonic() > deadline:
+                raise SystemExit("the clients do not start")
+            time.sleep(0.05)
         while found.kills < kills:
             time.sleep(dice.uniform(0.05, 1.0))
             # What was told before the kill is what the server is held to after it.
@@ -146,13 +152,13 @@ def torture(work: Path, kills: int, seed: int) -> Findings:
             found.kills += 1
             found.recovery_seconds.append(victim.start())
             _check_planes(address, told, found)
-            if any(client.poll() not in (None, 0) for client in clients):
+            if any(process.poll() not in (None, 0) for process in processes):
                 break
-        for client in clients:
-            found.failed_clients += client.wait(300) != 0
+        for process in processes:
+            found.failed_clients += process.wait(300) != 0
     finally:
-        for client in clients:
-            client.kill()
+        for process in processes:
+            process.kill()
     for client in range(CLIENTS):
         found.acknowledged += _told(work, client)
         found.doubled += _doubled(work, client)
@@ -181,7 +187,7 @@ def _check_levels(address: str, last: list[int], found: Findings) -> None:
     with ziggurat.connect(address) as connection:
         for client, n in enumerate(last):
             image = connection.open(f"torture/{client}")
-            expected = np.zeros(image.shape, np.uint16)
+            expected: Array = np.zeros(image.shape, np.uint16)
             for number in range(max(1, n - PLANES + 1), n + 1):
                 expected[number % PLANES] = plane(client, number)
             found.lost += int((image[...] != expected).any())

@@ -175,7 +175,7 @@ class Settler:
             yield done, total
 
     def touch(self, image: OpenImage, level: int, shard: Shape, chunks: Iterable[Shape]) -> None:
-        """Makes the parents of these stored chunks anew, soon; the level above is stale until then."""
+        """Makes the parents of these stored chunks anew; until then the level above is stale."""
         grid = image.pyramid.levels[level]
         key = ShardKey(image.number, level, shard)
         with self._dirty.pin(key, grid, image.fill_value) as touched:

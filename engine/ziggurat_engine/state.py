@@ -160,8 +160,9 @@ class State:
             _save_streams(db, streams)
 
     def save_stored(self, stream: StreamState, applied: int) -> None:
-        """Remembers how far a stream is, and with it that all log records of its image
-        up to `applied` are stored; durable when it returns.
+        """Remembers how far a stream is, durably when it returns.
+
+        And with it that all log records of its image up to `applied` are stored.
         """
         with self._transaction() as db:
             _save_streams(db, [stream])

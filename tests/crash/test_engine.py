@@ -14,6 +14,7 @@ import random
 import numpy as np
 import pytest
 import zarr
+from ziggurat_engine.region import Region
 
 from tests.crash.world import (
     DATA,
@@ -26,7 +27,6 @@ from tests.crash.world import (
     check_pixels,
     until,
 )
-from ziggurat_engine.region import Region
 
 
 def story(seed: int = 7, count: int = 26) -> list[Write]:

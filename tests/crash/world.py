@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
-from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.ingest import Stream
 from ziggurat_engine.kernels.reference import mean
 from ziggurat_engine.region import Region

@@ -79,8 +79,9 @@ class Window:
                 " spool was written: it lost data, or the image was made anew",
                 reason="ACKNOWLEDGED_DATA_LOST",
             )
-        if spool.last < wanted:
-            # The server has all of it, and also what the former process had in memory.
+        if spool.last < wanted - 1:
+            # The server has all of it, and what the former process had in memory after it:
+            # that nobody can send again, so that the spool alone would be of no use.
             spool.release(spool.last)
             return
         while self.released > durable and spool.message_size(self.released) is not None:

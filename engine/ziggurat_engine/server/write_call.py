@@ -137,7 +137,7 @@ class WriteCall:
             ingest.flush(stream, self._gone)
             self._asked = True
             self._urgent.set()
-            stream.notify()
+            stream.stir()
         elif kind == "close":
             ingest.finish(stream, self._gone)
             return True
