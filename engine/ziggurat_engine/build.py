@@ -1,27 +1,21 @@
 """How does a caller make a whole pyramid exact, and watch it?
 
-What is stale is dirty somewhere below, so that draining the levels, lowest first, makes
-all of them exact. `force` also computes what is not stale: each shard of a level is
-owned while its chunks are downsampled, so that no settle of a newer version can come
-between reading a chunk and merging its block.
+What is stale is dirty or touched somewhere below, so that draining the levels, lowest
+first, makes all of them exact. `force` also touches all of each level: what is not
+stale is then computed anew as well.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-
-from ziggurat_engine.cache import DirtyDirectory, ShardKey
-from ziggurat_engine.chunks import Chunks
-from ziggurat_engine.errors import Cancelled
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.kernels.protocol import Kernels
-from ziggurat_engine.region import Shape
-from ziggurat_engine.settle import Settler, never, parent_write
+from ziggurat_engine.settle import Settler, never
 
-BATCH_CHUNKS = 16
+# Few enough that what is touched takes little memory, enough to keep the workers busy.
+BATCH_SHARDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +34,8 @@ class Progress:
 class Builder:
     """Builds pyramids. All methods may be called from any thread."""
 
-    def __init__(
-        self, chunks: Chunks, dirty: DirtyDirectory, settler: Settler, kernels: Kernels
-    ) -> None:
-        self._chunks = chunks
-        self._dirty = dirty
+    def __init__(self, settler: Settler) -> None:
         self._settler = settler
-        self._kernels = kernels
 
     def build(
         self, image: OpenImage, *, force: bool = False, cancelled: Callable[[], bool] = never
@@ -72,36 +61,14 @@ class Builder:
     def _recompute(
         self, image: OpenImage, level: int, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[int, int]]:
-        """Merges the blocks of all chunks of `level` into the next one."""
+        """Makes the parents of all chunks of `level` anew."""
         grid = image.pyramid.levels[level]
         done = 0
-        for shard in grid.shards.indices():
-            key = ShardKey(image.number, level, shard)
-            indices = list(grid.chunks_of(shard).indices())
-            with self._dirty.own(key, grid, image.fill_value):
-                for start in range(0, len(indices), BATCH_CHUNKS):
-                    if cancelled():
-                        raise Cancelled("the caller gave up")
-                    batch = indices[start : start + BATCH_CHUNKS]
-                    self._downsample(image, level, batch)
-                    done += len(batch)
+        shards = grid.shards.indices()
+        while batch := list(itertools.islice(shards, BATCH_SHARDS)):
+            for shard in batch:
+                self._settler.touch(image, level, shard, grid.chunks_of(shard).indices())
+            for _ in self._settler.drain(image, level, cancelled):
+                pass
+            done += sum(grid.chunks_of(shard).size for shard in batch)
             yield done, grid.chunks.size
-
-    def _downsample(self, image: OpenImage, level: int, batch: list[Shape]) -> None:
-        arrays, indices = [], []
-        for index in batch:
-            array = self._chunks.whole(image, level, index)
-            if array is None:
-                parent, _ = image.pyramid.parent_of(level, index)
-                if self._chunks.whole(image, level + 1, parent) is None:
-                    # Fill value stays fill value: nothing to write, nothing to overwrite.
-                    continue
-                array = np.full(image.image.layout.chunk_shape, image.fill_value)
-            arrays.append(array)
-            indices.append(index)
-        grid = image.pyramid.levels[level].chunks
-        valid = [grid.region(index).shape for index in indices]
-        recipe = replace(image.recipes[level], codec=None)
-        for index, result in zip(indices, self._kernels.settle(arrays, valid, recipe), strict=True):
-            assert result.parent is not None
-            self._settler.merge(image, level + 1, *parent_write(image, level, index, result.parent))

@@ -85,7 +85,9 @@ class Chunks:
                 return out
         return self.stored(image, level, chunk)
 
-    def freeze(self, image: OpenImage, shard: DirtyShard) -> dict[Shape, DirtyChunk]:
+    def freeze(
+        self, image: OpenImage, shard: DirtyShard
+    ) -> tuple[dict[Shape, DirtyChunk], set[Shape]]:
         """Completes all chunks that are dirty, and makes them settling. For the shard's owner."""
         with shard.lock:
             bare = [index for index, chunk in shard.chunks.items() if not chunk.complete]

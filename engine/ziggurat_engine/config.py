@@ -57,6 +57,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, env_prefix="ZIGGURAT_", extra="forbid")
 
     data: Path = Field(description="directory that holds the images; made where missing")
+    log: Path | None = Field(
+        default=None, description="directory of the write-ahead log; default: log in the data one"
+    )
+    log_segment_bytes: Bytes = Field(
+        default=ByteSize(256 * MIB), description="size of one file of the log"
+    )
+    max_log_bytes: Bytes = Field(
+        default=ByteSize(4096 * MIB),
+        description="above this the oldest chunks are stored so that the log can be shortened",
+    )
     listen: str = Field(default="127.0.0.1:7447", description="host:port; port 0: a free one")
 
     cache_bytes: Bytes = Field(

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,15 +22,19 @@ from ziggurat_engine.build import Builder
 from ziggurat_engine.cache import Budget, CleanChunks, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.config import Settings
-from ziggurat_engine.errors import NotFound, ZigguratError
+from ziggurat_engine.errors import NotFound, Unavailable, ZigguratError
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
+from ziggurat_engine.journal import Journal
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.layout import resolve
+from ziggurat_engine.log import Log, LogStats
 from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
+from ziggurat_engine.recover import Recovered, Recovery
 from ziggurat_engine.settle import SettleCounters, Settler
 from ziggurat_engine.spec import ImageSpec
+from ziggurat_engine.state import State
 from ziggurat_engine.store.catalog import Catalog
 from ziggurat_engine.vfs import FileSystem, OsFileSystem
 
@@ -56,6 +61,10 @@ class Status:
     evictions: int
     shards_waiting: int
     settle: SettleCounters
+    log: LogStats
+    log_error: str
+    recovering: bool
+    replayed_bytes: int
 
 
 class Engine:
@@ -65,13 +74,22 @@ class Engine:
     Raises OSError where the directory can't be used.
     """
 
-    def __init__(self, settings: Settings, fs: FileSystem | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        fs: FileSystem | None = None,
+        open_state: Callable[[], State] | None = None,
+    ) -> None:
         self._settings = settings
         self._started = time.monotonic()
         self._draining = False
-        self._catalog = Catalog.open(
-            fs or OsFileSystem(), settings.data, max_open_shards=settings.max_open_shards
+        fs = fs or OsFileSystem()
+        # First, since it takes the lock of the directory: a second server changes nothing.
+        self._log = Log.open(
+            fs, settings.log or settings.data / "log", segment_bytes=settings.log_segment_bytes
         )
+        self._state = open_state() if open_state else State.open(settings.data / "state.sqlite")
+        self._catalog = Catalog.open(fs, settings.data, max_open_shards=settings.max_open_shards)
         self._kernels = select(settings.kernels, settings.kernel_threads)
         self._budget = Budget(settings.cache_bytes)
         self._clean = CleanChunks(self._budget)
@@ -85,11 +103,19 @@ class Engine:
             self._dirty,
             self._budget,
             self._kernels,
+            self._state,
             workers=settings.settle_workers,
             idle_seconds=settings.settle_idle_seconds,
         )
+        self._journal = Journal(self._log, self._state, self._dirty)
+        self._settler.observers.append(self._journal.release)
+        self._settler.hurry = lambda: self._journal.bytes > settings.max_log_bytes
         self.ingest = Ingest(
-            self._dirty, self._budget, self._settler, max_streams=settings.max_streams
+            self._dirty,
+            self._budget,
+            self._settler,
+            self._journal,
+            max_streams=settings.max_streams,
         )
         self.query = Query(
             chunks,
@@ -98,7 +124,11 @@ class Engine:
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
         )
-        self.builder = Builder(chunks, self._dirty, self._settler, self._kernels)
+        self.builder = Builder(self._settler)
+        self._recovery = Recovery(
+            self._log, self._state, self._journal, self._images, self.ingest, self._settler
+        )
+        self._ready = False
         # Beside the start: what cameras send most.
         threading.Thread(
             target=self._kernels.warm,
@@ -114,11 +144,22 @@ class Engine:
             settings.data,
         )
 
+    def recover(self) -> Recovered:
+        """Replays the log; to be called once, before all other methods but `status`.
+
+        Returns when reads see all that was acknowledged. Until then the other methods
+        raise Unavailable.
+        """
+        found = self._recovery.run()
+        self._ready = True
+        return found
+
     def create(self, spec: ImageSpec) -> OpenImage:
         """Makes an image; its metadata is durable when it returns.
 
         Raises InvalidArgument, AlreadyExists, OSError.
         """
+        self._check_ready()
         settings = self._settings
         image = resolve(
             spec,
@@ -130,6 +171,7 @@ class Engine:
 
     def image(self, name: str, field: str = "name") -> OpenImage:
         """The image called `name`, in any Unicode normal form; else NotFound for `field`."""
+        self._check_ready()
         try:
             return self._images.open(unicodedata.normalize("NFC", name))
         except NotFound as error:
@@ -144,6 +186,7 @@ class Engine:
 
     def names(self, prefix: str = "") -> list[str]:
         """All images at or below the path `prefix`, sorted; InvalidArgument where it is none."""
+        self._check_ready()
         return self._images.names(check_name(prefix.rstrip("/"), "prefix") if prefix else "")
 
     def delete(self, image: OpenImage) -> None:
@@ -154,6 +197,7 @@ class Engine:
         self.ingest.forget(image)
         self._images.delete(image)
         self._settler.discard(image)
+        self._state.forget(image.image.uid)
 
     def drain(self) -> None:
         """From now on no stream is opened, and those that are open end."""
@@ -180,8 +224,15 @@ class Engine:
         self.query.close()
         self._kernels.close()
         self._catalog.close()
+        self._journal.close(stored=failed is None and self._ready)
+        self._state.close()
         if failed is not None:
             raise failed
+
+    def _check_ready(self) -> None:
+        if not self._ready:
+            done = self._recovery.bytes_done >> 20
+            raise Unavailable(f"the server is starting: {done} MiB of the log are replayed")
 
     def status(self) -> Status:
         """What the engine is at."""
@@ -200,4 +251,8 @@ class Engine:
             evictions=clean.evictions,
             shards_waiting=self._settler.waiting,
             settle=replace(self._settler.counters),
+            log=self._log.stats(),
+            log_error=str(self._log.error or ""),
+            recovering=not self._ready,
+            replayed_bytes=self._recovery.bytes_done,
         )

@@ -8,14 +8,16 @@ found under an image of the same name.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.kernels.protocol import Recipe
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.spec import Image
@@ -30,7 +32,8 @@ class OpenImage:
     number: names the image in the cache. fill_value: one pixel of its dtype.
     chunk_bytes: of one decoded chunk. recipes: how each level's chunks are settled.
     revision: tick of the last write accepted, 0 before the first. observers: called, from
-    any thread, after a shard of level 0 was stored; they must not block.
+    any thread, after a shard of level 0 was stored; they must not block. write_order: held
+    while a write is logged and merged, so that both happen in the same order.
     """
 
     number: int
@@ -39,6 +42,7 @@ class OpenImage:
     chunk_bytes: int
     recipes: tuple[Recipe, ...]
     revision: int = 0
+    write_order: threading.Lock = field(default_factory=threading.Lock)
     deleted: bool = False
     observers: set[Callable[[], None]] = field(default_factory=set)
 
@@ -91,6 +95,12 @@ class Images:
         """The open image that `number` names; None once it is deleted."""
         with self._lock:
             return self._by_number.get(number)
+
+    def all(self) -> Iterator[OpenImage]:
+        """All images, each opened if it can be."""
+        for name in self.names():
+            with contextlib.suppress(ZigguratError):
+                yield self.open(name)
 
     def opened(self) -> list[OpenImage]:
         """The images that are open now."""

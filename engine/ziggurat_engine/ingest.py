@@ -2,23 +2,25 @@
 
 A stream is one client's ordered sequence: 1, 2, 3, ... Each number is accepted once; a
 repeat is counted and ignored, a gap is refused. A stream outlives the call that
-carries it, so that a client that lost its connection learns where to go on.
+carries it, and the server, so that a client that lost its connection learns where to
+go on.
 
-`received` is the last number that reads see. `durable` follows it as shards are
-stored: a number is durable once no dirty shard of level 0 holds a write as old.
+`received` is the last number that reads see. `durable` follows it: a write is durable
+once the log that holds it is synced, or once it is stored (journal.py).
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from ziggurat_engine.cache import Budget, DirtyDirectory
 from ziggurat_engine.errors import (
+    Cancelled,
     FailedPrecondition,
     InvalidArgument,
     LimitExceeded,
@@ -27,12 +29,16 @@ from ziggurat_engine.errors import (
     StreamHeld,
     Unavailable,
 )
-from ziggurat_engine.grid import Part
+from ziggurat_engine.grid import Grid, Part
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.journal import Journal, StreamKey
+from ziggurat_engine.log import Appended, Skip
+from ziggurat_engine.log import Region as Record
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region
 from ziggurat_engine.settle import Settler, never
 from ziggurat_engine.spec import Array
+from ziggurat_engine.state import StreamState
 
 MAX_STREAM_ID_BYTES = 128
 
@@ -47,46 +53,79 @@ class StreamCounters:
     duplicates: int = 0
 
 
+@dataclass(slots=True)
+class Pending:
+    """A write that is received and not known to be durable.
+
+    tick: stored once no older tick is dirty; 0 where there are no pixels. position: of its
+    log record's end, 0 where the log does not hold it. order: the log's end when it was
+    merged.
+    """
+
+    sequence: int
+    tick: int
+    position: int
+    order: int
+
+
 class Stream:
     """One client's sequence of writes to one image.
 
     received, durable: the highest sequence numbers of which that is true of all up to
-    them. `changed` is notified when either may have grown.
+    them. logged: False where the client asked for less than durable acknowledgements.
+    `changed` guards what it holds, and is notified when either number may have grown.
     """
 
-    def __init__(self, image: OpenImage, stream_id: str) -> None:
+    def __init__(self, image: OpenImage, stream_id: str, state: StreamState | None) -> None:
         self.image = image
         self.stream_id = stream_id
+        self.key = (image.image.uid, stream_id)
         self.held = False
-        self.received = 0
-        self.durable = 0
-        self.counters = StreamCounters()
+        self.logged = True
+        self.received = self.durable = state.sequence if state else 0
+        self.counters = StreamCounters(**(state.facts if state else {}))
         self.changed = threading.Condition()
-        # Level 0 was stored since `durable` was last looked at.
-        self.stored = False
-        # (sequence, tick) of what is received and not durable, in order.
-        self.pending: deque[tuple[int, int]] = deque()
+        # Something was stored or synced since `durable` was last looked at.
+        self.stirred = False
+        self.pending: deque[Pending] = deque()
 
-    def notify(self) -> None:
-        """Something of the image was stored."""
+    def stir(self) -> None:
+        """Something was stored or synced."""
         with self.changed:
-            self.stored = True
+            self.stirred = True
             self.changed.notify_all()
+
+    def state(self, sequence: int) -> StreamState:
+        """What is to be remembered once `sequence` is durable."""
+        return StreamState(*self.key, sequence, asdict(self.counters))
 
 
 class Ingest:
     """All write streams. A stream's calls come one at a time, from whoever opened it."""
 
     def __init__(
-        self, dirty: DirtyDirectory, budget: Budget, settler: Settler, *, max_streams: int
+        self,
+        dirty: DirtyDirectory,
+        budget: Budget,
+        settler: Settler,
+        journal: Journal,
+        *,
+        max_streams: int,
     ) -> None:
         self._dirty = dirty
         self._budget = budget
         self._settler = settler
+        self._journal = journal
         self._max_streams = max_streams
         self._lock = threading.Condition()
         self.draining = False
         self._streams: dict[tuple[int, str], Stream] = {}
+        # How far streams are that nobody has opened since the start.
+        self._known: dict[StreamKey, StreamState] = {}
+
+    def remember(self, states: Iterable[StreamState]) -> None:
+        """How far streams were at the start; to be called before any is opened."""
+        self._known.update({(state.image, state.stream): state for state in states})
 
     @property
     def open_streams(self) -> int:
@@ -94,8 +133,11 @@ class Ingest:
         with self._lock:
             return sum(stream.held for stream in self._streams.values())
 
-    def open(self, image: OpenImage, stream_id: str) -> Stream:
+    def open(self, image: OpenImage, stream_id: str, *, logged: bool = True) -> Stream:
         """Begins or resumes a stream; the caller holds it until `release`.
+
+        logged: whether the log takes its writes, so that they are durable at once; else
+        they are when they are stored.
 
         Raises StreamHeld while another caller does, InvalidArgument for a bad id,
         LimitExceeded above max_streams, Unavailable once the engine is stopping.
@@ -116,21 +158,27 @@ class Ingest:
                     max_streams=self._max_streams,
                 )
             key = (image.number, stream_id)
-            stream = self._streams.setdefault(key, Stream(image, stream_id))
+            stream = self._streams.get(key)
+            if stream is None:
+                known = self._known.pop((image.image.uid, stream_id), None)
+                stream = self._streams[key] = Stream(image, stream_id, known)
             if stream.held:
                 raise StreamHeld(
                     f"another call writes to stream {stream_id!r} of {image.image.name!r}",
                     stream_id=stream_id,
                 )
             stream.held = True
-            image.observers.add(stream.notify)
+            stream.logged = logged
+            image.observers.add(stream.stir)
+            self._journal.observers.add(stream.stir)
         return stream
 
     def release(self, stream: Stream) -> None:
         """The caller writes no more; the stream may be opened again."""
         with self._lock:
             stream.held = False
-            stream.image.observers.discard(stream.notify)
+            stream.image.observers.discard(stream.stir)
+            self._journal.observers.discard(stream.stir)
             self._lock.notify_all()
 
     def forget(self, image: OpenImage) -> None:
@@ -154,7 +202,7 @@ class Ingest:
             self.draining = True
             held = [stream for stream in self._streams.values() if stream.held]
         for stream in held:
-            stream.notify()
+            stream.stir()
 
     def wait_released(self, timeout_seconds: float) -> bool:
         """Waits until nobody holds a stream; False where somebody still does."""
@@ -168,9 +216,10 @@ class Ingest:
 
         payload: its pixels, little-endian, C order; not used after the call. Waits
         while memory is full. Raises InvalidArgument, OutOfRange, FailedPrecondition
-        for what can't be accepted, having changed nothing; Unavailable where memory is
-        full and the store fails: part of the region may then be written, and the same
-        number is wanted again.
+        for what can't be accepted, having changed nothing; OSError where the log can't
+        be written, having changed nothing; Unavailable where memory is full and the
+        store fails: part of the region may then be written, and the same number is
+        wanted again.
         """
         image = stream.image
         if image.deleted:
@@ -178,51 +227,100 @@ class Ingest:
         pixels = _pixels(image, region, payload)
         if not self._wanted(stream, sequence, "region.sequence"):
             return
-        level = image.pyramid.levels[0]
-        tick = 0
-        for parts in _by_shard(level, region, self._batch_chunks(image)):
-            tick = self._settler.merge(image, 0, parts, pixels)
-        image.revision = max(image.revision, tick)
+        # What covers whole shards is stored at once: writing it twice would gain nothing.
+        logged = stream.logged and not _covers_cells(image.pyramid.levels[0].shards, region)
+        record = Record(bytes.fromhex(image.image.uid), stream.stream_id, sequence, region)
+        with image.write_order:
+            appended = self._journal.append(record, payload) if logged else None
+            try:
+                tick = self._merge(image, region, pixels)
+            except BaseException:
+                if appended is not None:
+                    self._journal.abandoned(appended)
+                raise
+            order = self._journal.position
+            image.revision = max(image.revision, tick)
         stream.counters.regions += 1
         stream.counters.bytes += pixels.nbytes
-        self._received(stream, sequence, tick)
+        self._received(stream, Pending(sequence, tick, 0, order), appended)
+
+    def merge(self, image: OpenImage, region: Region, payload: memoryview) -> int:
+        """Merges a region of level 0 that the log holds already; returns its tick."""
+        tick = self._merge(image, region, _pixels(image, region, payload))
+        image.revision = max(image.revision, tick)
+        return tick
 
     def skip(self, stream: Stream, sequence: int, frames: int) -> None:
         """Accepts that `frames` frames will not come; raises as `write` does."""
         if frames < 1:
             raise InvalidArgument(f"skip.frames is {frames}, not at least 1", field="skip.frames")
-        if self._wanted(stream, sequence, "skip.sequence"):
-            stream.counters.skipped_frames += frames
-            self._received(stream, sequence, 0)
+        if not self._wanted(stream, sequence, "skip.sequence"):
+            return
+        record = Skip(bytes.fromhex(stream.key[0]), stream.stream_id, sequence, frames)
+        appended = self._journal.append(record) if stream.logged else None
+        stream.counters.skipped_frames += frames
+        self._received(stream, Pending(sequence, 0, 0, self._journal.position), appended)
 
     def flush(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all that was received is durable.
 
-        Raises Unavailable where it can't be, Cancelled where told to.
+        Raises Unavailable where it can't be stored, OSError where the log can't be
+        written, Cancelled where told to.
         """
-        for _ in self._settler.drain(stream.image, 0, cancelled):
-            pass
-        stream.notify()
+        target = stream.received
+        while self.refresh(stream, stirred=True)[1] < target:
+            if cancelled():
+                raise Cancelled("the caller gave up")
+            with stream.changed:
+                waits = [entry.position for entry in stream.pending if entry.position]
+                bare = len(waits) < len(stream.pending)
+            if bare:
+                for _ in self._settler.drain(stream.image, 0, cancelled):
+                    pass
+            if waits:
+                self._journal.wait(waits[-1], 0.5)
 
     def finish(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all is durable and every level is exact and stored; raises as `flush`."""
         self._settler.drain_all(stream.image, cancelled)
-        stream.notify()
+        self.flush(stream, cancelled)
 
-    def refresh(self, stream: Stream) -> tuple[int, int]:
-        """(received, durable) as of now."""
+    def refresh(self, stream: Stream, *, stirred: bool = False) -> tuple[int, int]:
+        """(received, durable) as of now; `stirred`: looks again though nothing was told.
+
+        OSError where what is stored can't be recorded as such; it is tried again at the
+        next call.
+        """
         with stream.changed:
-            stored, stream.stored = stream.stored, False
-        if stored:
-            # Drawn before looking: what is written meanwhile has a higher tick, and may be missed.
-            limit = self._dirty.next_tick()
-            oldest = self._dirty.oldest_tick(stream.image.number, 0)
-            limit = limit if oldest is None else min(limit, oldest)
-            with stream.changed:
-                while stream.pending and stream.pending[0][1] < limit:
-                    stream.durable = stream.pending.popleft()[0]
-        with stream.changed:
+            stirred, stream.stirred = stirred or stream.stirred, False
+            pending = stream.pending
+            if stirred and pending:
+                self._take_durable(stream)
             return stream.received, stream.durable
+
+    def _take_durable(self, stream: Stream) -> None:
+        """Takes off what is in the log, or stored; stops at the first that is neither."""
+        oldest: int | None = None
+        applied = count = 0
+        for entry in stream.pending:
+            if entry.position and not self._journal.lost(entry.position):
+                if not self._journal.durable(entry.position):
+                    # Its sync may yet fail: what is behind it has to wait.
+                    break
+            else:
+                if not applied:
+                    oldest = self._dirty.oldest_tick(stream.image.number, 0)
+                if oldest is not None and entry.tick >= oldest:
+                    break
+                applied = entry.order
+            count += 1
+        if count:
+            last = stream.pending[count - 1].sequence
+            if applied:
+                self._journal.stored(stream.state(last), applied)
+            for _ in range(count):
+                stream.pending.popleft()
+            stream.durable = last
 
     def _wanted(self, stream: Stream, sequence: int, field: str) -> bool:
         wanted = stream.received + 1
@@ -236,14 +334,22 @@ class Ingest:
             stream.counters.duplicates += 1
         return sequence == wanted
 
-    def _received(self, stream: Stream, sequence: int, tick: int) -> None:
+    def _received(self, stream: Stream, entry: Pending, appended: Appended | None) -> None:
+        if appended is not None:
+            entry.position = appended.position
+            self._journal.merged(appended, entry.tick, stream.key, stream.state(entry.sequence))
         with stream.changed:
-            stream.received = sequence
-            if tick or stream.pending:
-                stream.pending.append((sequence, tick))
-            else:
-                stream.durable = sequence
+            stream.received = entry.sequence
+            stream.pending.append(entry)
+            if not entry.tick and not entry.position:
+                stream.stirred = True
             stream.changed.notify_all()
+
+    def _merge(self, image: OpenImage, region: Region, pixels: Array) -> int:
+        tick = 0
+        for parts in _by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
+            tick = self._settler.merge(image, 0, parts, pixels)
+        return tick
 
     def _batch_chunks(self, image: OpenImage) -> int:
         # One region may touch more chunks than memory holds: an eighth at a time.
@@ -271,6 +377,16 @@ def _pixels(image: OpenImage, region: Region, payload: memoryview) -> Array:
             field="region.payload",
         )
     return np.frombuffer(payload, dtype=dtype.newbyteorder("<")).reshape(region.shape)
+
+
+def _covers_cells(grid: Grid, region: Region) -> bool:
+    """True where every cell that `region` touches lies wholly in it."""
+    return all(
+        start % cell == 0 and (stop % cell == 0 or stop == size)
+        for start, stop, cell, size in zip(
+            region.offset, region.stop, grid.cell, grid.shape, strict=True
+        )
+    )
 
 
 def _by_shard(level: Level, region: Region, limit: int) -> Iterator[list[Part]]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,6 +62,7 @@ def resolve(
     return Image(
         **{name: getattr(spec, name) for name in type(spec).model_fields if name != "layout"},
         layout=layout,
+        uid=uuid.uuid4().hex,
         created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
     )
 

@@ -19,7 +19,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ziggurat_engine.cache import (
     Budget,
@@ -37,11 +39,14 @@ from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.kernels.protocol import Kernels
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
+from ziggurat_engine.state import StaleShard, State
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
+# Chunks read back at a time to make their parents anew.
+BATCH_CHUNKS = 16
 
 
 def never() -> bool:
@@ -72,6 +77,7 @@ class Settler:
         dirty: DirtyDirectory,
         budget: Budget,
         kernels: Kernels,
+        state: State,
         *,
         workers: int,
         idle_seconds: float,
@@ -82,6 +88,11 @@ class Settler:
         self._dirty = dirty
         self._budget = budget
         self._kernels = kernels
+        self._state = state
+        # Called after a shard of level 0 was stored; they must not block.
+        self.observers: list[Callable[[], None]] = []
+        # True where the oldest shards should settle whatever memory says.
+        self.hurry: Callable[[], bool] = never
         self._idle_seconds = idle_seconds
         # Guards what follows; never taken while a shard's or the directory's lock is held.
         self._wake = threading.Condition()
@@ -104,10 +115,12 @@ class Settler:
         pixels: Array,
         *,
         wait: bool = True,
+        source: StaleShard | None = None,
     ) -> int:
         """Writes `pixels`, cut into `parts` of one shard, to the dirty chunks of `level`.
 
         Waits for memory where there is none, if told to. Returns the write's tick.
+        source: the note to clear once what was written is stored.
         Raises Unavailable where memory is full because the store fails.
         """
         grid = image.pyramid.levels[level]
@@ -118,7 +131,7 @@ class Settler:
                     needed = shard.absent(parts) * image.chunk_bytes
                     if self._budget.reserve(needed, force=not wait):
                         tick = self._dirty.next_tick()
-                        extra = shard.write(parts, pixels, tick, time.monotonic())
+                        extra = shard.write(parts, pixels, tick, time.monotonic(), source)
                         whole = shard.whole
                         break
                 self._make_room(needed)
@@ -151,7 +164,8 @@ class Settler:
         for shard in self._dirty.shards(image.number, level):
             tick = shard.oldest_tick()
             if tick is not None and tick < target:
-                pending.append((shard, len(shard.chunks) + len(shard.settling), shard.failures))
+                count = len(shard.chunks) + len(shard.settling) + len(shard.touched)
+                pending.append((shard, count, shard.failures))
         total, done = sum(count for _, count, _ in pending), 0
         yield done, total
         self.offer(shard for shard, _, _ in pending)
@@ -159,6 +173,14 @@ class Settler:
             self._await(shard, target, failures, cancelled)
             done += count
             yield done, total
+
+    def touch(self, image: OpenImage, level: int, shard: Shape, chunks: Iterable[Shape]) -> None:
+        """Makes the parents of these stored chunks anew; until then the level above is stale."""
+        grid = image.pyramid.levels[level]
+        key = ShardKey(image.number, level, shard)
+        with self._dirty.pin(key, grid, image.fill_value) as touched:
+            touched.touch(chunks, self._dirty.next_tick())
+        self.offer([touched])
 
     def drain_all(self, image: OpenImage, cancelled: Callable[[], bool] = never) -> None:
         """Drains every level, lowest first: all is stored and exact. Raises as `drain` does."""
@@ -217,6 +239,10 @@ class Settler:
         while (shard := self._next()) is not None:
             try:
                 self._settle(shard)
+            except Exception as error:
+                # Whatever it was, the pixels are still here: keep them, say so, try again. A
+                # worker that ended here would let memory fill up without a word.
+                self._failed(shard, error)
             finally:
                 self._dirty.disown(shard)
             if shard.whole:
@@ -240,7 +266,8 @@ class Settler:
 
     def _due(self) -> list[DirtyShard]:
         """Shards nobody asked for: under pressure all, the oldest first, else those left alone."""
-        now, pressed = time.monotonic(), self._budget.pressed
+        now = time.monotonic()
+        pressed = self._budget.pressed or self.hurry()
         due = [
             (shard.tick, shard)
             for shard in self._dirty.shards()
@@ -253,27 +280,78 @@ class Settler:
         return [shard for _, shard in due]
 
     def _settle(self, shard: DirtyShard) -> None:
-        """Stores an owned shard; where that fails, it is dirty again when this returns."""
+        """Stores an owned shard; what it raises, `_failed` makes good."""
         image = self._images.numbered(shard.key.image)
         if image is None:
             # Deleted, with a write under way: nobody will ask for it.
             self._budget.release(shard.clear())
             return
-        try:
-            frozen = self._chunks.freeze(image, shard)
-            parents = self._store(image, shard, frozen) if frozen else []
-            for parts, block in parents:
-                self.merge(image, shard.key.level + 1, parts, block, wait=False)
-        except Exception as error:
-            # Whatever it was, the pixels are still here: keep them, say so, try again.
-            self._failed(shard, error)
-            return
-        self._budget.release(shard.stored())
+        level = shard.key.level
+        note: StaleShard | None = None
+        frozen, touched = self._chunks.freeze(image, shard)
+        if image.recipes[level].factors is not None and (frozen or touched):
+            # Before the store changes: a crash must not leave the level above wrong.
+            note = self._state.mark_stale(
+                image.image.uid, level, shard.key.shard, frozen.keys() | touched
+            )
+        parents = self._store(image, shard, frozen) if frozen else []
+        parents += self._blocks(image, level, touched)
+        for parts, block in parents:
+            self.merge(image, level + 1, parts, block, wait=False, source=note)
+        freed, notes = shard.stored(touched)
+        self._budget.release(freed)
         shard.failures, shard.retry_at, shard.error = 0, 0.0, None
         self._failing = None
-        if shard.key.level == 0:
-            for observer in tuple(image.observers):
+        if note is not None and not parents:
+            notes.append(note)
+        self._clear(notes)
+        if level == 0:
+            for observer in (*image.observers, *self.observers):
                 observer()
+
+    def _blocks(
+        self, image: OpenImage, level: int, touched: set[Shape]
+    ) -> list[tuple[list[Part], Array]]:
+        """The parents of chunks that are stored, made anew."""
+        if not touched or image.recipes[level].factors is None:
+            return []
+        order = sorted(touched)
+        parents = []
+        for start in range(0, len(order), BATCH_CHUNKS):
+            parents += self._batch_blocks(image, level, order[start : start + BATCH_CHUNKS])
+        return parents
+
+    def _batch_blocks(
+        self, image: OpenImage, level: int, batch: list[Shape]
+    ) -> list[tuple[list[Part], Array]]:
+        grid = image.pyramid.levels[level].chunks
+        arrays, order = [], []
+        for index in batch:
+            array = self._chunks.stored(image, level, index)
+            if array is None:
+                parent, _ = image.pyramid.parent_of(level, index)
+                if self._chunks.whole(image, level + 1, parent) is None:
+                    # Fill value stays fill value: nothing to write, nothing to overwrite.
+                    continue
+                array = np.full(grid.cell, image.fill_value)
+            arrays.append(array)
+            order.append(index)
+        recipe = replace(image.recipes[level], codec=None)
+        valid = [grid.region(index).shape for index in order]
+        with closing(self._kernels.settle(arrays, valid, recipe)) as results:
+            return [
+                parent_write(image, level, index, result.parent)
+                for index, result in zip(order, results, strict=True)
+                if result.parent is not None
+            ]
+
+    def _clear(self, notes: list[StaleShard]) -> None:
+        if notes:
+            try:
+                self._state.clear_stale(notes)
+            except OSError as error:
+                # They stay until the next start, which then computes what is right already.
+                log.warning("stale notes can't be cleared: %s", error)
 
     def _store(
         self, image: OpenImage, shard: DirtyShard, frozen: dict[Shape, DirtyChunk]

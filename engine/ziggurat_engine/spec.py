@@ -206,7 +206,11 @@ class ImageSpec(_Described):
 
 
 class Image(_Described):
-    """An image as it is: every choice made. `created` is in UTC."""
+    """An image as it is: every choice made.
 
+    uid: 32 hexadecimal digits; no other image ever has the same. created: in UTC.
+    """
+
+    uid: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     layout: Layout
     created: datetime.datetime

@@ -27,7 +27,8 @@ def connect(
     """A client of the server at "host:port" (port 7447 where none is given).
 
     Returns at once: the connection is made by the first call and made again after it
-    was lost. TLS is not spoken.
+    was lost. TLS is not spoken. A call or a read that the connection fails raises
+    Unavailable and is not tried again; a Writer goes on by itself.
 
     timeout_seconds: for calls that answer once and for opening a stream; None: no
         limit. Reads, writes and builds have no limit of their own.

@@ -42,7 +42,7 @@ class ZigguratError(Exception):
     details: values that a program may want ({"limit_bytes": "1048576"}).
     violations: every (field, what is wrong) the server named.
     sequence: in errors of a Writer, the first sequence number that was not
-        acknowledged as received; None elsewhere.
+        acknowledged at the stream's durability; None elsewhere.
     """
 
     default_reason: ClassVar[str] = "INTERNAL"
@@ -74,7 +74,7 @@ class ZigguratError(Exception):
 
         Raising one exception object from several threads would mix their tracebacks.
         """
-        return type(self)(
+        again = type(self)(
             self.message,
             field=self.field,
             reason=self.reason,
@@ -82,6 +82,8 @@ class ZigguratError(Exception):
             violations=self.violations,
             sequence=sequence,
         )
+        again.__cause__ = self.__cause__
+        return again
 
 
 class RequestError(ZigguratError):
@@ -183,6 +185,9 @@ STATUS_TO_ERROR: dict[grpc.StatusCode, type[ZigguratError]] = {
 }
 """Every status that is not here is a ServerError, its name put before the message."""
 
+# What grpc itself makes of a connection that broke; a server that says so gives a reason.
+_BROKEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
 
 def from_rpc(error: grpc.RpcError, *, field: str = "", server: str = "") -> ZigguratError:
     """The exception that stands for the status of a failed call.
@@ -196,6 +201,8 @@ def from_rpc(error: grpc.RpcError, *, field: str = "", server: str = "") -> Zigg
     reason, details, violations = _unpack(call.trailing_metadata())
     kind = STATUS_TO_ERROR.get(code, ServerError)
     message = text or f"the server answered {code.name} without a word"
+    if code in _BROKEN and not reason:
+        reason = "TRANSPORT"
     if kind is ServerError:
         message = f"{code.name}: {message}"
     elif kind is Unavailable and not reason and server:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from ziggurat._index import box_of
 from ziggurat._level import LevelView
 from ziggurat._read import ReadResult, read_box
 from ziggurat._rpc import Connection
+from ziggurat._stream import Durability
 from ziggurat._values import Channel, Layout, Level, Shape
 from ziggurat._writer import Writer
 
@@ -189,19 +191,41 @@ class Image:
         self,
         stream_id: str | None = None,
         *,
+        durability: Durability = "durable",
         window_bytes: int = 64 * 2**20,
         strip_bytes: int = 2**20,
+        retry_seconds: float = 300.0,
+        spool: str | os.PathLike[str] | None = None,
+        spool_bytes: int | None = None,
     ) -> Writer:
         """Opens a stream of writes; returns once the server has answered.
 
         stream_id: 1 to 128 bytes; None makes a new one. The same id resumes the same
             sequence: `Writer.sequence` then begins where the server stands.
+        durability: when a write counts as acknowledged. "durable": once it is on the
+            server's disk, safe from a power cut. "received": once it is in the server's
+            memory; it is then lost, and the writer raises DataLoss, where the server
+            dies before it has stored it.
         window_bytes: how much may be written and not yet acknowledged; past it write()
-            blocks. The most memory that the writer takes.
+            blocks, or uses the spool. The most memory that the writer takes, one
+            message aside.
         strip_bytes: the size of the messages that frames are cut into.
+        retry_seconds: how long the writer goes without a connection, in all since the
+            last acknowledgement, until it raises Unavailable; it reconnects by itself
+            before, and sends again what was not acknowledged.
+        spool: a directory of this writer's own, made where it is not there. What the
+            window has no room for waits in files there, so that a cut of minutes stops
+            no camera. A writer that ends without Close leaves there what was not
+            acknowledged; the next one with the same stream_id sends that first. A
+            process that is killed loses what was in memory alone: see `Writer.lost`.
+            Files are not synced: they outlive the process, not a power cut.
+        spool_bytes: what those files may take; None: half of what the disk has left.
 
-        Raises NotFound, StreamHeld, Unavailable, DeadlineExceeded (opening takes at
-        most the client's `timeout_seconds`).
+        Raises NotFound, InvalidArgument; what does not go away in the client's
+        `timeout_seconds` of Unavailable and DeadlineExceeded, and of StreamHeld in
+        5 s; FailedPrecondition where the spool is in use or another stream's; DataLoss
+        where it is damaged, or the server has less than it acknowledged; OSError where
+        the directory can't be used.
         """
         return Writer(
             self._connection,
@@ -210,8 +234,12 @@ class Image:
             self.shape,
             self.dtype,
             stream_id=stream_id,
+            durability=durability,
             window_bytes=window_bytes,
             strip_bytes=strip_bytes,
+            retry_seconds=retry_seconds,
+            spool=spool,
+            spool_bytes=spool_bytes,
         )
 
     def build_pyramid(self, *, force: bool = False) -> PyramidBuild:

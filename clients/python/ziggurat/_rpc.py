@@ -3,6 +3,11 @@
 One gRPC channel, shared by all threads. Calls go through here so that every failed
 one becomes an exception of _errors.py. The two calls that carry pixels bypass the
 generated serializers: their messages are bytes on this side (see _wire.py).
+
+Nothing is tried twice here: a call that finds no server raises Unavailable at once, as
+does one whose connection is cut, a read in the middle too. Whether to ask again is the
+caller's choice; a Writer makes it for itself (_stream.py). The channel beneath tries to
+connect again by itself, so that a call which comes a second after the server finds it.
 """
 
 from __future__ import annotations
@@ -17,6 +22,14 @@ from ziggurat_proto.v1 import read_pb2, service_pb2, service_pb2_grpc, write_pb2
 from ziggurat._errors import FailedPrecondition, InvalidArgument, from_rpc
 
 DEFAULT_PORT = 7447
+
+# Left alone, a channel would wait up to two minutes between two attempts to connect, and
+# fail every call meanwhile; and it would spend twenty seconds on one attempt.
+_RECONNECT_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+]
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["Ziggurat"].full_name
 _Answer = TypeVar("_Answer", bound=Message)
@@ -48,6 +61,7 @@ class Connection:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.keepalive_time_ms", int(keepalive_seconds * 1000)),
                 ("grpc.keepalive_timeout_ms", 20_000),
+                *_RECONNECT_OPTIONS,
             ],
         )
         self._stub: Any = service_pb2_grpc.ZigguratStub(self._channel)  # type: ignore[no-untyped-call]
@@ -97,6 +111,11 @@ class Connection:
         """A started BuildPyramid call, without a deadline."""
         self._check_open()
         return self._stub.BuildPyramid(request)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called: no call will reach the server any more."""
+        return self._closed
 
     def close(self) -> None:
         """Ends the calls that still run; they raise Cancelled. May be called twice."""

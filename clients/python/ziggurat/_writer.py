@@ -1,53 +1,32 @@
-"""How do frames get to the server while the camera goes on?
+"""How does a program hand frames to the server while the camera goes on?
 
-    write() ─ cut, serialize ─> window ─> gRPC's thread ─> server
-                                  ^                          │
-                    reader thread └──── acknowledgements ────┘
-
-write() copies pixels once, into messages ready for the wire, and returns. Messages
-stay in the window until the server has acknowledged them as received; write() blocks
-only while the window is full. A thread reads the answers.
-
-Invariants, all under one condition:
-- `_window` holds every message with a number above `_received`, in order; what was
-  not handed to gRPC yet is also in `_outbox`, which holds Open, Flush and Close too.
-- `_window_bytes` is the size of `_window`; it exceeds the limit only where a single
-  message does.
-- Once `_ended` is set nothing is sent any more and every waiting thread wakes; it is
-  set exactly once, by the reader thread, however the call ends.
+write() cuts a frame into messages ready for the wire, with one copy of its pixels,
+and returns. Keeping them until they are acknowledged, sending them, and sending them
+again after a failure is the work of _stream.py.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-import grpc
 import numpy as np
 from numpy.typing import ArrayLike
 from ziggurat_proto.v1 import write_pb2
 
-from ziggurat._errors import (
-    DeadlineExceeded,
-    FailedPrecondition,
-    InvalidArgument,
-    ServerError,
-    ZigguratError,
-    from_rpc,
-)
+from ziggurat._call import control
+from ziggurat._errors import InvalidArgument
 from ziggurat._frames import as_pixels, check_inside, payload_of, place_frame, strips
 from ziggurat._index import whole_numbers
 from ziggurat._rpc import Connection
+from ziggurat._spool import Spool
+from ziggurat._stream import Durability, Stream
 from ziggurat._values import Shape, WriteSummary
 from ziggurat._wire import encode_region
-
-# A wait on Windows can't be interrupted by Ctrl-C, so no wait is longer than this.
-_TICK_SECONDS = 0.5
 
 
 class Writer:
@@ -55,8 +34,16 @@ class Writer:
 
     A context manager: leaving the block closes the stream, leaving it by an exception
     cancels it. Several threads may share a writer; each write() stays together.
-    Every method raises the error that ended the stream, with `sequence` set to the
-    first number that was not acknowledged as received.
+
+    A lost connection, a restarting server and its full disk are not errors: the writer
+    reconnects in the background and sends again what was not acknowledged, each message
+    taking effect once. Meanwhile write() goes on until window and spool are full; flush()
+    and close() wait. What can't be mended so ends the stream, and then every method
+    raises the reason, with `sequence` set to the first number that was not acknowledged:
+    Unavailable once `retry_seconds` are over, DataLoss where the server has lost what
+    it had acknowledged, and whatever is the caller's fault at once.
+
+    The numbers below are read without waiting and may be a moment old.
     """
 
     def __init__(
@@ -68,34 +55,38 @@ class Writer:
         dtype: np.dtype[Any],
         *,
         stream_id: str | None,
+        durability: Durability,
         window_bytes: int,
         strip_bytes: int,
+        retry_seconds: float,
+        spool: str | os.PathLike[str] | None,
+        spool_bytes: int | None,
     ) -> None:
-        _check_settings(stream_id, window_bytes, strip_bytes)
+        _check_settings(stream_id, durability, retry_seconds)
+        _check_sizes(window_bytes=window_bytes, strip_bytes=strip_bytes)
+        if spool_bytes is not None:
+            _check_sizes(spool_bytes=spool_bytes)
         self._axes, self._shape, self._dtype = axes, shape, dtype
-        self._window_limit, self._strip_bytes = window_bytes, strip_bytes
+        self._strip_bytes = strip_bytes
         self._stream_id = stream_id or uuid.uuid4().hex
-        self._server = connection.server
         # Held while messages are numbered and queued, so that a frame stays together.
         self._writing = threading.Lock()
-        self._changed = threading.Condition()
-        self._outbox: deque[bytes] = deque()
-        self._window: deque[tuple[int, bytes]] = deque()
-        self._window_bytes = 0
-        self._sent_here = False
-        self._opened = False
-        self._closing = False
-        self._ended = False
-        self._sequence = self._received = self._durable = 0
-        self._error: ZigguratError | None = None
-        self._summary: WriteSummary | None = None
-        self._outbox.append(_control(open=write_pb2.Open(image=image, stream_id=self._stream_id)))
-        self._call = connection.write(self._requests())
-        threading.Thread(target=self._listen, name="ziggurat-writer", daemon=True).start()
+        self._spool = (
+            None if spool is None else Spool(os.fspath(spool), spool_bytes, image, self._stream_id)
+        )
+        self._stream = Stream(
+            connection,
+            image,
+            self._stream_id,
+            durability,
+            window_bytes=window_bytes,
+            spool=self._spool,
+            retry_seconds=retry_seconds,
+        )
         try:
-            self._wait(lambda: self._opened, connection.timeout_seconds, "the stream to open")
+            self._stream.wait_opened()
         except BaseException:
-            self._call.cancel()
+            self._stream.cancel()
             raise
 
     @property
@@ -106,27 +97,68 @@ class Writer:
     @property
     def sequence(self) -> int:
         """The last sequence number given to a message; 0 before the first."""
-        return self._sequence
+        return self._stream.window.last
 
     @property
     def received(self) -> int:
-        """Up to this number the server has everything in memory: reads see it."""
-        return self._received
+        """Up to this number the server has everything in memory: reads see it.
+
+        Goes back where the server died and came up without what was not durable.
+        """
+        return self._stream.progress.received
 
     @property
     def durable(self) -> int:
-        """Up to this number everything is durable, as far as this call was told."""
-        return self._durable
+        """Up to this number everything is on the server's disk. Never goes back."""
+        return self._stream.progress.durable
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Numbers that a former process had only in memory when it died, ascending.
+
+        Only where a spool was resumed. In their place Skips are sent, so that the server
+        counts them; write those frames again, if they are still there.
+        """
+        return tuple(sorted(self._stream.window.lost))
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes written but not acknowledged as received, at most about `window_bytes`."""
-        return self._window_bytes
+        """Bytes written and not acknowledged at the stream's durability.
+
+        In the window, in the spool, or in both: each message counts once.
+        """
+        return self._stream.window.backlog_bytes
+
+    @property
+    def spooled_bytes(self) -> int:
+        """What the spool's files take, at most `spool_bytes`; 0 without a spool.
+
+        They are deleted some messages at a time, so it falls in steps.
+        """
+        return 0 if self._spool is None else self._spool.size
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server has the stream open now."""
+        return self._stream.connected
+
+    @property
+    def reconnects(self) -> int:
+        """How often the stream was opened again after its call was lost."""
+        return self._stream.reconnects
+
+    @property
+    def seconds_to_full(self) -> float | None:
+        """When write() begins to block if the backlog grows on as in the last seconds.
+
+        Until window and spool are full; None while the backlog does not grow.
+        """
+        return self._stream.seconds_to_full()
 
     @property
     def summary(self) -> WriteSummary | None:
         """What the server counted; None before `close` has returned."""
-        return self._summary
+        return self._stream.summary
 
     def write(
         self,
@@ -138,7 +170,7 @@ class Writer:
         y: int | None = None,
         x: int | None = None,
     ) -> None:
-        """Queues a frame; blocks only while the window is full.
+        """Queues a frame; blocks only while the window is full, and the spool.
 
         frame: of the image's dtype in either byte order, any strides. Its axes are the
         image's last ones: on an image "tczyx" an array (Y, X) is one plane and
@@ -168,52 +200,48 @@ class Writer:
         self._send(pixels, start)
 
     def skip(self, frames: int = 1) -> None:
-        """Tells the server that `frames` frames were dropped; changes no pixel."""
+        """Tells the server that `frames` frames were dropped; changes no pixel.
+
+        Takes one sequence number; blocks as `write` does.
+        """
         (count,) = whole_numbers("frames", (frames,), 1)
         if count < 1:
             raise InvalidArgument(f"frames must be at least 1, got {count}", field="frames")
         with self._writing:
-            number = self._sequence + 1
-            self._queue(_control(skip=write_pb2.Skip(sequence=number, frames=count)))
+            number = self.sequence + 1
+            self._stream.put(control(skip=write_pb2.Skip(sequence=number, frames=count)))
 
     def flush(self, timeout_seconds: float | None = None) -> None:
         """Returns once everything written so far is acknowledged as durable.
 
         timeout_seconds: None waits as long as it takes. Raises DeadlineExceeded after
-        it; the stream goes on.
+        it; the stream goes on. While another thread's write() blocks it waits for that.
         """
         with self._writing:
-            target = self._sequence
-            with self._changed:
-                self._check()
-                if not self._sent_here or self._durable >= target:
-                    return
-                self._outbox.append(_control(flush=write_pb2.Flush()))
-                self._changed.notify_all()
+            target = self.sequence
+            self._stream.flush(target)
         what = f"sequence {target} to become durable"
-        self._wait(lambda: self._durable >= target, timeout_seconds, what)
+        self._stream.wait(lambda: self.durable >= target, timeout_seconds, what)
 
     def close(self, timeout_seconds: float | None = None) -> WriteSummary:
         """Ends the stream; returns once all of it is stored and every level is exact.
 
         timeout_seconds: None waits as long as it takes. Raises DeadlineExceeded after
         it; the server goes on, and close() may be called again. Later calls return the
-        same summary.
+        same summary. While another thread's write() blocks it waits for that.
         """
-        with self._writing, self._changed:
-            if self._summary is None:
-                self._check(closing=True)
-                if not self._closing:
-                    self._closing = True
-                    self._outbox.append(_control(close=write_pb2.Close()))
-                    self._changed.notify_all()
-        self._wait(lambda: self._summary is not None, timeout_seconds, "the stream to close")
-        assert self._summary is not None
-        return self._summary
+        with self._writing:
+            self._stream.close()
+        self._stream.wait(lambda: self.summary is not None, timeout_seconds, "the stream to close")
+        assert self.summary is not None
+        return self.summary
 
     def cancel(self) -> None:
-        """Drops the stream without closing it; what was acknowledged stays. Never raises."""
-        self._call.cancel()
+        """Drops the stream without closing it; what was acknowledged stays. Never raises.
+
+        What was not acknowledged goes to the spool, where there is one, else it is lost.
+        """
+        self._stream.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -237,126 +265,25 @@ class Writer:
             for start, extent in strips(array.shape, array.dtype.itemsize, self._strip_bytes):
                 payload = payload_of(array, start, extent)
                 at = tuple(o + s for o, s in zip(offset, start, strict=True))
-                self._wait_for_room(payload.nbytes)
-                self._queue(encode_region(self._sequence + 1, at, extent, payload))
-
-    def _wait_for_room(self, size: int) -> None:
-        def room() -> bool:
-            return not self._window or self._window_bytes + size <= self._window_limit
-
-        with self._changed:
-            self._check()
-        self._wait(room, None, "room in the window")
-
-    def _queue(self, message: bytes) -> None:
-        with self._changed:
-            self._check()
-            self._sequence += 1
-            self._sent_here = True
-            self._window.append((self._sequence, message))
-            self._window_bytes += len(message)
-            self._outbox.append(message)
-            self._changed.notify_all()
-
-    def _check(self, *, closing: bool = False) -> None:
-        """Raises what keeps the stream from being used. Called with `_changed` held."""
-        if self._error is not None:
-            raise self._error.at(self._received + 1)
-        if self._closing and not closing:
-            raise FailedPrecondition("the writer is closed", reason="WRITER_CLOSED")
-
-    def _wait(self, done: Callable[[], bool], timeout_seconds: float | None, what: str) -> None:
-        """Waits until done() holds; raises when the stream ends first, or time is up."""
-        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        with self._changed:
-            while not done():
-                if self._error is not None:
-                    raise self._error.at(self._received + 1)
-                left = _TICK_SECONDS if end is None else end - time.monotonic()
-                if left <= 0:
-                    raise DeadlineExceeded(
-                        f"waited {timeout_seconds:g} s for {what}", sequence=self._received + 1
-                    )
-                self._changed.wait(min(left, _TICK_SECONDS))
-
-    def _requests(self) -> Iterator[bytes]:
-        """The messages in order, for gRPC's thread; ends with the call."""
-        while True:
-            with self._changed:
-                while not self._outbox and not self._ended:
-                    self._changed.wait()
-                if self._ended:
-                    return
-                message = self._outbox.popleft()
-                last = self._closing and not self._outbox
-            yield message
-            if last:
-                return
-
-    def _listen(self) -> None:
-        """Reads answers until the call ends, then wakes everyone; never raises."""
-        error: ZigguratError
-        try:
-            for answer in self._call:
-                self._take(answer)
-            error = ServerError("the server ended the stream before it was closed")
-        except grpc.RpcError as status:
-            error = from_rpc(status, server=self._server)
-        except ZigguratError as wrong:
-            error = wrong
-        except Exception as bug:  # a thread that died silently would leave the others waiting
-            error = ServerError(f"reading answers failed: {bug!r}")
-        self._call.cancel()
-        with self._changed:
-            self._ended = True
-            if self._summary is None:
-                self._error = error
-            self._outbox.clear()
-            self._changed.notify_all()
-
-    def _take(self, answer: write_pb2.WriteResponse) -> None:
-        member = answer.WhichOneof("message")
-        with self._changed:
-            if member == "opened":
-                if self._opened or not answer.opened.next_sequence:
-                    raise ServerError(f"the server opened the stream with {answer!r}")
-                self._opened = True
-                # The numbers before were accepted by an earlier call of this stream.
-                self._sequence = self._received = answer.opened.next_sequence - 1
-            elif member == "acknowledgement":
-                self._acknowledge(answer.acknowledgement.received, answer.acknowledgement.durable)
-            elif member == "closed":
-                closed = answer.closed
-                self._acknowledge(closed.durable, closed.durable)
-                self._summary = WriteSummary(
-                    durable=closed.durable,
-                    regions=closed.regions,
-                    bytes=closed.bytes,
-                    skipped_frames=closed.skipped_frames,
-                    duplicates=closed.duplicates,
-                )
-            self._changed.notify_all()
-
-    def _acknowledge(self, received: int, durable: int) -> None:
-        if received > self._sequence:
-            raise ServerError(
-                f"the server acknowledged {received}, but {self._sequence} was the last sent"
-            )
-        self._received = max(self._received, received)
-        self._durable = max(self._durable, durable)
-        while self._window and self._window[0][0] <= self._received:
-            self._window_bytes -= len(self._window.popleft()[1])
+                self._stream.put(encode_region(self.sequence + 1, at, extent, payload))
 
 
-def _control(**member: Any) -> bytes:
-    return write_pb2.WriteRequest(**member).SerializeToString()
-
-
-def _check_settings(stream_id: str | None, window_bytes: int, strip_bytes: int) -> None:
+def _check_settings(stream_id: str | None, durability: str, retry_seconds: float) -> None:
     if stream_id is not None and not 1 <= len(str(stream_id).encode()) <= 128:
         raise InvalidArgument(
             f"stream_id must be 1 to 128 bytes, got {stream_id!r}", field="stream_id"
         )
-    for field, size in (("window_bytes", window_bytes), ("strip_bytes", strip_bytes)):
+    if durability not in get_args(Durability):
+        raise InvalidArgument(
+            f'durability must be "durable" or "received", got {durability!r}', field="durability"
+        )
+    if not retry_seconds >= 0:
+        raise InvalidArgument(
+            f"retry_seconds must be 0 or more, got {retry_seconds!r}", field="retry_seconds"
+        )
+
+
+def _check_sizes(**sizes: int) -> None:
+    for field, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise InvalidArgument(f"{field} must be at least 1, got {size!r}", field=field)

@@ -51,8 +51,11 @@ class DirtyDirectory:
                 for shard in shards.values()
             ]
 
-    def oldest_tick(self, image: int, level: int) -> int | None:
-        """A lower bound of the ticks of a level that are not stored; None where all are."""
+    def oldest_tick(self, image: int | None, level: int) -> int | None:
+        """A lower bound of the ticks of a level that are not stored; None where all are.
+
+        image: None for all images.
+        """
         ticks = (shard.oldest_tick() for shard in self.shards(image, level))
         return min((tick for tick in ticks if tick is not None), default=None)
 

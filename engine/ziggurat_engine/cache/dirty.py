@@ -8,6 +8,7 @@ of three states, and moves from one to the next:
                 chunk is `complete`
     settling    in `settling`: frozen and complete, on its way to the store; a write
                 begins a new dirty chunk whose base is the settling one
+    touched     in `touched`: stored, but its block in the level above may not be right
     clean       in neither: what the store holds
 
 Every accepted write has a tick, from one counter for the whole engine. `oldest_tick`
@@ -28,6 +29,7 @@ from ziggurat_engine.grid import Part
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
+from ziggurat_engine.state import StaleShard
 
 
 class ShardKey(NamedTuple):
@@ -70,6 +72,7 @@ class DirtyShard:
     """The dirty chunks of one shard. What is not said to be guarded is constant."""
 
     __slots__ = (
+        "_settling_sources",
         "_settling_tick",
         "chunks",
         "covered",
@@ -83,8 +86,10 @@ class DirtyShard:
         "owned",
         "retry_at",
         "settling",
+        "sources",
         "tick",
         "total",
+        "touched",
         "users",
     )
 
@@ -97,6 +102,11 @@ class DirtyShard:
         self.lock = threading.Lock()
         self.chunks: dict[Shape, DirtyChunk] = {}
         self.settling: dict[Shape, DirtyChunk] = {}
+        self.touched: set[Shape] = set()
+        # Notes of the shards below whose blocks were merged into `chunks`: to be cleared
+        # once these are stored.
+        self.sources: list[StaleShard] = []
+        self._settling_sources: list[StaleShard] = []
         self.covered = 0
         self.last_write = 0.0
         self.tick: int | None = None
@@ -111,8 +121,8 @@ class DirtyShard:
 
     @property
     def idle(self) -> bool:
-        """True where nothing is dirty or settling."""
-        return not self.chunks and not self.settling
+        """True where nothing is dirty, settling or touched."""
+        return not self.chunks and not self.settling and not self.touched
 
     @property
     def whole(self) -> bool:
@@ -128,16 +138,28 @@ class DirtyShard:
     def touches(self, chunks: Region) -> bool:
         """True where a chunk index in the box `chunks` is dirty or settling. Takes the lock."""
         with self.lock:
-            held = itertools.chain(self.chunks, self.settling)
+            held = itertools.chain(self.chunks, self.settling, self.touched)
             return any(chunks.holds(index) for index in held)
 
-    def stored(self) -> int:
-        """The settling chunks are clean now; returns their bytes. For the owner; takes the lock."""
+    def stored(self, touched: Iterable[Shape]) -> tuple[int, list[StaleShard]]:
+        """The settling chunks are clean now, and the blocks of `touched` are right.
+
+        Returns the bytes freed, and the notes that can be cleared. For the owner; takes
+        the lock.
+        """
         with self.lock:
             freed = sum(chunk.nbytes for chunk in self.settling.values())
             self.settling = {}
+            self.touched.difference_update(touched)
+            sources, self._settling_sources = self._settling_sources, []
             self._settling_tick = None
-        return freed
+        return freed, sources
+
+    def touch(self, chunks: Iterable[Shape], tick: int) -> None:
+        """The blocks of `chunks` in the level above are to be made anew. Takes the lock."""
+        with self.lock:
+            self.touched.update(chunks)
+            self.tick = tick if self.tick is None else min(tick, self.tick)
 
     def thaw(self) -> int:
         """The settling chunks could not be stored: they are dirty again.
@@ -157,6 +179,8 @@ class DirtyShard:
                     freed += old.nbytes
             ticks = [t for t in (self.tick, self._settling_tick) if t is not None]
             self.tick, self._settling_tick = min(ticks, default=None), None
+            self.sources = self._settling_sources + self.sources
+            self._settling_sources = []
             self.settling = {}
         return freed
 
@@ -165,6 +189,8 @@ class DirtyShard:
         with self.lock:
             freed = sum(chunk.nbytes for chunk in self.chunks.values())
             self.chunks = {}
+            self.touched = set()
+            self.sources = []
             self.covered = 0
             self.tick = None
         return freed
@@ -175,10 +201,18 @@ class DirtyShard:
         """How many chunks a write of `parts` would have to make."""
         return sum(part.at not in self.chunks for part in parts)
 
-    def write(self, parts: Sequence[Part], pixels: Array, tick: int, now: float) -> int:
+    def write(
+        self,
+        parts: Sequence[Part],
+        pixels: Array,
+        tick: int,
+        now: float,
+        source: StaleShard | None = None,
+    ) -> int:
         """Scatters `pixels`, cut into `parts`, into this shard's chunks.
 
-        Returns the bytes that coverage masks have grown by. `now`: monotonic seconds.
+        Returns the bytes that coverage masks have grown by. now: monotonic seconds.
+        source: the note to clear once these chunks are stored.
         """
         extra = 0
         for part in parts:
@@ -193,19 +227,26 @@ class DirtyShard:
                     chunk.complete = True
                     self.covered += 1
                 extra += coverage.nbytes - before
+        if source is not None and source not in self.sources:
+            self.sources.append(source)
         self.last_write = now
         if self.tick is None or tick < self.tick:
             self.tick = tick
         return extra
 
-    def freeze(self) -> dict[Shape, DirtyChunk]:
-        """Moves the dirty chunks, all of them complete, to settling; returns them."""
+    def freeze(self) -> tuple[dict[Shape, DirtyChunk], set[Shape]]:
+        """Moves the dirty chunks, all of them complete, to settling.
+
+        Returns them, and the touched chunks that are not among them.
+        """
         assert not self.settling
         assert all(chunk.complete for chunk in self.chunks.values())
         self.settling, self.chunks = self.chunks, {}
+        self._settling_sources, self.sources = self.sources, []
         self._settling_tick, self.tick = self.tick, None
         self.covered = 0
-        return self.settling
+        self.touched -= self.settling.keys()
+        return self.settling, set(self.touched)
 
     def _new(self, index: Shape) -> DirtyChunk:
         valid = self.level.chunks.region(index).shape

@@ -153,6 +153,16 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
             failures=settle.failures,
             last_failure=settle.last_failure,
         ),
+        log=service_pb2.LogStatus(
+            bytes=status.log.disk_bytes,
+            appended_bytes=status.log.record_bytes,
+            syncs=status.log.syncs,
+            failed_syncs=status.log.failed_syncs,
+            sync_seconds_max=status.log.sync_seconds_max,
+            replayed_bytes=status.replayed_bytes,
+            error=status.log_error,
+        ),
+        recovering=status.recovering,
     )
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -45,6 +44,7 @@ class Server:
             maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
         )
         self._health = health.HealthServicer()
+        self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((servicer.handler(self._engine),))
         host, _, _ = settings.listen.rpartition(":")
@@ -56,23 +56,31 @@ class Server:
         self.address = settings.listen if not host else f"{host}:{port}"
 
     def start(self) -> None:
-        """Takes calls from now on."""
+        """Takes calls from now on; replays the log, and is healthy once that is done.
+
+        Raises ZigguratError or OSError where the log can't be replayed.
+        """
         self._server.start()
-        for service in ("", servicer.SERVICE):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._engine.recover()
+        self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", self.address)
 
-    def stop(self, hurry: threading.Event | None = None) -> None:
+    def _tell_health(self, status: int) -> None:
+        for service in ("", servicer.SERVICE):
+            self._health.set(service, status)
+
+    def stop(self, hurry: Callable[[float], bool]) -> None:
         """Drains: returns when no call runs and everything is stored.
 
-        hurry: once set, calls that still run are cancelled. Raises ZigguratError
-        where something could not be stored.
+        hurry(seconds): waits so long for word that calls that still run are to be
+        cancelled; True where it came. Raises ZigguratError where something could not
+        be stored.
         """
         self._health.enter_graceful_shutdown()
         self._engine.drain()
         stopped = self._server.stop(self._settings.drain_seconds)
-        while not stopped.wait(0.2):
-            if hurry is not None and hurry.is_set():
+        while not stopped.is_set():
+            if hurry(0.1):
                 self._server.stop(0)
         self._engine.close()
 
@@ -80,23 +88,26 @@ class Server:
 def serve(settings: Settings) -> int:
     """Serves until a signal says stop; returns the process's exit code.
 
-    Prints one line, "listening on HOST:PORT", on standard output once calls are taken.
+    To be called from the main thread, before any other is started. Prints one line,
+    "listening on HOST:PORT", on standard output once calls are taken.
     """
+    # Blocked here, and so in every thread to come, and waited for: a handler would run
+    # only once the main thread wakes, which a signal taken by another thread doesn't do.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     server = Server(settings)
-    stop, hurry = threading.Event(), threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    server.start()
+    try:
+        server.start()
+    except (ZigguratError, OSError) as error:
+        # Nothing is changed: whoever mends the log finds it as it was.
+        log.critical("can't recover: %s", error)
+        return 1
     print(f"listening on {server.address}", flush=True)  # noqa: T201 - what callers wait for
-    stop.wait()
+    signal.sigwait(signals)
     log.info("stopping")
     try:
-        server.stop(hurry)
-    except ZigguratError as error:
+        server.stop(lambda seconds: signal.sigtimedwait(signals, seconds) is not None)
+    except (ZigguratError, OSError) as error:
         log.error("not everything is stored: %s", error)
         return 1
     log.info("stopped")

@@ -54,8 +54,14 @@ class WriteCall:
         if not isinstance(first, write_pb2.WriteRequest) or not first.HasField("open"):
             raise FailedPrecondition("the first message must be open", field="open")
         image = self._engine.image(first.open.image, "open.image")
-        stream = self._engine.ingest.open(image, first.open.stream_id)
-        opened = write_pb2.Opened(next_sequence=stream.received + 1)
+        received = write_pb2.DURABILITY_RECEIVED
+        logged = first.open.durability != received
+        stream = self._engine.ingest.open(image, first.open.stream_id, logged=logged)
+        opened = write_pb2.Opened(
+            next_sequence=stream.received + 1,
+            durable=stream.durable,
+            durability=write_pb2.DURABILITY_DURABLE if logged else received,
+        )
         threading.Thread(target=self._read, args=(stream,), name="write", daemon=True).start()
         yield write_pb2.WriteResponse(opened=opened)
         yield from self._acknowledge(stream)
@@ -66,7 +72,7 @@ class WriteCall:
         while True:
             with stream.changed:
                 while not (
-                    self._over or stream.received > sent[0] or stream.stored or ingest.draining
+                    self._over or stream.received > sent[0] or stream.stirred or ingest.draining
                 ):
                     stream.changed.wait()
             over = self._over
@@ -131,7 +137,7 @@ class WriteCall:
             ingest.flush(stream, self._gone)
             self._asked = True
             self._urgent.set()
-            stream.notify()
+            stream.stir()
         elif kind == "close":
             ingest.finish(stream, self._gone)
             return True

@@ -61,6 +61,11 @@ class FaultyFs:
             self._stop_after = sync_point
             self._cut = self._cut or self.sync_points >= sync_point
 
+    def sync_point(self) -> None:
+        """Counts a sync point of something that lives beside this file system."""
+        with self._guard:
+            self._count()
+
     def cut(self) -> None:
         """The power fails now."""
         self._cut = True

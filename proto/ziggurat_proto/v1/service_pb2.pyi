@@ -76,7 +76,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatus(_message.Message):
-    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle")
+    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle", "log", "recovering")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,8 @@ class ServerStatus(_message.Message):
     OPEN_STREAMS_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
     SETTLE_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    RECOVERING_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_seconds: float
     draining: bool
@@ -93,7 +95,27 @@ class ServerStatus(_message.Message):
     open_streams: int
     cache: CacheStatus
     settle: SettleStatus
-    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ...) -> None: ...
+    log: LogStatus
+    recovering: bool
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ..., log: _Optional[_Union[LogStatus, _Mapping]] = ..., recovering: _Optional[bool] = ...) -> None: ...
+
+class LogStatus(_message.Message):
+    __slots__ = ("bytes", "appended_bytes", "syncs", "failed_syncs", "sync_seconds_max", "replayed_bytes", "error")
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    APPENDED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SYNCS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_SYNCS_FIELD_NUMBER: _ClassVar[int]
+    SYNC_SECONDS_MAX_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    appended_bytes: int
+    syncs: int
+    failed_syncs: int
+    sync_seconds_max: float
+    replayed_bytes: int
+    error: str
+    def __init__(self, bytes: _Optional[int] = ..., appended_bytes: _Optional[int] = ..., syncs: _Optional[int] = ..., failed_syncs: _Optional[int] = ..., sync_seconds_max: _Optional[float] = ..., replayed_bytes: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class CacheStatus(_message.Message):
     __slots__ = ("budget_bytes", "clean_bytes", "dirty_bytes", "hits", "misses", "evictions")

@@ -1,10 +1,20 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DURABILITY_UNSPECIFIED: _ClassVar[Durability]
+    DURABILITY_DURABLE: _ClassVar[Durability]
+    DURABILITY_RECEIVED: _ClassVar[Durability]
+DURABILITY_UNSPECIFIED: Durability
+DURABILITY_DURABLE: Durability
+DURABILITY_RECEIVED: Durability
 
 class WriteRequest(_message.Message):
     __slots__ = ("open", "region", "skip", "flush", "close")
@@ -21,12 +31,14 @@ class WriteRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., skip: _Optional[_Union[Skip, _Mapping]] = ..., flush: _Optional[_Union[Flush, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("image", "stream_id")
+    __slots__ = ("image", "stream_id", "durability")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     image: str
     stream_id: str
-    def __init__(self, image: _Optional[str] = ..., stream_id: _Optional[str] = ...) -> None: ...
+    durability: Durability
+    def __init__(self, image: _Optional[str] = ..., stream_id: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
 
 class Region(_message.Message):
     __slots__ = ("sequence", "offset", "shape", "payload")
@@ -67,10 +79,14 @@ class WriteResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("next_sequence",)
+    __slots__ = ("next_sequence", "durable", "durability")
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     next_sequence: int
-    def __init__(self, next_sequence: _Optional[int] = ...) -> None: ...
+    durable: int
+    durability: Durability
+    def __init__(self, next_sequence: _Optional[int] = ..., durable: _Optional[int] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
 
 class Acknowledgement(_message.Message):
     __slots__ = ("received", "durable")

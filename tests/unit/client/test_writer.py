@@ -16,19 +16,19 @@ SHAPE = (4, 3, 8, 10)
 class Script:
     """A server: stores regions, acknowledges when `gate` is open; `fail_at` a number."""
 
-    def __init__(self, *, start=1, fail_at=None, stop_at=None):
+    def __init__(self, *, start=1, fail_at=None):
         self.array = np.zeros(SHAPE, np.uint16)
         self.seen = []
         self.gate = threading.Event()
         self.gate.set()
-        self.start, self.fail_at, self.stop_at = start, fail_at, stop_at
+        self.start, self.fail_at = start, fail_at
 
     def __call__(self, requests):
         opened = next(requests)
         assert opened.WhichOneof("message") == "open"
         assert opened.open.image == "lab/a"
         self.stream_id = opened.open.stream_id
-        yield Answer(opened={"next_sequence": self.start})
+        yield Answer(opened={"next_sequence": self.start, "durable": self.start - 1})
         for request in requests:
             kind = request.WhichOneof("message")
             self.seen.append(kind)
@@ -38,10 +38,8 @@ class Script:
                 last = getattr(request, kind).sequence
                 if last == self.fail_at:
                     raise RpcFailure(grpc.StatusCode.OUT_OF_RANGE, "outside", "OUT_OF_RANGE")
-                if last == self.stop_at:
-                    return
                 self.gate.wait()
-                yield Answer(acknowledgement={"received": last})
+                yield Answer(acknowledgement={"received": last, "durable": last})
             elif kind == "flush":
                 yield Answer(acknowledgement={"received": last, "durable": last})
             elif kind == "close":
@@ -124,12 +122,14 @@ def test_flush_waits_for_durable():
     with make(script) as writer:
         writer.flush()
         assert script.seen == []
+        script.gate.clear()
         writer.write(DATA)
         writer.skip(3)
+        threading.Timer(0.05, script.gate.set).start()
         writer.flush(10)
         assert (writer.durable, writer.sequence) == (2, 2)
         writer.flush()
-        assert script.seen == ["region", "skip", "flush"]
+        assert script.seen in (["region", "skip"], ["region", "skip", "flush"])
 
 
 def test_flush_gives_up_in_time_and_the_stream_goes_on():
@@ -182,13 +182,6 @@ def test_errors_come_at_exit_alone():
     assert writer.summary is None
 
 
-def test_a_server_that_just_ends_is_an_error():
-    writer = make(Script(stop_at=1))
-    writer.write(DATA)
-    with pytest.raises(ziggurat.ServerError, match="before it was closed"):
-        writer.close()
-
-
 def test_every_waiting_thread_wakes_when_the_call_dies():
     script = Script()
     script.gate.clear()
@@ -227,7 +220,6 @@ def test_leaving_by_an_exception_cancels_without_close():
 
     with pytest.raises(KeyError):
         leave()
-    assert writer._call.cancelled.is_set()
     assert "close" not in script.seen
     with pytest.raises(ziggurat.Cancelled):
         writer.close()
@@ -244,12 +236,6 @@ def test_after_close():
         writer.flush()
 
 
-def refuse(requests):
-    next(requests)
-    raise RpcFailure(grpc.StatusCode.ABORTED, "another call writes", "STREAM_HELD")
-    yield
-
-
 def never_open(requests):
     for _ in requests:
         pass
@@ -262,11 +248,6 @@ def wrong_number(requests):
     yield Answer(opened={"next_sequence": 1})
     yield Answer(acknowledgement={"received": 7})
     yield from ()
-
-
-def test_a_stream_that_is_held():
-    with pytest.raises(ziggurat.StreamHeld):
-        make(refuse)
 
 
 def test_a_server_that_never_answers_open():
@@ -300,7 +281,15 @@ def test_frames_that_do_not_fit_queue_nothing():
 
 @pytest.mark.parametrize(
     "options",
-    [{"stream_id": ""}, {"stream_id": "x" * 129}, {"window_bytes": 0}, {"strip_bytes": 0}],
+    [
+        {"stream_id": ""},
+        {"stream_id": "x" * 129},
+        {"durability": "sure"},
+        {"retry_seconds": -1},
+        {"window_bytes": 0},
+        {"strip_bytes": 0},
+        {"spool_bytes": 0},
+    ],
 )
 def test_settings_are_checked(options):
     with pytest.raises(ziggurat.InvalidArgument) as caught:

@@ -1,0 +1,178 @@
+"""When is an accepted write durable, and which part of the log is still needed?
+
+A write is durable once its log record is synced, or else once it is stored and the state
+database says so. The second way is that of writes that the log
+does not hold: regions that cover whole shards, streams that asked for `received` only,
+and records that a failing log lost before their sync.
+
+Writes are known by their ticks: all ticks of an image below the oldest one that is dirty
+at level 0 are stored. From that follows what the log may forget: a segment is released
+once the ticks of all writes in it are stored.
+
+Invariants. What is released is a prefix of the log, and how far each stream was at its
+end is in the state database before. An image's writes are merged in the order of their
+log positions (its write order), so that replay ends with the pixels that reads saw.
+With a write that the log does not hold, the state database also takes the image's
+`applied` position, behind which the write was merged: replay skips older records, which
+would else overwrite it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ziggurat_engine.cache import DirtyDirectory
+from ziggurat_engine.log import Appended, Log, Record
+from ziggurat_engine.state import State, StreamState
+from ziggurat_engine.vfs import Buffer
+
+log = logging.getLogger(__name__)
+
+StreamKey = tuple[str, str]
+"""An image's uid and a stream id."""
+
+
+@dataclass(slots=True)
+class _Segment:
+    """What a segment holds: writes under way, its highest tick, how far streams were."""
+
+    under_way: int = 0
+    tick: int = 0
+    streams: dict[StreamKey, StreamState] = field(default_factory=dict)
+
+
+class Journal:
+    """The log, and what is known of its records. All methods may be called from any thread.
+
+    progressed: called when something may have become durable; must not block.
+    """
+
+    def __init__(self, file: Log, state: State, dirty: DirtyDirectory) -> None:
+        self._log = file
+        self._state = state
+        self._dirty = dirty
+        self._lock = threading.Lock()
+        self._segments: dict[int, _Segment] = {}
+        # (after, through]: positions that a failed sync lost.
+        self._lost: list[tuple[int, int]] = []
+        self.observers: set[Callable[[], None]] = set()
+        file.subscribe(durable=lambda _position: self._tell(), failed=self._failed)
+
+    @property
+    def position(self) -> int:
+        """The end of the log."""
+        return self._log.position
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the log's segments that can't be released yet, and of spare ones."""
+        return self._log.stats().disk_bytes
+
+    def append(self, record: Record, payload: Buffer = b"") -> Appended:
+        """Writes a record; its segment stays until `merged` or `abandoned` was called for it.
+
+        OSError (ENOSPC, EIO) where it can't be written: the log is as before.
+        """
+        # Under the lock: nothing may be released between the record and its count.
+        with self._lock:
+            appended = self._log.append(record, payload)
+            segment = self._segments.setdefault(appended.segment, _Segment())
+            segment.under_way += 1
+        return appended
+
+    def merged(self, appended: Appended, tick: int, key: StreamKey, state: StreamState) -> None:
+        """The record's pixels are in the cache, under `tick`; its stream is now at `state`."""
+        with self._lock:
+            segment = self._segments[appended.segment]
+            segment.under_way -= 1
+            segment.tick = max(segment.tick, tick)
+            segment.streams[key] = state
+
+    def abandoned(self, appended: Appended) -> None:
+        """The record's pixels were not taken; its client will send them again."""
+        with self._lock:
+            self._segments[appended.segment].under_way -= 1
+
+    def replayed(self, segment: int, tick: int, key: StreamKey, state: StreamState) -> None:
+        """A record that the log held at the start was merged again, under `tick`."""
+        with self._lock:
+            found = self._segments.setdefault(segment, _Segment())
+            found.tick = max(found.tick, tick)
+            found.streams[key] = state
+
+    def durable(self, position: int) -> bool:
+        """True where a record that ends at `position` is on the disk."""
+        return 0 < position <= self._log.durable and not self.lost(position)
+
+    def lost(self, position: int) -> bool:
+        """True where a failed sync lost the record that ends at `position`."""
+        if not self._lost:
+            return False
+        with self._lock:
+            return any(after < position <= through for after, through in self._lost)
+
+    def wait(self, position: int, timeout_seconds: float) -> None:
+        """Returns once the record at `position` is durable or lost, or after the time-out."""
+        with contextlib.suppress(OSError):
+            self._log.wait(position, timeout_seconds)
+
+    def stored(self, state: StreamState, order: int) -> None:
+        """Remembers that a stream is stored up to `state`; durable when it returns.
+
+        order: the log's end when the last of its writes was merged. OSError.
+        """
+        self._state.save_stored(state, order)
+
+    def release(self) -> None:
+        """Frees the segments of which all writes are stored."""
+        streams: dict[StreamKey, StreamState] = {}
+        last = 0
+        with self._lock:
+            # Asked under the lock, so that a write is either counted or dirty.
+            oldest = self._dirty.oldest_tick(None, 0)
+            # The newest one is being written to.
+            for number in sorted(self._segments)[:-1]:
+                segment = self._segments[number]
+                if segment.under_way or (oldest is not None and segment.tick >= oldest):
+                    break
+                streams |= segment.streams
+                last = number
+        if not last:
+            return
+        try:
+            self._state.save_streams(streams.values())
+        except OSError as error:
+            log.warning("the log can't be shortened now: %s", error)
+            return
+        with self._lock:
+            for number in [number for number in self._segments if number <= last]:
+                del self._segments[number]
+        self._log.release(last)
+
+    def close(self, *, stored: bool) -> None:
+        """Makes all records durable; where all is stored, frees them. OSError as of the log."""
+        if stored:
+            with contextlib.suppress(OSError):
+                # What is left of the log is replayed at the next start, for nothing.
+                self._log.roll()
+            with self._lock:
+                self._segments[sys.maxsize] = _Segment()
+            self.release()
+        self._log.close()
+
+    def _failed(self, error: OSError, after: int, through: int) -> None:
+        log.error(
+            "the log lost its records behind %d, which now wait to be stored: %s", after, error
+        )
+        with self._lock:
+            self._lost.append((after, through))
+        self._tell()
+
+    def _tell(self) -> None:
+        for observer in tuple(self.observers):
+            observer()

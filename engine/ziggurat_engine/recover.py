@@ -1,0 +1,149 @@
+"""What does a start have to do before it may serve?
+
+The log is replayed: every record is merged again, in order, as if it had just arrived;
+memory is bounded by the cache's budget as always, and what is replayed settles as
+always. Replaying what is stored already changes nothing (a write is idempotent, and
+records come in the order in which they were merged), except where a write that the log
+does not hold came after: what is older than an image's `applied` position is skipped.
+Records of images that were deleted are skipped too.
+
+A stream is as far as its numbers are known without a gap, from the state database and
+then from the log. A record behind a gap was never acknowledged as durable; it is
+merged all the same, and its client sends it again.
+
+Then the shards whose parents may not be stored are touched, and settle in the
+background.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+
+from ziggurat_engine.images import Images, OpenImage
+from ziggurat_engine.ingest import Ingest, StreamCounters
+from ziggurat_engine.journal import Journal, StreamKey
+from ziggurat_engine.log import Log, Region, Replayed, Skip
+from ziggurat_engine.settle import Settler
+from ziggurat_engine.state import State, StreamState
+
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far one stream is known to be; `ahead`: numbers seen behind a gap."""
+
+    sequence: int
+    facts: dict[str, int]
+    ahead: set[int] = field(default_factory=set)
+
+    def saw(self, sequence: int) -> None:
+        """The stream sent this number."""
+        if sequence > self.sequence:
+            self.ahead.add(sequence)
+        while self.sequence + 1 in self.ahead:
+            self.sequence += 1
+            self.ahead.discard(self.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a start found. seconds: that replay took."""
+
+    records: int
+    bytes: int
+    skipped: int
+    stale_shards: int
+    seconds: float
+
+
+class Recovery:
+    """Runs once, before streams are opened. `bytes_done` may be read from any thread."""
+
+    def __init__(
+        self,
+        file: Log,
+        state: State,
+        journal: Journal,
+        images: Images,
+        ingest: Ingest,
+        settler: Settler,
+    ) -> None:
+        self._file = file
+        self._state = state
+        self._journal = journal
+        self._images = images
+        self._ingest = ingest
+        self._settler = settler
+        self._streams: dict[StreamKey, _Progress] = {}
+        self.bytes_done = 0
+
+    def run(self) -> Recovered:
+        """Replays the log, then touches what is stale; returns when reads see all of it.
+
+        Raises Corrupt and UnsupportedVersion as the log does, Unavailable where memory
+        is full and the store fails.
+        """
+        started = told = time.monotonic()
+        records = skipped = 0
+        for known in self._state.streams():
+            self._streams[known.image, known.stream] = _Progress(known.sequence, known.facts)
+        applied = self._state.applied()
+        by_uid = {image.image.uid: image for image in self._images.all()}
+        for replayed in self._file.replay():
+            records += 1
+            skipped += not self._replay(replayed, by_uid, applied)
+            self.bytes_done += replayed.payload.nbytes
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                log.info("replay: %d records, %d MiB", records, self.bytes_done >> 20)
+        self._ingest.remember(
+            StreamState(*key, progress.sequence, progress.facts)
+            for key, progress in self._streams.items()
+        )
+        notes = self._state.stale()
+        for note in notes:
+            image = by_uid.get(note.image)
+            if image is not None:
+                self._settler.touch(image, note.level, note.shard, note.chunks)
+        found = Recovered(records, self.bytes_done, skipped, len(notes), time.monotonic() - started)
+        log.info(
+            "replayed %d log records (%d MiB, %d skipped) in %.2f s; %d shards are stale",
+            found.records,
+            found.bytes >> 20,
+            found.skipped,
+            found.seconds,
+            found.stale_shards,
+        )
+        return found
+
+    def _replay(
+        self, replayed: Replayed, by_uid: dict[str, OpenImage], applied: dict[str, int]
+    ) -> bool:
+        """Merges one record; False where its pixels are not wanted."""
+        record = replayed.record
+        if not isinstance(record, Region | Skip):
+            return False
+        uid = record.image.hex()
+        key = (uid, record.stream)
+        stream = self._streams.setdefault(key, _Progress(0, asdict(StreamCounters())))
+        image = by_uid.get(uid)
+        wanted, tick = True, 0
+        fresh = record.sequence > stream.sequence
+        stream.saw(record.sequence)
+        if isinstance(record, Skip):
+            stream.facts["skipped_frames"] += record.frames * fresh
+        else:
+            stream.facts["regions"] += fresh
+            stream.facts["bytes"] += replayed.payload.nbytes * fresh
+            wanted = image is not None and replayed.position > applied.get(uid, 0)
+            if wanted and image is not None:
+                tick = self._ingest.merge(image, record.box, replayed.payload)
+        self._journal.replayed(
+            replayed.segment, tick, key, StreamState(*key, stream.sequence, dict(stream.facts))
+        )
+        return wanted

@@ -1,0 +1,236 @@
+"""What must be remembered beside pixels and log? How far streams are, and what is stale.
+
+One SQLite database (write-ahead journal, every commit synced). Three tables:
+
+    streams   how far a stream was, and what it counted, when the log records that say so
+              were freed or where there never were any; the log goes on from there
+    applied   the log position up to which an image's records are stored, where a write
+              that the log does not hold came after them
+    stale     shards of which the parents may not be stored: written before a shard is
+              replaced, removed after its parents are stored. A row too many costs a
+              needless computation, a row too few would leave a level wrong for good
+
+Images are named by their uid, so that nothing is taken for that of a later image of the
+same name.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ziggurat_engine.errors import UnsupportedVersion
+from ziggurat_engine.region import Shape
+
+VERSION = 1
+
+_TABLES = """
+CREATE TABLE streams (
+    image TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    facts TEXT NOT NULL,
+    PRIMARY KEY (image, stream)
+) WITHOUT ROWID;
+CREATE TABLE applied (
+    image TEXT NOT NULL PRIMARY KEY,
+    position INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE stale (
+    image TEXT NOT NULL,
+    level INTEGER NOT NULL,
+    shard TEXT NOT NULL,
+    chunks TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (image, level, shard)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """How far a stream is: all numbers up to `sequence` are durable. facts: what it counted."""
+
+    image: str
+    stream: str
+    sequence: int
+    facts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StaleShard:
+    """Chunks of `shard` whose blocks may be missing from the stored level above.
+
+    version: tells this note from a later one of the same shard.
+    """
+
+    image: str
+    level: int
+    shard: Shape
+    chunks: frozenset[Shape]
+    version: int
+
+
+class State:
+    """The database. All methods may be called from any thread; they raise OSError.
+
+    connect: opens the database; committed: called after each commit that is durable.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lock = threading.Lock()
+        self._committed = committed
+        self._db = connect()
+        with self._transaction() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise UnsupportedVersion(
+                    f"the state database has version {version}, known is {VERSION}"
+                )
+            if version == 0:
+                for statement in _TABLES.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {VERSION}")
+            row = db.execute("SELECT max(version) FROM stale").fetchone()
+        self._version = row[0] or 0
+
+    @classmethod
+    def open(cls, path: Path) -> State:
+        """The database at `path`, made where there is none."""
+
+        def connect() -> sqlite3.Connection:
+            db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            return db
+
+        return cls(connect)
+
+    def mark_stale(
+        self, image: str, level: int, shard: Shape, chunks: Iterable[Shape]
+    ) -> StaleShard:
+        """Notes that the parents of `chunks` are not right yet; durable when it returns.
+
+        What an earlier note of the shard says still holds, so that this one includes it.
+        """
+        key = (image, level, _text(shard))
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT chunks FROM stale WHERE image = ? AND level = ? AND shard = ?", key
+            ).fetchone()
+            known = _shapes(row[0]) if row else frozenset()
+            self._version += 1
+            note = StaleShard(image, level, shard, known | set(chunks), self._version)
+            db.execute(
+                "INSERT OR REPLACE INTO stale VALUES (?, ?, ?, ?, ?)",
+                (*key, json.dumps(sorted(note.chunks)), note.version),
+            )
+        return note
+
+    def clear_stale(self, notes: Iterable[StaleShard]) -> None:
+        """The parents of these are stored; later notes of the same shards stay."""
+        with self._transaction() as db:
+            db.executemany(
+                "DELETE FROM stale WHERE image = ? AND level = ? AND shard = ? AND version <= ?",
+                [(n.image, n.level, _text(n.shard), n.version) for n in notes],
+            )
+
+    def stale(self) -> list[StaleShard]:
+        """All notes, the lowest level first."""
+        with self._lock, _os_errors():
+            rows = self._db.execute("SELECT * FROM stale ORDER BY level, image, shard").fetchall()
+        return [
+            StaleShard(image, level, tuple(json.loads(shard)), _shapes(chunks), version)
+            for image, level, shard, chunks, version in rows
+        ]
+
+    def save_streams(self, streams: Iterable[StreamState]) -> None:
+        """Remembers how far streams are, if that is further; durable when it returns."""
+        with self._transaction() as db:
+            _save_streams(db, streams)
+
+    def save_stored(self, stream: StreamState, applied: int) -> None:
+        """Remembers how far a stream is, durably when it returns.
+
+        And with it that all log records of its image up to `applied` are stored.
+        """
+        with self._transaction() as db:
+            _save_streams(db, [stream])
+            db.execute(
+                "INSERT INTO applied VALUES (?, ?) ON CONFLICT (image)"
+                " DO UPDATE SET position = max(position, excluded.position)",
+                (stream.image, applied),
+            )
+
+    def streams(self) -> list[StreamState]:
+        """All streams that are remembered."""
+        with self._lock, _os_errors():
+            rows = self._db.execute("SELECT * FROM streams").fetchall()
+        return [StreamState(i, s, sequence, json.loads(facts)) for i, s, sequence, facts in rows]
+
+    def applied(self) -> dict[str, int]:
+        """By image: the log position up to which its records are stored."""
+        with self._lock, _os_errors():
+            return dict(self._db.execute("SELECT image, position FROM applied").fetchall())
+
+    def forget(self, image: str) -> None:
+        """Forgets an image that was deleted."""
+        with self._transaction() as db:
+            for table in ("streams", "applied", "stale"):
+                db.execute(f"DELETE FROM {table} WHERE image = ?", (image,))
+
+    def close(self) -> None:
+        """Closes the database; nothing may follow."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _os_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._committed()
+
+
+def _save_streams(db: sqlite3.Connection, streams: Iterable[StreamState]) -> None:
+    db.executemany(
+        "INSERT INTO streams VALUES (?, ?, ?, ?) ON CONFLICT (image, stream)"
+        " DO UPDATE SET sequence = excluded.sequence, facts = excluded.facts"
+        " WHERE excluded.sequence > sequence",
+        [(s.image, s.stream, s.sequence, json.dumps(s.facts)) for s in streams],
+    )
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    # To the engine a database is a file like others: full, broken or read-only.
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, f"state database: {error}", "state.sqlite") from error
+
+
+def _text(shard: Shape) -> str:
+    return json.dumps(shard)
+
+
+def _shapes(text: str) -> frozenset[Shape]:
+    return frozenset(map(tuple, json.loads(text)))

@@ -1,0 +1,166 @@
+"""Does a power cut after any sync point lose, double or spoil anything?
+
+One run of writes, overwrites, two streams and pyramids counts its sync points. For every
+one of them the power is cut right behind it, what was not synced is dropped, kept or
+mixed, and the engine is opened on what is left. Then everything that was acknowledged
+is read back, the store is valid Zarr, each stream goes on where the server says, and at
+the end level 0 is what was written and every level its exact mean.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import zarr
+from ziggurat_engine.region import Region
+
+from tests.crash.world import (
+    DATA,
+    NAME,
+    SHAPE,
+    STREAMS,
+    World,
+    Write,
+    check_levels,
+    check_pixels,
+    until,
+)
+
+
+def story(seed: int = 7, count: int = 26) -> list[Write]:
+    """Writes of two streams in one order: planes, then boxes that overlap."""
+    dice = random.Random(seed)
+    writes: list[Write] = []
+    numbers = dict.fromkeys(STREAMS, 0)
+    for value in range(1, count + 1):
+        stream = STREAMS[value % 2]
+        numbers[stream] += 1
+        if value <= SHAPE[0]:
+            region = Region((value - 1, 0, 0), (1, *SHAPE[1:]))
+        else:
+            offset = tuple(dice.randrange(n) for n in SHAPE)
+            shape = tuple(dice.randint(1, n - o) for n, o in zip(SHAPE, offset, strict=True))
+            region = Region(offset, shape)
+        if value == 20:
+            # Covers whole shards: goes past the log.
+            region = Region((0, 0, 0), SHAPE)
+        writes.append(Write(stream, numbers[stream], region, value))
+    return writes
+
+
+WRITES = story()
+
+
+def work(world: World) -> None:
+    """The story, from an empty disk to a clean close."""
+    world.open()
+    world.create()
+    streams = world.streams()
+    for write in WRITES:
+        world.write(streams[write.stream], write)
+        if write.value in (9, 16, 23):
+            world.engine.ingest.flush(streams[write.stream])
+            for stream in streams.values():
+                world.told(stream)
+        if write.value == 13:
+            world.engine.ingest.finish(streams[write.stream])
+    for stream in streams.values():
+        world.engine.ingest.finish(stream)
+        world.told(stream)
+        world.engine.ingest.release(stream)
+    world.engine.close()
+
+
+def painted(writes: list[Write]) -> np.ndarray:
+    """Level 0 after these writes, one after the other."""
+    pixels = np.zeros(SHAPE, "<u2")
+    for write in writes:
+        pixels[write.region.slices()] = write.value
+    return pixels
+
+
+def check(world: World) -> None:
+    """Everything that must be true after a power cut, and then that the story can go on."""
+    world.open()
+    try:
+        if NAME not in world.engine.names():
+            assert not any(world.durable.values())
+            world.create()
+        check_pixels(world.pixels(), WRITES, world.durable)
+        streams = world.streams()
+        for name, stream in streams.items():
+            assert stream.received >= world.durable[name]
+        # The clients send again what the server wants, in their order.
+        start = {name: stream.received for name, stream in streams.items()}
+        there = [write for write in WRITES if write.sequence <= start[write.stream]]
+        again = [write for write in WRITES if write.sequence > start[write.stream]]
+        for write in again:
+            world.write(streams[write.stream], write)
+        received = {name: stream.received for name, stream in streams.items()}
+        assert received == {n: sum(w.stream == n for w in WRITES) for n in STREAMS}
+        for stream in streams.values():
+            world.engine.ingest.finish(stream)
+            assert stream.durable == stream.received
+            world.engine.ingest.release(stream)
+        check_levels(world, painted(there + again))
+    finally:
+        world.engine.close()
+
+
+def check_zarr(world: World) -> None:
+    """The store opens with zarr-python at this instant, and every chunk decodes."""
+    root = DATA / "images" / f"{NAME}.ome.zarr"
+    if not world.fs.exists(root):
+        return
+    store: dict[str, zarr.core.buffer.Buffer] = {}
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        for entry in world.fs.list_dir(directory):
+            path = directory / entry.name
+            if entry.is_dir:
+                pending.append(path)
+            else:
+                content = world.fs.read_file(path)
+                buffer = zarr.core.buffer.cpu.Buffer.from_bytes(content)
+                store[str(path.relative_to(root))] = buffer
+    group = zarr.open_group(zarr.storage.MemoryStore(store), mode="r")
+    for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
+        array = group[dataset["path"]]
+        assert array[...].shape == array.shape
+
+
+def sync_points() -> int:
+    world = World()
+    work(world)
+    _check_reopened(world)
+    return world.fs.sync_points
+
+
+def _check_reopened(world: World) -> None:
+    again = World(world.fs, world.database.content, world.durable)
+    again.open()
+    try:
+        check_levels(again, painted(WRITES))
+    finally:
+        again.engine.close()
+
+
+@pytest.mark.parametrize("mode", ["drop", "keep", 1, 2])
+def test_power_cut_after_every_sync_point(mode):
+    points = sync_points()
+    assert points > 50
+    for k in range(points):
+        world = World()
+        world.fs.stop_after(k)
+        until(world, work)
+        world.abandon()
+        after = world.after(mode)
+        try:
+            check_zarr(after)
+            check(after)
+        except BaseException as error:
+            error.add_note(f"cut after sync point {k} of {points}, mode {mode}")
+            raise

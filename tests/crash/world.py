@@ -1,0 +1,176 @@
+"""What runs when the power is cut, and what must be true afterwards?
+
+A World is a disk (FaultyFs and a database) with an engine on it. Writes carry their own
+number as the value of their pixels, so that every pixel tells which write it comes from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from ziggurat_engine.config import Settings
+from ziggurat_engine.engine import Engine
+from ziggurat_engine.ingest import Stream
+from ziggurat_engine.kernels.reference import mean
+from ziggurat_engine.region import Region
+from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
+from ziggurat_engine.state import State
+from ziggurat_engine.testing.faulty import FaultyFs, PowerCut
+
+DATA = Path("/data")
+SHAPE = (6, 20, 23)
+NAME = "crash/image"
+STREAMS = ("left", "right")
+
+
+class Database:
+    """A SQLite database in memory of which a power cut keeps what was committed."""
+
+    def __init__(self, fs: FaultyFs, content: bytes = b"") -> None:
+        self._fs = fs
+        self._start = content
+        self._lock = threading.Lock()
+        self.content = content
+        self._db: sqlite3.Connection | None = None
+
+    def connect(self) -> sqlite3.Connection:
+        self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        if self._start:
+            self._db.deserialize(self._start)
+        return self._db
+
+    def committed(self) -> None:
+        assert self._db is not None
+        # A commit counts as a sync point: the cut comes after it, and keeps it.
+        with self._lock:
+            if not self._fs.is_cut:
+                content = self._db.serialize()
+                self._fs.sync_point()
+                self.content = content
+            else:
+                raise PowerCut
+
+
+@dataclass(frozen=True)
+class Write:
+    """One region of one stream; `value` is its place in the order of all writes."""
+
+    stream: str
+    sequence: int
+    region: Region
+    value: int
+
+
+@dataclass
+class World:
+    """A disk and the engine on it. `durable`: what each stream was told."""
+
+    fs: FaultyFs = field(default_factory=FaultyFs)
+    content: bytes = b""
+    durable: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
+
+    def __post_init__(self) -> None:
+        self.held: list[Stream] = []
+
+    def open(self, **settings: object) -> None:
+        self.database = Database(self.fs, self.content)
+        chosen: dict[str, object] = {
+            "cache_bytes": 1 << 20,
+            "log_segment_bytes": 16 << 10,
+            "kernels": "reference",
+            "settle_workers": 1,
+            "read_threads": 1,
+            "settle_idle_seconds": 0.02,
+        }
+        self.engine = Engine(
+            Settings(data=DATA, **{**chosen, **settings}),
+            self.fs,
+            lambda: State(self.database.connect, self.database.committed),
+        )
+        self.engine.recover()
+
+    def create(self) -> None:
+        axes = [Axis(name=n, size=s) for n, s in zip("zyx", SHAPE, strict=True)]
+        layout = LayoutRequest(
+            chunk_shape=(2, 8, 8), shard_chunks=(1, 2, 2), factors=((1, 2, 2), (2, 2, 2))
+        )
+        self.engine.create(
+            ImageSpec(name=NAME, axes=tuple(axes), data_type="uint16", layout=layout)
+        )
+
+    def streams(self) -> dict[str, Stream]:
+        image = self.engine.image(NAME)
+        streams = {name: self.engine.ingest.open(image, name) for name in STREAMS}
+        self.held = list(streams.values())
+        return streams
+
+    def write(self, stream: Stream, write: Write) -> None:
+        pixels = np.full(write.region.shape, write.value, "<u2")
+        self.engine.ingest.write(stream, write.sequence, write.region, memoryview(pixels.tobytes()))
+        self.told(stream)
+
+    def told(self, stream: Stream) -> None:
+        self.durable[stream.stream_id] = self.engine.ingest.refresh(stream)[1]
+
+    def pixels(self, level: int = 0) -> np.ndarray:
+        image = self.engine.image(NAME)
+        answer = self.engine.query.plan(image, level, (), ())
+        out = np.empty(answer.region.shape, "<u2")
+        for box, part in self.engine.query.parts(answer):
+            out[box.slices()] = part
+        return out
+
+    def abandon(self) -> None:
+        """Ends the threads of an engine whose power was cut."""
+        for stream in self.held:
+            self.engine.ingest.release(stream)
+        with contextlib.suppress(Exception, PowerCut):
+            self.engine.close()
+
+    def after(self, mode: object) -> World:
+        """The world after the power comes back."""
+        return World(self.fs.crash(mode), self.database.content, dict(self.durable))
+
+
+def check_pixels(pixels: np.ndarray, writes: list[Write], durable: dict[str, int]) -> None:
+    """No pixel is older than the last durable write to it, and none is of no write to it."""
+    oldest = np.zeros(SHAPE, np.int64)
+    for write in writes:
+        if write.sequence <= durable[write.stream]:
+            oldest[write.region.slices()] = write.value
+    lost = pixels < oldest
+    assert not lost.any(), f"lost: {np.argwhere(lost)[:3]} hold {pixels[lost][:3]}"
+    for value in np.unique(pixels[pixels > 0]):
+        (write,) = [write for write in writes if write.value == value]
+        where = np.argwhere(pixels == value)
+        inside = np.zeros(SHAPE, bool)
+        inside[write.region.slices()] = True
+        assert inside[tuple(where.T)].all(), f"write {value} is where it was never written"
+
+
+def check_levels(world: World, level0: np.ndarray) -> None:
+    """Level 0 is `level0`, and each level above the exact mean of the one below."""
+    image = world.engine.image(NAME)
+    expected = level0
+    for k, level in enumerate(image.pyramid.levels):
+        if k:
+            expected = mean(expected, expected.shape, level.factors)
+        found = world.pixels(k)
+        assert np.array_equal(found, expected), f"level {k}: {np.argwhere(found != expected)[:3]}"
+
+
+def until(world: World, work: Callable[[World], None]) -> bool:
+    """Does the work; False where the power was cut meanwhile."""
+    try:
+        work(world)
+    except (Exception, PowerCut):
+        # Without power anything may fail, the log's dead thread included.
+        if not world.fs.is_cut:
+            raise
+    return not world.fs.is_cut
