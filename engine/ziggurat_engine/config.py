@@ -93,6 +93,10 @@ class Settings(BaseSettings):
         default=ByteSize(16 * MIB), description="most of one message from a client"
     )
     max_streams: PositiveInt = Field(default=64, description="write streams open at a time")
+    stream_lease_seconds: PositiveFloat = Field(
+        default=600.0,
+        description="a stream that nobody held for this long and nobody closed is abandoned",
+    )
     max_calls: PositiveInt = Field(
         default=128, description="other calls at a time; each holds a thread"
     )

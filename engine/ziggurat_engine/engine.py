@@ -116,6 +116,7 @@ class Engine:
             self._settler,
             self._journal,
             max_streams=settings.max_streams,
+            lease_seconds=settings.stream_lease_seconds,
         )
         self.query = Query(
             chunks,

@@ -12,9 +12,9 @@ once the log that holds it is synced, or once it is stored (journal.py).
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 
 import numpy as np
 
@@ -32,72 +32,16 @@ from ziggurat_engine.errors import (
 from ziggurat_engine.grid import Grid, Part
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.journal import Journal, StreamKey
-from ziggurat_engine.log import Appended, Skip
+from ziggurat_engine.log import Appended, Close, Skip
 from ziggurat_engine.log import Region as Record
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region
 from ziggurat_engine.settle import Settler, never
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StreamState
+from ziggurat_engine.streams import Outcome, Pending, Stream, StreamInfo, remembered
 
 MAX_STREAM_ID_BYTES = 128
-
-
-@dataclass(slots=True)
-class StreamCounters:
-    """Since the stream was first opened on this server."""
-
-    regions: int = 0
-    bytes: int = 0
-    skipped_frames: int = 0
-    duplicates: int = 0
-
-
-@dataclass(slots=True)
-class Pending:
-    """A write that is received and not known to be durable.
-
-    tick: stored once no older tick is dirty; 0 where there are no pixels. position: of its
-    log record's end, 0 where the log does not hold it. order: the log's end when it was
-    merged.
-    """
-
-    sequence: int
-    tick: int
-    position: int
-    order: int
-
-
-class Stream:
-    """One client's sequence of writes to one image.
-
-    received, durable: the highest sequence numbers of which that is true of all up to
-    them. logged: False where the client asked for less than durable acknowledgements.
-    `changed` guards what it holds, and is notified when either number may have grown.
-    """
-
-    def __init__(self, image: OpenImage, stream_id: str, state: StreamState | None) -> None:
-        self.image = image
-        self.stream_id = stream_id
-        self.key = (image.image.uid, stream_id)
-        self.held = False
-        self.logged = True
-        self.received = self.durable = state.sequence if state else 0
-        self.counters = StreamCounters(**(state.facts if state else {}))
-        self.changed = threading.Condition()
-        # Something was stored or synced since `durable` was last looked at.
-        self.stirred = False
-        self.pending: deque[Pending] = deque()
-
-    def stir(self) -> None:
-        """Something was stored or synced."""
-        with self.changed:
-            self.stirred = True
-            self.changed.notify_all()
-
-    def state(self, sequence: int) -> StreamState:
-        """What is to be remembered once `sequence` is durable."""
-        return StreamState(*self.key, sequence, asdict(self.counters))
 
 
 class Ingest:
@@ -111,21 +55,41 @@ class Ingest:
         journal: Journal,
         *,
         max_streams: int,
+        lease_seconds: float,
     ) -> None:
         self._dirty = dirty
         self._budget = budget
         self._settler = settler
         self._journal = journal
         self._max_streams = max_streams
+        self._lease_seconds = lease_seconds
         self._lock = threading.Condition()
+        self._describing = threading.Lock()
         self.draining = False
         self._streams: dict[tuple[int, str], Stream] = {}
         # How far streams are that nobody has opened since the start.
         self._known: dict[StreamKey, StreamState] = {}
+        self._expected: dict[StreamKey, int] = {}
+        self._since = time.monotonic()
 
-    def remember(self, states: Iterable[StreamState]) -> None:
+    def remember(self, states: Iterable[StreamState], expected: Mapping[StreamKey, int]) -> None:
         """How far streams were at the start; to be called before any is opened."""
+        self._known.update({key: StreamState(*key, 0) for key in expected})
         self._known.update({(state.image, state.stream): state for state in states})
+        self._expected.update(expected)
+        self._since = time.monotonic()
+
+    def streams(self, image: OpenImage) -> list[StreamInfo]:
+        """All streams that ever wrote to `image`, by id."""
+        lease, uid = self._lease_seconds, image.image.uid
+        with self._lock:
+            opened = [s for key, s in self._streams.items() if key[0] == image.number]
+            known = [state for key, state in self._known.items() if key[0] == uid]
+        found = [stream.info(lease) for stream in opened]
+        for state in known:
+            expected = self._expected.get((uid, state.stream))
+            found.append(remembered(state, expected, self._since, lease))
+        return sorted(found, key=lambda info: info.stream_id)
 
     @property
     def open_streams(self) -> int:
@@ -133,14 +97,23 @@ class Ingest:
         with self._lock:
             return sum(stream.held for stream in self._streams.values())
 
-    def open(self, image: OpenImage, stream_id: str, *, logged: bool = True) -> Stream:
+    def open(
+        self,
+        image: OpenImage,
+        stream_id: str,
+        *,
+        logged: bool = True,
+        expected_frames: int | None = None,
+    ) -> Stream:
         """Begins or resumes a stream; the caller holds it until `release`.
 
         logged: whether the log takes its writes, so that they are durable at once; else
-        they are when they are stored.
+        they are when they are stored. expected_frames: what the client means to send;
+        durable when it returns, None leaves it as it was.
 
         Raises StreamHeld while another caller does, InvalidArgument for a bad id,
-        LimitExceeded above max_streams, Unavailable once the engine is stopping.
+        LimitExceeded above max_streams, Unavailable once the engine is stopping, OSError
+        where what it expects can't be recorded.
         """
         size = len(stream_id.encode("utf-8", "surrogatepass"))
         if not 1 <= size <= MAX_STREAM_ID_BYTES:
@@ -160,8 +133,9 @@ class Ingest:
             key = (image.number, stream_id)
             stream = self._streams.get(key)
             if stream is None:
-                known = self._known.pop((image.image.uid, stream_id), None)
-                stream = self._streams[key] = Stream(image, stream_id, known)
+                name = (image.image.uid, stream_id)
+                known, expected = self._known.pop(name, None), self._expected.get(name)
+                stream = self._streams[key] = Stream(image, stream_id, known, expected)
             if stream.held:
                 raise StreamHeld(
                     f"another call writes to stream {stream_id!r} of {image.image.name!r}",
@@ -171,11 +145,19 @@ class Ingest:
             stream.logged = logged
             image.observers.add(stream.stir)
             self._journal.observers.add(stream.stir)
+        if expected_frames is not None and expected_frames != stream.expected_frames:
+            try:
+                self._journal.expect(stream.key, expected_frames)
+            except BaseException:
+                self.release(stream)
+                raise
+            stream.expected_frames = expected_frames
         return stream
 
     def release(self, stream: Stream) -> None:
         """The caller writes no more; the stream may be opened again."""
         with self._lock:
+            stream.last_held = time.monotonic()
             stream.held = False
             stream.image.observers.discard(stream.stir)
             self._journal.observers.discard(stream.stir)
@@ -195,6 +177,8 @@ class Ingest:
                     )
             for key in keys:
                 del self._streams[key]
+            for name in [name for name in self._known if name[0] == image.image.uid]:
+                del self._known[name]
 
     def drain(self) -> None:
         """From now on no stream is opened, and those that are open are to end."""
@@ -242,7 +226,7 @@ class Ingest:
             image.revision = max(image.revision, tick)
         stream.counters.regions += 1
         stream.counters.bytes += pixels.nbytes
-        self._received(stream, Pending(sequence, tick, 0, order), appended)
+        self._received(stream, sequence, tick, order, appended)
 
     def merge(self, image: OpenImage, region: Region, payload: memoryview) -> int:
         """Merges a region of level 0 that the log holds already; returns its tick."""
@@ -259,7 +243,7 @@ class Ingest:
         record = Skip(bytes.fromhex(stream.key[0]), stream.stream_id, sequence, frames)
         appended = self._journal.append(record) if stream.logged else None
         stream.counters.skipped_frames += frames
-        self._received(stream, Pending(sequence, 0, 0, self._journal.position), appended)
+        self._received(stream, sequence, 0, self._journal.position, appended)
 
     def flush(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all that was received is durable.
@@ -284,6 +268,39 @@ class Ingest:
         """Returns once all is durable and every level is exact and stored; raises as `flush`."""
         self._settler.drain_all(stream.image, cancelled)
         self.flush(stream, cancelled)
+
+    def close(self, stream: Stream, outcome: Outcome) -> None:
+        """Ends a finished stream; durable when it returns. OSError as of log or store.
+
+        The image's own metadata says so too. The stream may be opened again: the next
+        message that it takes makes it open again.
+        """
+        record = Close(bytes.fromhex(stream.key[0]), stream.stream_id, stream.received, outcome)
+        appended = self._journal.append(record)
+        try:
+            self._journal.sync(appended.position)
+        except BaseException:
+            self._journal.abandoned(appended)
+            raise
+        stream.counters.outcome = outcome
+        self._journal.merged(appended, 0, stream.key, stream.state(stream.received))
+        self.describe(stream.image, closing=stream)
+
+    def describe(self, image: OpenImage, closing: Stream | None = None) -> None:
+        """Writes what is known of the image's streams into its metadata.
+
+        closing: a stream that is held, but is described as if it were not. OSError.
+        """
+        # One at a time, so that the file ends with the newest facts.
+        with self._describing:
+            described = []
+            for info in self.streams(image):
+                facts = asdict(info)
+                del facts["held"]
+                if closing is not None and info.stream_id == closing.stream_id:
+                    facts["outcome"] = Outcome(closing.counters.outcome)
+                described.append({**facts, "outcome": facts["outcome"].name.lower()})
+            image.stored.metadata.write_streams(described)
 
     def refresh(self, stream: Stream, *, stirred: bool = False) -> tuple[int, int]:
         """(received, durable) as of now; `stirred`: looks again though nothing was told.
@@ -315,12 +332,12 @@ class Ingest:
                 applied = entry.order
             count += 1
         if count:
-            last = stream.pending[count - 1].sequence
+            last = stream.pending[count - 1].state
             if applied:
-                self._journal.stored(stream.state(last), applied)
+                self._journal.stored(last, applied)
             for _ in range(count):
                 stream.pending.popleft()
-            stream.durable = last
+            stream.durable = last.sequence
 
     def _wanted(self, stream: Stream, sequence: int, field: str) -> bool:
         wanted = stream.received + 1
@@ -334,12 +351,16 @@ class Ingest:
             stream.counters.duplicates += 1
         return sequence == wanted
 
-    def _received(self, stream: Stream, entry: Pending, appended: Appended | None) -> None:
+    def _received(
+        self, stream: Stream, sequence: int, tick: int, order: int, appended: Appended | None
+    ) -> None:
+        stream.counters.outcome = Outcome.OPEN
+        entry = Pending(stream.state(sequence), tick, 0, order)
         if appended is not None:
             entry.position = appended.position
-            self._journal.merged(appended, entry.tick, stream.key, stream.state(entry.sequence))
+            self._journal.merged(appended, entry.tick, stream.key, entry.state)
         with stream.changed:
-            stream.received = entry.sequence
+            stream.received = sequence
             stream.pending.append(entry)
             if not entry.tick and not entry.position:
                 stream.stirred = True

@@ -121,6 +121,14 @@ class Journal:
         with contextlib.suppress(OSError):
             self._log.wait(position, timeout_seconds)
 
+    def sync(self, position: int) -> None:
+        """Returns once the record at `position` is durable; OSError where it is lost."""
+        self._log.wait(position)
+
+    def expect(self, stream: StreamKey, frames: int) -> None:
+        """Remembers how many frames a stream's client means to send; durable. OSError."""
+        self._state.save_expected(*stream, frames)
+
     def stored(self, state: StreamState, order: int) -> None:
         """Remembers that a stream is stored up to `state`; durable when it returns.
 

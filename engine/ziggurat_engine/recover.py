@@ -19,14 +19,16 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
+from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.images import Images, OpenImage
-from ziggurat_engine.ingest import Ingest, StreamCounters
+from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal, StreamKey
-from ziggurat_engine.log import Log, Region, Replayed, Skip
+from ziggurat_engine.log import Close, Log, Replayed, Skip
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.state import State, StreamState
+from ziggurat_engine.streams import StreamCounters
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +37,21 @@ PROGRESS_SECONDS = 5.0
 
 @dataclass(slots=True)
 class _Progress:
-    """How far one stream is known to be; `ahead`: numbers seen behind a gap."""
+    """How far one stream is known to be; `ahead`: what numbers behind a gap count."""
 
     sequence: int
     facts: dict[str, int]
-    ahead: set[int] = field(default_factory=set)
+    ahead: dict[int, dict[str, int]] = field(default_factory=dict)
 
-    def saw(self, sequence: int) -> None:
-        """The stream sent this number."""
+    def saw(self, sequence: int, **counts: int) -> None:
+        """The stream sent this number; what is behind a gap counts once the gap is closed."""
         if sequence > self.sequence:
-            self.ahead.add(sequence)
-        while self.sequence + 1 in self.ahead:
+            self.ahead[sequence] = counts
+        while (found := self.ahead.pop(self.sequence + 1, None)) is not None:
             self.sequence += 1
-            self.ahead.discard(self.sequence)
+            self.facts["outcome"] = 0
+            for name, count in found.items():
+                self.facts[name] += count
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Recovery:
         self._ingest = ingest
         self._settler = settler
         self._streams: dict[StreamKey, _Progress] = {}
+        self._closed: dict[str, OpenImage] = {}
         self.bytes_done = 0
 
     def run(self) -> Recovered:
@@ -102,9 +107,18 @@ class Recovery:
                 told = time.monotonic()
                 log.info("replay: %d records, %d MiB", records, self.bytes_done >> 20)
         self._ingest.remember(
-            StreamState(*key, progress.sequence, progress.facts)
-            for key, progress in self._streams.items()
+            (
+                StreamState(*key, progress.sequence, progress.facts)
+                for key, progress in self._streams.items()
+            ),
+            self._state.expected(),
         )
+        for closed in self._closed.values():
+            # The crash may have come between the record and the image's metadata.
+            try:
+                self._ingest.describe(closed)
+            except (ZigguratError, OSError) as error:
+                log.warning("%s: its streams can't be described: %s", closed.image.name, error)
         notes = self._state.stale()
         for note in notes:
             image = by_uid.get(note.image)
@@ -126,20 +140,21 @@ class Recovery:
     ) -> bool:
         """Merges one record; False where its pixels are not wanted."""
         record = replayed.record
-        if not isinstance(record, Region | Skip):
-            return False
         uid = record.image.hex()
         key = (uid, record.stream)
-        stream = self._streams.setdefault(key, _Progress(0, asdict(StreamCounters())))
+        stream = self._streams.setdefault(key, _Progress(0, StreamCounters().facts()))
         image = by_uid.get(uid)
         wanted, tick = True, 0
-        fresh = record.sequence > stream.sequence
-        stream.saw(record.sequence)
-        if isinstance(record, Skip):
-            stream.facts["skipped_frames"] += record.frames * fresh
+        if isinstance(record, Close):
+            # One of before the last number known was taken back by what came after it.
+            if record.sequence >= stream.sequence:
+                stream.facts["outcome"] = record.outcome
+                if image is not None:
+                    self._closed[uid] = image
+        elif isinstance(record, Skip):
+            stream.saw(record.sequence, skipped_frames=record.frames)
         else:
-            stream.facts["regions"] += fresh
-            stream.facts["bytes"] += replayed.payload.nbytes * fresh
+            stream.saw(record.sequence, regions=1, bytes=replayed.payload.nbytes)
             wanted = image is not None and replayed.position > applied.get(uid, 0)
             if wanted and image is not None:
                 tick = self._ingest.merge(image, record.box, replayed.payload)

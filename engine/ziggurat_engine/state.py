@@ -1,9 +1,10 @@
 """What must be remembered beside pixels and log? How far streams are, and what is stale.
 
-One SQLite database (write-ahead journal, every commit synced). Three tables:
+One SQLite database (write-ahead journal, every commit synced). Its tables:
 
     streams   how far a stream was, and what it counted, when the log records that say so
               were freed or where there never were any; the log goes on from there
+    expected  how many frames a stream's client said that it would send
     applied   the log position up to which an image's records are stored, where a write
               that the log does not hold came after them
     stale     shards of which the parents may not be stored: written before a shard is
@@ -28,9 +29,11 @@ from pathlib import Path
 from ziggurat_engine.errors import UnsupportedVersion
 from ziggurat_engine.region import Shape
 
-VERSION = 1
+VERSION = 2
 
-_TABLES = """
+# By the version that they came with.
+_TABLES = {
+    1: """
 CREATE TABLE streams (
     image TEXT NOT NULL,
     stream TEXT NOT NULL,
@@ -50,7 +53,16 @@ CREATE TABLE stale (
     version INTEGER NOT NULL,
     PRIMARY KEY (image, level, shard)
 ) WITHOUT ROWID;
-"""
+""",
+    2: """
+CREATE TABLE expected (
+    image TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    frames INTEGER NOT NULL,
+    PRIMARY KEY (image, stream)
+) WITHOUT ROWID;
+""",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +109,10 @@ class State:
                 raise UnsupportedVersion(
                     f"the state database has version {version}, known is {VERSION}"
                 )
-            if version == 0:
-                for statement in _TABLES.split(";"):
+            for newer in range(version + 1, VERSION + 1):
+                for statement in _TABLES[newer].split(";"):
                     db.execute(statement)
-                db.execute(f"PRAGMA user_version = {VERSION}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
             row = db.execute("SELECT max(version) FROM stale").fetchone()
         self._version = row[0] or 0
 
@@ -155,7 +167,10 @@ class State:
         ]
 
     def save_streams(self, streams: Iterable[StreamState]) -> None:
-        """Remembers how far streams are, if that is further; durable when it returns."""
+        """Remembers how far streams are, unless further is known; durable when it returns.
+
+        Of the same number the later call wins: a stream may have been closed since.
+        """
         with self._transaction() as db:
             _save_streams(db, streams)
 
@@ -172,6 +187,17 @@ class State:
                 (stream.image, applied),
             )
 
+    def save_expected(self, image: str, stream: str, frames: int) -> None:
+        """Remembers how many frames a stream's client means to send; durable."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO expected VALUES (?, ?, ?)", (image, stream, frames))
+
+    def expected(self) -> dict[tuple[str, str], int]:
+        """By image and stream: how many frames its client means to send."""
+        with self._lock, _os_errors():
+            rows = self._db.execute("SELECT * FROM expected").fetchall()
+        return {(image, stream): frames for image, stream, frames in rows}
+
     def streams(self) -> list[StreamState]:
         """All streams that are remembered."""
         with self._lock, _os_errors():
@@ -186,7 +212,7 @@ class State:
     def forget(self, image: str) -> None:
         """Forgets an image that was deleted."""
         with self._transaction() as db:
-            for table in ("streams", "applied", "stale"):
+            for table in ("streams", "expected", "applied", "stale"):
                 db.execute(f"DELETE FROM {table} WHERE image = ?", (image,))
 
     def close(self) -> None:
@@ -212,7 +238,7 @@ def _save_streams(db: sqlite3.Connection, streams: Iterable[StreamState]) -> Non
     db.executemany(
         "INSERT INTO streams VALUES (?, ?, ?, ?) ON CONFLICT (image, stream)"
         " DO UPDATE SET sequence = excluded.sequence, facts = excluded.facts"
-        " WHERE excluded.sequence > sequence",
+        " WHERE excluded.sequence >= sequence",
         [(s.image, s.stream, s.sequence, json.dumps(s.facts)) for s in streams],
     )
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
-from ziggurat_engine.ingest import Stream
 from ziggurat_engine.kernels.reference import mean
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 from ziggurat_engine.state import State
+from ziggurat_engine.streams import Stream
 from ziggurat_engine.testing.faulty import FaultyFs, PowerCut
 
 DATA = Path("/data")

@@ -25,6 +25,7 @@ from ziggurat._values import (
     SettleStatus,
     Shape,
     StoredSize,
+    StreamInfo,
     Uncompressed,
     Zstd,
 )
@@ -47,6 +48,7 @@ class ImageInfo:
     levels: tuple[Level, ...]
     created: datetime.datetime
     revision: int
+    streams: tuple[StreamInfo, ...]
 
 
 def image_info(image: image_pb2.Image) -> ImageInfo:
@@ -69,6 +71,7 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
         levels=tuple(_level(k, level) for k, level in enumerate(image.levels)),
         created=image.created.ToDatetime(tzinfo=datetime.UTC),
         revision=image.revision,
+        streams=tuple(map(_stream, image.streams)),
     )
 
 
@@ -158,6 +161,21 @@ def _level(index: int, level: image_pb2.Level) -> Level:
         stored=StoredSize(stored.chunks, stored.objects, stored.bytes)
         if level.HasField("stored")
         else None,
+    )
+
+
+def _stream(stream: image_pb2.StreamInfo) -> StreamInfo:
+    return StreamInfo(
+        stream_id=stream.stream_id,
+        outcome=_word(image_pb2.StreamOutcome, stream.outcome, "STREAM_OUTCOME_"),
+        next_sequence=stream.next_sequence,
+        durable=stream.durable,
+        regions=stream.regions,
+        bytes=stream.bytes,
+        skipped_frames=stream.skipped_frames,
+        duplicates=stream.duplicates,
+        expected_frames=stream.expected_frames if stream.HasField("expected_frames") else None,
+        held=stream.held,
     )
 
 

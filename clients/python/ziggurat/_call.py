@@ -28,7 +28,10 @@ def control(**member: Any) -> bytes:
 
 
 _FLUSH = control(flush=write_pb2.Flush())
-_CLOSE = control(close=write_pb2.Close())
+CLOSE = {
+    "complete": control(close=write_pb2.Close(outcome=write_pb2.OUTCOME_COMPLETE)),
+    "aborted": control(close=write_pb2.Close(outcome=write_pb2.OUTCOME_ABORTED)),
+}
 
 
 @dataclass(slots=True)
@@ -38,14 +41,14 @@ class Progress:
     sent: the highest number ever handed to a call, or that the server had at first.
     received, durable: as the server says.
     flush_target: somebody waits for this number to become durable.
-    closing: nothing more is put; Close is to be sent.
+    closing: nothing more is put; this Close is to be sent.
     """
 
     sent: int = 0
     received: int = 0
     durable: int = 0
     flush_target: int = 0
-    closing: bool = False
+    closing: bytes = b""
 
 
 class Call:
@@ -104,7 +107,7 @@ class Call:
                 if message is None:
                     return
             yield message
-            if message is _CLOSE:
+            if message in CLOSE.values():
                 return
 
     def _due(self) -> bool:
@@ -119,7 +122,7 @@ class Call:
         if max(progress.durable, self._flushed) < progress.flush_target < self.number:
             return _FLUSH
         if progress.closing and self.number > self._window.last:
-            return _CLOSE
+            return progress.closing
         return None
 
     def _load(self, number: int) -> bytes | None:

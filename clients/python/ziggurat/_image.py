@@ -24,7 +24,7 @@ from ziggurat._level import LevelView
 from ziggurat._read import ReadResult, read_box
 from ziggurat._rpc import Connection
 from ziggurat._stream import Durability
-from ziggurat._values import Channel, Layout, Level, Shape
+from ziggurat._values import Channel, Layout, Level, Shape, StreamInfo
 from ziggurat._writer import Writer
 
 
@@ -118,6 +118,11 @@ class Image:
         """Grows with every accepted write since the server started."""
         return self._info.revision
 
+    @property
+    def streams(self) -> tuple[StreamInfo, ...]:
+        """What became of each write stream, by id, as of the last look."""
+        return self._info.streams
+
     def refresh(self, *, measure: bool = False) -> Image:
         """Asks the server again and returns this image.
 
@@ -192,6 +197,7 @@ class Image:
         stream_id: str | None = None,
         *,
         durability: Durability = "durable",
+        expected_frames: int | None = None,
         window_bytes: int = 64 * 2**20,
         strip_bytes: int = 2**20,
         retry_seconds: float = 300.0,
@@ -206,6 +212,8 @@ class Image:
             server's disk, safe from a power cut. "received": once it is in the server's
             memory; it is then lost, and the writer raises DataLoss, where the server
             dies before it has stored it.
+        expected_frames: how many frames the run should have; kept with the stream, for
+            whoever asks later whether it was all (`Image.streams`).
         window_bytes: how much may be written and not yet acknowledged; past it write()
             blocks, or uses the spool. The most memory that the writer takes, one
             message aside.
@@ -235,6 +243,7 @@ class Image:
             self.dtype,
             stream_id=stream_id,
             durability=durability,
+            expected_frames=expected_frames,
             window_bytes=window_bytes,
             strip_bytes=strip_bytes,
             retry_seconds=retry_seconds,

@@ -45,8 +45,8 @@ def images_table(images: Sequence[Image]) -> Table:
     return table
 
 
-def image_tables(image: Image) -> tuple[Table, Table]:
-    """What an image is, and its levels with their sizes on disk where they were measured."""
+def image_tables(image: Image) -> tuple[Table, ...]:
+    """What an image is, its levels (sizes on disk where they were measured), its streams."""
     about = _table("", "")
     about.show_header = False
     layout = image.layout
@@ -80,7 +80,24 @@ def image_tables(image: Image) -> tuple[Table, Table]:
             bytes_text(stored.bytes) if stored else "-",
             "stale" if level.stale else "exact",
         )
-    return about, levels
+    return (about, levels, _streams_table(image)) if image.streams else (about, levels)
+
+
+def _streams_table(image: Image) -> Table:
+    table = _table(
+        "stream", "outcome", ">messages", ">regions", ">raw size", ">skipped", ">expected"
+    )
+    for stream in image.streams:
+        table.add_row(
+            stream.stream_id,
+            f"{stream.outcome}, held" if stream.held else stream.outcome,
+            str(stream.next_sequence - 1),
+            str(stream.regions),
+            bytes_text(stream.bytes),
+            str(stream.skipped_frames),
+            "-" if stream.expected_frames is None else str(stream.expected_frames),
+        )
+    return table
 
 
 def status_table(status: ServerStatus, server: str) -> Table:

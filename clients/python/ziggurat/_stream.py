@@ -26,7 +26,7 @@ from typing import Literal, TypeAlias
 import grpc
 from ziggurat_proto.v1 import write_pb2
 
-from ziggurat._call import Call, Progress, control
+from ziggurat._call import CLOSE, Call, Progress, control
 from ziggurat._errors import (
     Cancelled,
     DataLoss,
@@ -45,6 +45,7 @@ from ziggurat._window import Place, Window
 log = logging.getLogger("ziggurat")
 
 Durability: TypeAlias = Literal["durable", "received"]
+Outcome: TypeAlias = Literal["complete", "aborted"]
 
 # A wait on Windows can't be interrupted by Ctrl-C, so no wait is longer than this.
 _TICK_SECONDS = 0.5
@@ -69,6 +70,7 @@ class Stream:
         stream_id: str,
         durability: Durability,
         *,
+        expected_frames: int | None,
         window_bytes: int,
         spool: Spool | None,
         retry_seconds: float,
@@ -77,7 +79,12 @@ class Stream:
         self._stream_id = stream_id
         self._level = _LEVELS[durability]
         self._opening = control(
-            open=write_pb2.Open(image=image, stream_id=stream_id, durability=self._level)
+            open=write_pb2.Open(
+                image=image,
+                stream_id=stream_id,
+                durability=self._level,
+                expected_frames=expected_frames,
+            )
         )
         limit = connection.timeout_seconds
         self._retry = Retry(retry_seconds, retry_seconds if limit is None else limit)
@@ -133,12 +140,12 @@ class Stream:
             self.progress.flush_target = max(self.progress.flush_target, target)
             self.changed.notify_all()
 
-    def close(self) -> None:
-        """Asks for Close after the last message; does not wait."""
+    def close(self, outcome: Outcome) -> None:
+        """Asks for Close after the last message; does not wait. Later outcomes are ignored."""
         with self.changed:
             if self.summary is None:
                 self.check(closing=True)
-                self.progress.closing = True
+                self.progress.closing = self.progress.closing or CLOSE[outcome]
                 self.changed.notify_all()
 
     def cancel(self) -> None:

@@ -163,6 +163,29 @@ class WriteSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What became of one write stream; counts since it was first opened.
+
+    outcome: "open" while somebody writes to it, or may come back; "complete" and
+    "aborted" as it was closed; "abandoned" once nobody has held it for long.
+    next_sequence: the number of the next message. durable: all up to it is on disk.
+    duplicates: messages that were sent again and ignored; a crash may lose some.
+    expected_frames: as the writer said. held: a call writes to it now.
+    """
+
+    stream_id: str
+    outcome: str
+    next_sequence: int
+    durable: int
+    regions: int
+    bytes: int
+    skipped_frames: int
+    duplicates: int
+    expected_frames: int | None
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CacheStatus:
     """The server's chunk cache: bytes held of its budget, and counts since it started."""
 

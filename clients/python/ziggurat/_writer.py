@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from ziggurat_proto.v1 import write_pb2
 
-from ziggurat._call import control
+from ziggurat._call import CLOSE, control
 from ziggurat._errors import InvalidArgument
 from ziggurat._frames import as_pixels, check_inside, payload_of, place_frame, strips
 from ziggurat._index import whole_numbers
 from ziggurat._rpc import Connection
 from ziggurat._spool import Spool
-from ziggurat._stream import Durability, Stream
+from ziggurat._stream import Durability, Outcome, Stream
 from ziggurat._values import Shape, WriteSummary
 from ziggurat._wire import encode_region
 
@@ -33,7 +33,8 @@ class Writer:
     """One ordered stream of writes to level 0 of an image; made by `Image.writer`.
 
     A context manager: leaving the block closes the stream, leaving it by an exception
-    cancels it. Several threads may share a writer; each write() stays together.
+    cancels it: the stream stays open for whoever resumes it, and counts as abandoned if
+    nobody does. Several threads may share a writer; each write() stays together.
 
     A lost connection, a restarting server and its full disk are not errors: the writer
     reconnects in the background and sends again what was not acknowledged, each message
@@ -56,6 +57,7 @@ class Writer:
         *,
         stream_id: str | None,
         durability: Durability,
+        expected_frames: int | None,
         window_bytes: int,
         strip_bytes: int,
         retry_seconds: float,
@@ -66,6 +68,8 @@ class Writer:
         _check_sizes(window_bytes=window_bytes, strip_bytes=strip_bytes)
         if spool_bytes is not None:
             _check_sizes(spool_bytes=spool_bytes)
+        if expected_frames is not None:
+            _check_sizes(expected_frames=expected_frames)
         self._axes, self._shape, self._dtype = axes, shape, dtype
         self._strip_bytes = strip_bytes
         self._stream_id = stream_id or uuid.uuid4().hex
@@ -79,6 +83,7 @@ class Writer:
             image,
             self._stream_id,
             durability,
+            expected_frames=expected_frames,
             window_bytes=window_bytes,
             spool=self._spool,
             retry_seconds=retry_seconds,
@@ -223,15 +228,23 @@ class Writer:
         what = f"sequence {target} to become durable"
         self._stream.wait(lambda: self.durable >= target, timeout_seconds, what)
 
-    def close(self, timeout_seconds: float | None = None) -> WriteSummary:
+    def close(
+        self, timeout_seconds: float | None = None, *, outcome: Outcome = "complete"
+    ) -> WriteSummary:
         """Ends the stream; returns once all of it is stored and every level is exact.
 
+        outcome: "complete", or "aborted" where the run was stopped before its end; kept
+            with the image (`Image.streams`). A stream may be resumed after it.
         timeout_seconds: None waits as long as it takes. Raises DeadlineExceeded after
         it; the server goes on, and close() may be called again. Later calls return the
         same summary. While another thread's write() blocks it waits for that.
         """
+        if outcome not in CLOSE:
+            raise InvalidArgument(
+                f'outcome must be "complete" or "aborted", got {outcome!r}', field="outcome"
+            )
         with self._writing:
-            self._stream.close()
+            self._stream.close(outcome)
         self._stream.wait(lambda: self.summary is not None, timeout_seconds, "the stream to close")
         assert self.summary is not None
         return self.summary

@@ -2,11 +2,10 @@
 
 from ziggurat_engine.log.commit import Durable, Failed
 from ziggurat_engine.log.log import Appended, Log, LogStats
-from ziggurat_engine.log.record import Advance, Close, Record, Region, Skip
+from ziggurat_engine.log.record import Close, Record, Region, Skip
 from ziggurat_engine.log.replay import Replayed
 
 __all__ = [
-    "Advance",
     "Appended",
     "Close",
     "Durable",

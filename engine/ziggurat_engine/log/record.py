@@ -18,9 +18,9 @@ bytes of its segment and is padded with zeros to the next.
     56  data CRC        u32  CRC-32C of body and payload
     60  header CRC      u32  CRC-32C of the 60 bytes above
 
-    body of Region, Skip, Advance, Close
+    body of Region, Skip, Close
      0  image           16   uid
-    16  sequence        u64
+    16  sequence        u64   Close: the stream's last
     24  frames          u64  Skip: how many; otherwise 0
     32  stream length    u8  bytes of UTF-8
     33  axes             u8  Region; otherwise 0
@@ -73,7 +73,6 @@ class Kind(enum.IntEnum):
     MARK = 2  # nothing but its header: says what is durable
     REGION = 3
     SKIP = 4
-    ADVANCE = 5
     CLOSE = 6
 
 
@@ -88,7 +87,7 @@ class Region(NamedTuple):
 
 
 class Skip(NamedTuple):
-    """`frames` frames from `sequence` on were dropped by the camera: there are no pixels."""
+    """Number `sequence`, which takes the place of a region: `frames` frames were dropped."""
 
     image: bytes
     stream: str
@@ -96,23 +95,19 @@ class Skip(NamedTuple):
     frames: int
 
 
-class Advance(NamedTuple):
-    """All of the stream up to and including `sequence` is durable by other means."""
+class Close(NamedTuple):
+    """The stream ended behind `sequence`, its last number, which the record repeats.
+
+    What `outcome` means is its writer's business (0..255).
+    """
 
     image: bytes
     stream: str
     sequence: int
-
-
-class Close(NamedTuple):
-    """The stream has ended; what `outcome` means is its writer's business (0..255)."""
-
-    image: bytes
-    stream: str
     outcome: int
 
 
-Record: TypeAlias = Region | Skip | Advance | Close
+Record: TypeAlias = Region | Skip | Close
 """What can be appended. `image` is a 16-byte uid, `stream` at most 128 bytes of UTF-8."""
 
 
@@ -166,10 +161,8 @@ def pack(record: Record, payload: Buffer = b"") -> Packed:
             return _packed(Kind.REGION, body, payload)
         case Skip(image, stream, sequence, frames):
             kind, body = Kind.SKIP, _pack_body(image, stream, sequence, frames=frames)
-        case Advance(image, stream, sequence):
-            kind, body = Kind.ADVANCE, _pack_body(image, stream, sequence)
-        case Close(image, stream, outcome):
-            kind, body = Kind.CLOSE, _pack_body(image, stream, 0, outcome=outcome)
+        case Close(image, stream, sequence, outcome):
+            kind, body = Kind.CLOSE, _pack_body(image, stream, sequence, outcome=outcome)
     if memoryview(payload).nbytes:
         raise ValueError(f"{kind.name} has no payload")
     return _packed(kind, body)
@@ -242,10 +235,8 @@ def unpack(header: Header, data: Buffer, path: Path) -> tuple[Record, memoryview
                 return Region(image, stream, sequence, box, body[at + 16 * axes :]), payload
             case Kind.SKIP:
                 return Skip(image, stream, sequence, frames), payload
-            case Kind.ADVANCE:
-                return Advance(image, stream, sequence), payload
             case Kind.CLOSE:
-                return Close(image, stream, outcome), payload
+                return Close(image, stream, sequence, outcome), payload
     except (struct.error, UnicodeDecodeError) as error:
         raise Corrupt(f"{path}: log record at position {header.position}: {error}") from error
     raise UnsupportedVersion(

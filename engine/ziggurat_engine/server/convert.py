@@ -6,7 +6,7 @@ says of them becomes an InvalidArgument that names the fields of the request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +18,7 @@ from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.query import Answer, Query
 from ziggurat_engine.spec import Blosc, Gzip, Image, ImageSpec, Model, Zstd
+from ziggurat_engine.streams import StreamInfo
 
 _TYPES = {
     image_pb2.DataType.Value(name): name.removeprefix("DATA_TYPE_").lower()
@@ -65,7 +66,9 @@ def spec_of(message: image_pb2.ImageSpec) -> ImageSpec:
         raise error.below("spec") from None
 
 
-def image_message(open_image: OpenImage, query: Query, *, measure: bool) -> image_pb2.Image:
+def image_message(
+    open_image: OpenImage, query: Query, streams: Iterable[StreamInfo], *, measure: bool
+) -> image_pb2.Image:
     """An Image; `measure` also counts what lies in the store."""
     image = open_image.image
     message = image_pb2.Image(
@@ -98,6 +101,19 @@ def image_message(open_image: OpenImage, query: Query, *, measure: bool) -> imag
             size = open_image.arrays[k].measure()
             entry.stored.chunks, entry.stored.objects = size.chunks, size.objects
             entry.stored.bytes = size.bytes
+    for stream in streams:
+        message.streams.add(
+            stream_id=stream.stream_id,
+            outcome=f"STREAM_OUTCOME_{stream.outcome.name}",
+            next_sequence=stream.received + 1,
+            durable=stream.durable,
+            regions=stream.regions,
+            bytes=stream.bytes,
+            skipped_frames=stream.skipped_frames,
+            duplicates=stream.duplicates,
+            expected_frames=stream.expected_frames,
+            held=stream.held,
+        )
     return message
 
 

@@ -18,6 +18,7 @@ from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 from ziggurat_engine import __version__
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import InvalidArgument, RequestError
+from ziggurat_engine.images import OpenImage
 from ziggurat_engine.server import convert, wire
 from ziggurat_engine.server.status import abort
 from ziggurat_engine.server.write_call import WriteCall
@@ -67,13 +68,13 @@ class _Calls:
             image = self._engine.create(spec)
         except RequestError as error:
             raise error.below("spec") from None
-        return convert.image_message(image, self._engine.query, measure=False)
+        return self._described(image)
 
     def get_image(
         self, request: service_pb2.GetImageRequest, _: grpc.ServicerContext
     ) -> image_pb2.Image:
         image = self._engine.image(request.name)
-        return convert.image_message(image, self._engine.query, measure=request.measure)
+        return self._described(image, measure=request.measure)
 
     def list_images(
         self, request: service_pb2.ListImagesRequest, _: grpc.ServicerContext
@@ -85,12 +86,14 @@ class _Calls:
         for name in page:
             image = self._engine.find(name)
             if image is not None:
-                answer.images.append(
-                    convert.image_message(image, self._engine.query, measure=False)
-                )
+                answer.images.append(self._described(image))
         if len(page) < len(names):
             answer.next_page_token = page[-1]
         return answer
+
+    def _described(self, image: OpenImage, *, measure: bool = False) -> image_pb2.Image:
+        streams = self._engine.ingest.streams(image)
+        return convert.image_message(image, self._engine.query, streams, measure=measure)
 
     def delete_image(
         self, request: service_pb2.DeleteImageRequest, _: grpc.ServicerContext

@@ -19,13 +19,19 @@ import grpc
 from ziggurat_proto.v1 import write_pb2
 
 from ziggurat_engine.engine import Engine
-from ziggurat_engine.errors import FailedPrecondition, InvalidArgument, Unavailable
-from ziggurat_engine.ingest import Stream
+from ziggurat_engine.errors import FailedPrecondition, InvalidArgument, OutOfRange, Unavailable
 from ziggurat_engine.server import wire
+from ziggurat_engine.streams import Outcome, Stream
 
 # At least this long lies between two acknowledgements: they are cumulative, and each
 # costs about as much as taking in a region does.
 ACK_INTERVAL_SECONDS = 0.005
+
+_OUTCOMES = {
+    write_pb2.OUTCOME_UNSPECIFIED: Outcome.COMPLETE,
+    write_pb2.OUTCOME_COMPLETE: Outcome.COMPLETE,
+    write_pb2.OUTCOME_ABORTED: Outcome.ABORTED,
+}
 
 
 class WriteCall:
@@ -56,7 +62,13 @@ class WriteCall:
         image = self._engine.image(first.open.image, "open.image")
         received = write_pb2.DURABILITY_RECEIVED
         logged = first.open.durability != received
-        stream = self._engine.ingest.open(image, first.open.stream_id, logged=logged)
+        expected = first.open.expected_frames if first.open.HasField("expected_frames") else None
+        if expected is not None and expected >> 63:
+            # As far as the database counts.
+            raise OutOfRange(f"{expected} are too many frames", field="open.expected_frames")
+        stream = self._engine.ingest.open(
+            image, first.open.stream_id, logged=logged, expected_frames=expected
+        )
         opened = write_pb2.Opened(
             next_sequence=stream.received + 1,
             durable=stream.durable,
@@ -139,7 +151,14 @@ class WriteCall:
             self._urgent.set()
             stream.stir()
         elif kind == "close":
+            outcome = _OUTCOMES.get(message.close.outcome)
+            if outcome is None:
+                raise InvalidArgument(
+                    f"close.outcome: {message.close.outcome} is not supported",
+                    field="close.outcome",
+                )
             ingest.finish(stream, self._gone)
+            ingest.close(stream, outcome)
             return True
         elif kind == "open":
             raise FailedPrecondition("the stream is open already", field="open")

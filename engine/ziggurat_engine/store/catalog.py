@@ -25,6 +25,7 @@ from ziggurat_engine.spec import Image
 from ziggurat_engine.store import omezarr
 from ziggurat_engine.store.array import ChunkArray, Gate
 from ziggurat_engine.store.handles import ShardHandles
+from ziggurat_engine.store.metadata import ImageMetadata
 from ziggurat_engine.store.objects import LocalStore, ObjectStore
 from ziggurat_engine.vfs import FileSystem
 
@@ -44,6 +45,7 @@ class StoredImage:
     pyramid: Pyramid
     arrays: tuple[ChunkArray, ...]
     gate: Gate
+    metadata: ImageMetadata
 
 
 class Catalog:
@@ -188,7 +190,7 @@ class Catalog:
             ChunkArray(self._store, f"{key}/{omezarr.level_path(k)}", level, self._handles, gate)
             for k, level in enumerate(pyramid.levels)
         )
-        return StoredImage(image, pyramid, arrays, gate)
+        return StoredImage(image, pyramid, arrays, gate, ImageMetadata(self._store, key, gate))
 
     def _find(self) -> Iterator[str]:
         """Walks the directories above images; an image is not descended into."""

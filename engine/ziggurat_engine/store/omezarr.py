@@ -7,7 +7,10 @@ zarr-python writes the Zarr v3 metadata and ome-zarr-models checks the NGFF part
 is ours to know is how a spec.Image is said in their words. An image is loaded back from
 the attribute "ziggurat" alone, so that nothing of it passes through other words:
 
-    {"version": 1, "image": spec.Image as JSON}
+    {"version": 1, "image": spec.Image as JSON, "streams": [...]}
+
+"streams" is there once a stream was closed: what was known of all the image's streams
+when the last of them was (see streams.StreamInfo).
 """
 
 from __future__ import annotations

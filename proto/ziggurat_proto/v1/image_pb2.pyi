@@ -41,6 +41,14 @@ class Downsampling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DOWNSAMPLING_UNSPECIFIED: _ClassVar[Downsampling]
     DOWNSAMPLING_MEAN: _ClassVar[Downsampling]
+
+class StreamOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STREAM_OUTCOME_UNSPECIFIED: _ClassVar[StreamOutcome]
+    STREAM_OUTCOME_OPEN: _ClassVar[StreamOutcome]
+    STREAM_OUTCOME_COMPLETE: _ClassVar[StreamOutcome]
+    STREAM_OUTCOME_ABORTED: _ClassVar[StreamOutcome]
+    STREAM_OUTCOME_ABANDONED: _ClassVar[StreamOutcome]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_UINT8: DataType
 DATA_TYPE_UINT16: DataType
@@ -61,6 +69,11 @@ SHUFFLE_BYTE: Shuffle
 SHUFFLE_BIT: Shuffle
 DOWNSAMPLING_UNSPECIFIED: Downsampling
 DOWNSAMPLING_MEAN: Downsampling
+STREAM_OUTCOME_UNSPECIFIED: StreamOutcome
+STREAM_OUTCOME_OPEN: StreamOutcome
+STREAM_OUTCOME_COMPLETE: StreamOutcome
+STREAM_OUTCOME_ABORTED: StreamOutcome
+STREAM_OUTCOME_ABANDONED: StreamOutcome
 
 class Axis(_message.Message):
     __slots__ = ("name", "size", "scale", "unit")
@@ -218,8 +231,32 @@ class Level(_message.Message):
     stored: StoredSize
     def __init__(self, shape: _Optional[_Iterable[int]] = ..., factors: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., stored: _Optional[_Union[StoredSize, _Mapping]] = ...) -> None: ...
 
+class StreamInfo(_message.Message):
+    __slots__ = ("stream_id", "outcome", "next_sequence", "durable", "regions", "bytes", "skipped_frames", "duplicates", "expected_frames", "held")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    stream_id: str
+    outcome: StreamOutcome
+    next_sequence: int
+    durable: int
+    regions: int
+    bytes: int
+    skipped_frames: int
+    duplicates: int
+    expected_frames: int
+    held: bool
+    def __init__(self, stream_id: _Optional[str] = ..., outcome: _Optional[_Union[StreamOutcome, str]] = ..., next_sequence: _Optional[int] = ..., durable: _Optional[int] = ..., regions: _Optional[int] = ..., bytes: _Optional[int] = ..., skipped_frames: _Optional[int] = ..., duplicates: _Optional[int] = ..., expected_frames: _Optional[int] = ..., held: _Optional[bool] = ...) -> None: ...
+
 class Image(_message.Message):
-    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "levels", "created", "revision")
+    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "levels", "created", "revision", "streams")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AXES_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +267,7 @@ class Image(_message.Message):
     LEVELS_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
     name: str
     axes: _containers.RepeatedCompositeFieldContainer[Axis]
     data_type: DataType
@@ -240,4 +278,5 @@ class Image(_message.Message):
     levels: _containers.RepeatedCompositeFieldContainer[Level]
     created: _timestamp_pb2.Timestamp
     revision: int
-    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+    streams: _containers.RepeatedCompositeFieldContainer[StreamInfo]
+    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ...) -> None: ...

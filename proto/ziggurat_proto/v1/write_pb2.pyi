@@ -12,9 +12,18 @@ class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DURABILITY_UNSPECIFIED: _ClassVar[Durability]
     DURABILITY_DURABLE: _ClassVar[Durability]
     DURABILITY_RECEIVED: _ClassVar[Durability]
+
+class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_UNSPECIFIED: _ClassVar[Outcome]
+    OUTCOME_COMPLETE: _ClassVar[Outcome]
+    OUTCOME_ABORTED: _ClassVar[Outcome]
 DURABILITY_UNSPECIFIED: Durability
 DURABILITY_DURABLE: Durability
 DURABILITY_RECEIVED: Durability
+OUTCOME_UNSPECIFIED: Outcome
+OUTCOME_COMPLETE: Outcome
+OUTCOME_ABORTED: Outcome
 
 class WriteRequest(_message.Message):
     __slots__ = ("open", "region", "skip", "flush", "close")
@@ -31,14 +40,16 @@ class WriteRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., skip: _Optional[_Union[Skip, _Mapping]] = ..., flush: _Optional[_Union[Flush, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("image", "stream_id", "durability")
+    __slots__ = ("image", "stream_id", "durability", "expected_frames")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FRAMES_FIELD_NUMBER: _ClassVar[int]
     image: str
     stream_id: str
     durability: Durability
-    def __init__(self, image: _Optional[str] = ..., stream_id: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
+    expected_frames: int
+    def __init__(self, image: _Optional[str] = ..., stream_id: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ..., expected_frames: _Optional[int] = ...) -> None: ...
 
 class Region(_message.Message):
     __slots__ = ("sequence", "offset", "shape", "payload")
@@ -65,8 +76,10 @@ class Flush(_message.Message):
     def __init__(self) -> None: ...
 
 class Close(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: Outcome
+    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ...) -> None: ...
 
 class WriteResponse(_message.Message):
     __slots__ = ("opened", "acknowledgement", "closed")

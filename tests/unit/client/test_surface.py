@@ -36,6 +36,7 @@ EXPORTED = {
     "StateError",
     "StoredSize",
     "StreamHeld",
+    "StreamInfo",
     "Unavailable",
     "Uncompressed",
     "WriteSummary",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ziggurat_engine.errors import Corrupt, UnsupportedVersion
-from ziggurat_engine.log import Advance, Close, Log, Region, Skip
+from ziggurat_engine.log import Close, Log, Region, Skip
 from ziggurat_engine.log import record as records
 from ziggurat_engine.region import Region as Box
 from ziggurat_engine.testing.faulty import FaultyFs
@@ -100,8 +100,7 @@ def test_gives_back_what_it_was_given(real, tmp_path):
     given_records = [
         (Region(UID, "s", 0, Box((0, 1, 2), (3, 4, 5)), b'{"a":1}'), memoryview(b"pixels")),
         (Skip(UID, "s", 1, 7), b""),
-        (Advance(UID, "tß", 9), b""),
-        (Close(UID, "s", 2), b""),
+        (Close(UID, "tß", 9, 2), b""),
         (region(3), b""),
     ]
     appended = [log.append(record, payload) for record, payload in given_records]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ziggurat_engine.errors import Corrupt, UnsupportedVersion
 from ziggurat_engine.log import record, segment
-from ziggurat_engine.log.record import Advance, Close, Kind, Region, Skip
+from ziggurat_engine.log.record import Close, Kind, Region, Skip
 from ziggurat_engine.log.segment import Header, State
 from ziggurat_engine.region import Region as Box
 
@@ -30,8 +30,7 @@ RECORDS = st.one_of(
         )
     ),
     st.builds(Skip, st.binary(min_size=16, max_size=16), STREAMS, U64, U64),
-    st.builds(Advance, st.binary(min_size=16, max_size=16), STREAMS, U64),
-    st.builds(Close, st.binary(min_size=16, max_size=16), STREAMS, st.integers(0, 255)),
+    st.builds(Close, st.binary(min_size=16, max_size=16), STREAMS, U64, st.integers(0, 255)),
 )
 
 
@@ -73,10 +72,9 @@ def test_golden_region():
         (record.pack_begin(1 << 32), 1, 128, None),
         (record.pack_mark(), 2, 64, 0),
         (record.pack(Skip(UID, "s", 1, 2)), 4, 128, None),
-        (record.pack(Advance(UID, "s", 1)), 5, 128, None),
-        (record.pack(Close(UID, "s", 1)), 6, 128, None),
+        (record.pack(Close(UID, "s", 1, 1)), 6, 128, None),
     ],
-    ids=["begin", "mark", "skip", "advance", "close"],
+    ids=["begin", "mark", "skip", "close"],
 )
 def test_golden_kinds(packed, kind, length, crc):
     data = placed(packed)
@@ -152,7 +150,7 @@ def test_the_payload_is_not_copied(payload):
         (Region(UID, "s", 0, Box((0,), (1, 1))), b"", "offset of 1"),
         (Region(UID, "s", 2**64, Box((), ())), b"", "does not fit"),
         (Region(UID, "s", 0, Box((-1,), (1,))), b"", "does not fit"),
-        (Close(UID, "s", 256), b"", "does not fit"),
+        (Close(UID, "s", 1, 256), b"", "does not fit"),
         (Skip(UID, "s", 0, 1), b"x", "no payload"),
     ],
 )
