@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.region import Region
 from ziggurat_engine.settle import Settler, never
 
 # Few enough that what is touched takes little memory, enough to keep the workers busy.
@@ -64,11 +65,18 @@ class Builder:
         """Makes the parents of all chunks of `level` anew."""
         grid = image.pyramid.levels[level]
         done = 0
-        shards = grid.shards.indices()
+        whole = Region.whole(image.shape(level))
+        shards = grid.shards.indices(whole)
+        last = grid.shards.touched(whole).stop
+        end = tuple(
+            min(n * s, limit)
+            for n, s, limit in zip(last, grid.shards.cell, grid.shape, strict=True)
+        )
+        total = grid.chunks.touched(Region.whole(end)).size
         while batch := list(itertools.islice(shards, BATCH_SHARDS)):
             for shard in batch:
                 self._settler.touch(image, level, shard, grid.chunks_of(shard).indices())
             for _ in self._settler.drain(image, level, cancelled):
                 pass
             done += sum(grid.chunks_of(shard).size for shard in batch)
-            yield done, grid.chunks.size
+            yield done, total

@@ -20,6 +20,7 @@ import numpy as np
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.kernels.protocol import Recipe
 from ziggurat_engine.pyramid import Pyramid
+from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Image
 from ziggurat_engine.store.array import ChunkArray
 from ziggurat_engine.store.catalog import Catalog, StoredImage
@@ -31,6 +32,7 @@ class OpenImage:
 
     number: names the image in the cache. fill_value: one pixel of its dtype.
     chunk_bytes: of one decoded chunk. recipes: how each level's chunks are settled.
+    extent: pixels along the first axis; grows where the image is unbounded, under write_order.
     revision: tick of the last write accepted, 0 before the first. observers: called, from
     any thread, after a shard of level 0 was stored; they must not block. write_order: held
     while a write is logged and merged, so that both happen in the same order.
@@ -41,6 +43,7 @@ class OpenImage:
     fill_value: np.generic
     chunk_bytes: int
     recipes: tuple[Recipe, ...]
+    extent: int
     revision: int = 0
     write_order: threading.Lock = field(default_factory=threading.Lock)
     deleted: bool = False
@@ -53,8 +56,21 @@ class OpenImage:
 
     @property
     def pyramid(self) -> Pyramid:
-        """Its levels."""
+        """Its levels; of an unbounded image as large as they can become: see `shape`."""
         return self.stored.pyramid
+
+    def shape(self, level: int = 0) -> Shape:
+        """Pixels of a level along each axis, as of now."""
+        return (
+            (self.extent, *self.pyramid.levels[level].shape[1:])
+            if self.image.unbounded
+            else self.pyramid.levels[level].shape
+        )
+
+    def grow(self, region: Region) -> None:
+        """Reaches from now on to the end of `region`, a region of level 0; with write_order."""
+        if self.image.unbounded:
+            self.extent = max(self.extent, region.stop[0])
 
     @property
     def arrays(self) -> tuple[ChunkArray, ...]:
@@ -133,4 +149,4 @@ def _open(number: int, stored: StoredImage) -> OpenImage:
         Recipe(image.layout.codec, fill_value, factors, image.downsampling) for factors in steps
     )
     chunk_bytes = image.dtype.itemsize * math.prod(image.layout.chunk_shape)
-    return OpenImage(number, stored, fill_value, chunk_bytes, recipes)
+    return OpenImage(number, stored, fill_value, chunk_bytes, recipes, image.shape[0])

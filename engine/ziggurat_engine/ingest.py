@@ -216,6 +216,8 @@ class Ingest:
         record = Record(bytes.fromhex(image.image.uid), stream.stream_id, sequence, region)
         with image.write_order:
             appended = self._journal.append(record, payload) if logged else None
+            # Before the pixels: when they are stored the image's metadata has to reach so far.
+            image.grow(region)
             try:
                 tick = self._merge(image, region, pixels)
             except BaseException:
@@ -230,6 +232,7 @@ class Ingest:
 
     def merge(self, image: OpenImage, region: Region, payload: memoryview) -> int:
         """Merges a region of level 0 that the log holds already; returns its tick."""
+        image.grow(region)
         tick = self._merge(image, region, _pixels(image, region, payload))
         image.revision = max(image.revision, tick)
         return tick
@@ -378,7 +381,7 @@ class Ingest:
 
 
 def _pixels(image: OpenImage, region: Region, payload: memoryview) -> Array:
-    shape, dtype = image.image.shape, image.image.dtype
+    shape, dtype = image.image.limits, image.image.dtype
     for field, numbers in (("region.offset", region.offset), ("region.shape", region.shape)):
         if len(numbers) != len(shape):
             raise InvalidArgument(

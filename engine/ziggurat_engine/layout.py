@@ -68,10 +68,13 @@ def resolve(
 
 
 def pyramid_of(image: Image) -> Pyramid:
-    """The levels of `image`."""
+    """The levels of `image`; of an unbounded one as large as they can become.
+
+    No level is binned along t, so that nothing else changes while the image grows.
+    """
     layout = image.layout
     return Pyramid.build(
-        image.shape,
+        image.limits,
         [axis.scale for axis in image.axes],
         layout.chunk_shape,
         layout.shard_shape,
@@ -126,7 +129,7 @@ def _grow(spec: ImageSpec, chunk: Shape, budget: int) -> Shape:
     for name in "xyzct":
         if name in names:
             i = names.index(name)
-            count = -(-spec.axes[i].size // chunk[i])
+            count = -(-spec.limits[i] // chunk[i])
             shard[i] = min(count, budget)
             budget //= shard[i]
     return tuple(shard)

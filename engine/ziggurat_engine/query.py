@@ -73,7 +73,7 @@ class Query:
                 f" {len(levels) - 1}",
                 field="level",
             )
-        whole = Region.whole(levels[level].shape)
+        whole = Region.whole(image.shape(level))
         region = Region(offset, shape) if offset or shape else whole
         for field, numbers in (("offset", region.offset), ("shape", region.shape)):
             if len(numbers) != len(whole.shape):
@@ -96,7 +96,7 @@ class Query:
     def stale(self, image: OpenImage, level: int, region: Region | None = None) -> bool:
         """True where a write below has not reached `region` of `level` (or any of it) yet."""
         pyramid = image.pyramid
-        region = region or Region.whole(pyramid.levels[level].shape)
+        region = region or Region.whole(image.shape(level))
         return any(
             self._dirty.touches(
                 image.number,

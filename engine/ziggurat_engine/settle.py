@@ -295,6 +295,11 @@ class Settler:
                 image.image.uid, level, shard.key.shard, frozen.keys() | touched
             )
         parents = self._store(image, shard, frozen) if frozen else []
+        if level == 0 and image.image.unbounded and frozen:
+            # While the shard is dirty: log and acknowledgements wait for it, so that a crash
+            # can't shorten the image.
+            stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
+            image.stored.metadata.write_extent(min(image.extent, stop))
         parents += self._blocks(image, level, touched)
         for parts, block in parents:
             self.merge(image, level + 1, parts, block, wait=False, source=note)

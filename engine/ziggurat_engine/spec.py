@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ziggurat_engine.names import check_name
 from ziggurat_engine.region import Shape
@@ -48,12 +48,30 @@ class Model(BaseModel):
 
 
 class Axis(Model):
-    """One axis: its size in pixels at level 0 and the pixel distance in `unit`."""
+    """One axis: its size in pixels at level 0 and the pixel distance in `unit`.
+
+    unbounded: it grows as regions come; `size` is where it begins, or how far it is stored.
+    """
 
     name: AxisName
-    size: Extent
+    unbounded: bool = False
+    size: Annotated[int, Field(ge=0, le=2**40)]
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     unit: Annotated[str, Field(max_length=64)] = ""
+
+    @field_validator("unbounded")
+    @classmethod
+    def _only_t(cls, unbounded: bool, known: ValidationInfo) -> bool:
+        if unbounded and known.data.get("name") != "t":
+            raise ValueError("only axis t may be")
+        return unbounded
+
+    @field_validator("size")
+    @classmethod
+    def _not_empty(cls, size: int, known: ValidationInfo) -> int:
+        if not size and not known.data.get("unbounded"):
+            raise ValueError("must be at least 1")
+        return size
 
 
 class Channel(Model):
@@ -165,7 +183,7 @@ class _Described(Model):
 
     @model_validator(mode="after")
     def _fits(self) -> _Described:
-        nbytes = math.prod(self.shape) * self.dtype.itemsize
+        nbytes = math.prod(max(1, n) for n in self.shape) * self.dtype.itemsize
         if nbytes > MAX_IMAGE_BYTES:
             raise ValueError(f"axes: {nbytes} bytes are more than {MAX_IMAGE_BYTES}")
         _check_fill(self.fill_value, self.dtype)
@@ -181,6 +199,19 @@ class _Described(Model):
     def shape(self) -> Shape:
         """Pixels of level 0 along each axis."""
         return tuple(axis.size for axis in self.axes)
+
+    @property
+    def unbounded(self) -> bool:
+        """True where the image grows along its first axis, t."""
+        return self.axes[0].unbounded
+
+    @property
+    def limits(self) -> Shape:
+        """How far regions of level 0 may reach along each axis."""
+        if not self.unbounded:
+            return self.shape
+        plane = self.shape[1:]
+        return (min(2**40, MAX_IMAGE_BYTES // (math.prod(plane) * self.dtype.itemsize)), *plane)
 
     @property
     def dtype(self) -> np.dtype[np.generic]:

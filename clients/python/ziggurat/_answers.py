@@ -49,6 +49,7 @@ class ImageInfo:
     created: datetime.datetime
     revision: int
     streams: tuple[StreamInfo, ...]
+    unbounded: bool
 
 
 def image_info(image: image_pb2.Image) -> ImageInfo:
@@ -72,6 +73,7 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
         created=image.created.ToDatetime(tzinfo=datetime.UTC),
         revision=image.revision,
         streams=tuple(map(_stream, image.streams)),
+        unbounded=any(axis.unbounded for axis in image.axes),
     )
 
 

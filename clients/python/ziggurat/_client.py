@@ -72,6 +72,7 @@ class Client:
         unit: str | Mapping[str, str] | None = None,
         channels: Iterable[Channel | str] | None = None,
         fill_value: float = 0,
+        unbounded: bool = False,
         chunk_shape: Sequence[int] | None = None,
         shard_chunks: Sequence[int] | None = None,
         shard_shape: Sequence[int] | None = None,
@@ -93,6 +94,8 @@ class Client:
             {"t": "millisecond", "y": "micrometer", "x": "micrometer"}.
         channels: one Channel (or label) for each pixel of axis c.
         fill_value: what pixels hold that were never written.
+        unbounded: whether axis t, the first, grows as frames arrive; `shape` then says
+            where it begins, 0 for an image without a frame.
 
         The layout; what is left out is chosen by the server:
         chunk_shape: pixels of a chunk along each axis, divisible by the factors.
@@ -125,6 +128,7 @@ class Client:
             unit=unit,
             channels=channels,
             fill_value=fill_value,
+            unbounded=unbounded,
             layout=layout,
         )
         request = service_pb2.CreateImageRequest(spec=spec)

@@ -23,6 +23,7 @@ from ziggurat._index import box_of
 from ziggurat._level import LevelView
 from ziggurat._read import ReadResult, read_box
 from ziggurat._rpc import Connection
+from ziggurat._spec import MAX_SIZE
 from ziggurat._stream import Durability
 from ziggurat._values import Channel, Layout, Level, Shape, StreamInfo
 from ziggurat._writer import Writer
@@ -55,8 +56,13 @@ class Image:
 
     @property
     def shape(self) -> Shape:
-        """Pixels of level 0 along each axis."""
+        """Pixels of level 0 along each axis; where t is unbounded as of the last look."""
         return self._info.shape
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether the image grows along t as frames arrive; `refresh` tells how far it is."""
+        return self._info.unbounded
 
     @property
     def ndim(self) -> int:
@@ -239,7 +245,7 @@ class Image:
             self._connection,
             self.name,
             self.axes,
-            self.shape,
+            (MAX_SIZE, *self.shape[1:]) if self.unbounded else self.shape,
             self.dtype,
             stream_id=stream_id,
             durability=durability,

@@ -53,7 +53,8 @@ def image_tables(image: Image) -> tuple[Table, ...]:
     sizes = [f"{axis} {_amount(size, image.units[axis])}" for axis, size in _calibrated(image)]
     rows = {
         "name": image.name,
-        "axes": f"{image.axes} {_shape(image.shape)} {image.dtype.name}",
+        "axes": f"{image.axes} {_shape(image.shape)} {image.dtype.name}"
+        + (", t unbounded" if image.unbounded else ""),
         "voxel size": ", ".join(sizes) or "-",
         "chunk": f"{_shape(layout.chunk_shape)}",
         "shard": f"{_shape(layout.shard_shape)} ({_shape(layout.shard_chunks)} chunks)",

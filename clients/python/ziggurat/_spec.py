@@ -45,11 +45,14 @@ def image_spec(
     unit: str | Mapping[str, str] | None,
     channels: Iterable[Channel | str] | None,
     fill_value: float,
+    unbounded: bool,
     layout: image_pb2.LayoutRequest,
 ) -> image_pb2.ImageSpec:
     """The request; the arguments are those of `Client.create`."""
     names = _axes(axes)
-    sizes = _sizes("shape", shape, names)
+    if unbounded and not names.startswith("t"):
+        raise _bad("unbounded", f"is for axis t, which the image ({names}) does not have")
+    sizes = _sizes("shape", shape, names, least=[0] if unbounded else [])
     scales = _scales(voxel_size, names)
     units = _units(unit, names, scales)
     kind = data_type(dtype)
@@ -57,7 +60,13 @@ def image_spec(
     return image_pb2.ImageSpec(
         name=_text("name", name),
         axes=[
-            image_pb2.Axis(name=a, size=n, scale=scales.get(a), unit=units.get(a, ""))
+            image_pb2.Axis(
+                name=a,
+                size=n,
+                scale=scales.get(a),
+                unit=units.get(a, ""),
+                unbounded=unbounded and a == "t",
+            )
             for a, n in zip(names, sizes, strict=True)
         ],
         data_type=f"DATA_TYPE_{kind.name.upper()}",
@@ -160,14 +169,18 @@ def _axes(axes: Iterable[str]) -> str:
     raise _bad("axes", f'must be a part of "tczyx" in this order that ends with "yx", got {axes!r}')
 
 
-def _sizes(field: str, sizes: Sequence[int], axes: str) -> list[int]:
+def _sizes(field: str, sizes: Sequence[int], axes: str, *, least: Sequence[int] = ()) -> list[int]:
+    """One number an axis. least: of the first axes; 1 for those it does not reach."""
     try:
         found = list(sizes)
     except TypeError:
         raise _bad(field, f"must be one number an axis, got {sizes!r}") from None
     if len(found) != len(axes):
         raise _bad(field, f"has {len(found)} numbers for the {len(axes)} axes {axes}: {sizes!r}")
-    return [_integer(f"{field}[{i}]", n, 1, MAX_SIZE) for i, n in enumerate(found)]
+    return [
+        _integer(f"{field}[{i}]", n, low, MAX_SIZE)
+        for i, (n, low) in enumerate(zip(found, [*least, *[1] * len(axes)], strict=False))
+    ]
 
 
 def _scales(

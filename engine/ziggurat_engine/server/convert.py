@@ -79,8 +79,10 @@ def image_message(
         revision=open_image.revision,
     )
     message.created.FromDatetime(image.created)
-    for axis in image.axes:
-        message.axes.add(name=axis.name, size=axis.size, scale=axis.scale, unit=axis.unit)
+    for axis, extent in zip(image.axes, open_image.shape(), strict=True):
+        message.axes.add(
+            name=axis.name, size=extent, scale=axis.scale, unit=axis.unit, unbounded=axis.unbounded
+        )
     for channel in image.channels:
         added = message.channels.add(label=channel.label, color=channel.color)
         if channel.window is not None:
@@ -91,7 +93,7 @@ def image_message(
     message.layout.codec.CopyFrom(_codec_message(layout.codec))
     for k, level in enumerate(open_image.pyramid.levels):
         entry = message.levels.add(
-            shape=level.shape,
+            shape=open_image.shape(k),
             factors=level.factors,
             scale=level.scale,
             translation=level.translation,
@@ -190,7 +192,8 @@ def _known(table: Mapping[Any, str], value: int, field: str) -> str:
 
 def _axis(axis: image_pb2.Axis) -> dict[str, Any]:
     scale = {"scale": axis.scale} if axis.HasField("scale") else {}
-    return {"name": axis.name, "size": axis.size, "unit": axis.unit, **scale}
+    values = {"name": axis.name, "size": axis.size, "unit": axis.unit, **scale}
+    return values | ({"unbounded": True} if axis.unbounded else {})
 
 
 def _channel(channel: image_pb2.Channel) -> dict[str, Any]:

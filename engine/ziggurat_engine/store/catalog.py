@@ -190,7 +190,9 @@ class Catalog:
             ChunkArray(self._store, f"{key}/{omezarr.level_path(k)}", level, self._handles, gate)
             for k, level in enumerate(pyramid.levels)
         )
-        return StoredImage(image, pyramid, arrays, gate, ImageMetadata(self._store, key, gate))
+        return StoredImage(
+            image, pyramid, arrays, gate, ImageMetadata(self._store, key, gate, image)
+        )
 
     def _find(self) -> Iterator[str]:
         """Walks the directories above images; an image is not descended into."""

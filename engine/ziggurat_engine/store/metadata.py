@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.spec import Image
 from ziggurat_engine.store import omezarr
 from ziggurat_engine.store.array import Gate
 from ziggurat_engine.store.objects import ObjectStore
@@ -27,8 +28,10 @@ class ImageMetadata:
     the image is deleted; a document is then as it was, or the new one.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, gate: Gate) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, gate: Gate, image: Image) -> None:
         self._store = store
+        self._extent = image.shape[0]
+        self._levels = len(image.layout.factors) + 1
         self._prefix = prefix
         self._gate = gate
         self._lock = threading.Lock()
@@ -41,6 +44,29 @@ class ImageMetadata:
 
         with self._lock, self._gate.inside():
             self._change("zarr.json", change)
+
+    def write_extent(self, extent: int) -> None:
+        """Says that an unbounded image reaches to `extent` along t, if that is further.
+
+        Durable when it returns. Until then, and after an error, some levels may reach
+        further than others.
+        """
+
+        def change_level(document: Json) -> None:
+            document["shape"][0] = extent
+
+        def change_group(document: Json) -> None:
+            document["attributes"][omezarr.ATTRIBUTE]["image"]["axes"][0]["size"] = extent
+
+        if extent <= self._extent:
+            return
+        with self._lock, self._gate.inside():
+            if extent <= self._extent:
+                return
+            for level in range(self._levels):
+                self._change(f"{omezarr.level_path(level)}/zarr.json", change_level)
+            self._change("zarr.json", change_group)
+            self._extent = extent
 
     def _change(self, name: str, change: Callable[[Json], None]) -> None:
         key = f"{self._prefix}/{name}"

@@ -70,7 +70,7 @@ def documents(image: Image) -> dict[str, bytes]:
         zarr.create_array(
             store,
             name=level_path(k),
-            shape=level.shape,
+            shape=(image.shape[0], *level.shape[1:]) if image.unbounded else level.shape,
             dtype=image.data_type,
             chunks=layout.chunk_shape,
             shards=layout.shard_shape if layout.sharded else None,

@@ -76,16 +76,18 @@ STREAM_OUTCOME_ABORTED: StreamOutcome
 STREAM_OUTCOME_ABANDONED: StreamOutcome
 
 class Axis(_message.Message):
-    __slots__ = ("name", "size", "scale", "unit")
+    __slots__ = ("name", "size", "scale", "unit", "unbounded")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
+    UNBOUNDED_FIELD_NUMBER: _ClassVar[int]
     name: str
     size: int
     scale: float
     unit: str
-    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., scale: _Optional[float] = ..., unit: _Optional[str] = ...) -> None: ...
+    unbounded: bool
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., scale: _Optional[float] = ..., unit: _Optional[str] = ..., unbounded: _Optional[bool] = ...) -> None: ...
 
 class Channel(_message.Message):
     __slots__ = ("label", "color", "window")

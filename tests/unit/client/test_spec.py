@@ -33,7 +33,7 @@ def spec(**arguments):
     } | arguments
     layout_arguments = {k: arguments.pop(k) for k in list(arguments) if k in NO_LAYOUT}
     layout = layout_request(arguments["axes"], **(NO_LAYOUT | layout_arguments))
-    return image_spec(arguments.pop("name"), layout=layout, **arguments)
+    return image_spec(arguments.pop("name"), layout=layout, **{"unbounded": False, **arguments})
 
 
 def test_the_least():
