@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     max_message_bytes: Bytes = Field(
         default=ByteSize(16 * MIB), description="most of one message from a client"
     )
+    max_metadata_bytes: Bytes = Field(
+        default=ByteSize(16 * 1024), description="most of what a client may say of one frame"
+    )
     max_streams: PositiveInt = Field(default=64, description="write streams open at a time")
     stream_lease_seconds: PositiveFloat = Field(
         default=600.0,

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from ziggurat_engine.cache import Budget, CleanChunks, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.config import Settings
 from ziggurat_engine.errors import NotFound, Unavailable, ZigguratError
+from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal
@@ -36,6 +37,7 @@ from ziggurat_engine.settle import SettleCounters, Settler
 from ziggurat_engine.spec import ImageSpec
 from ziggurat_engine.state import State
 from ziggurat_engine.store.catalog import Catalog
+from ziggurat_engine.store.frames import Row
 from ziggurat_engine.vfs import FileSystem, OsFileSystem
 
 log = logging.getLogger(__name__)
@@ -107,7 +109,8 @@ class Engine:
             workers=settings.settle_workers,
             idle_seconds=settings.settle_idle_seconds,
         )
-        self._journal = Journal(self._log, self._state, self._dirty)
+        self._frames = Frames()
+        self._journal = Journal(self._log, self._state, self._dirty, self._frames)
         self._settler.observers.append(self._journal.release)
         self._settler.hurry = lambda: self._journal.bytes > settings.max_log_bytes
         self.ingest = Ingest(
@@ -115,7 +118,9 @@ class Engine:
             self._budget,
             self._settler,
             self._journal,
+            self._frames,
             max_streams=settings.max_streams,
+            max_metadata_bytes=settings.max_metadata_bytes,
             lease_seconds=settings.stream_lease_seconds,
         )
         self.query = Query(
@@ -127,7 +132,13 @@ class Engine:
         )
         self.builder = Builder(self._settler)
         self._recovery = Recovery(
-            self._log, self._state, self._journal, self._images, self.ingest, self._settler
+            self._log,
+            self._state,
+            self._journal,
+            self._images,
+            self.ingest,
+            self._settler,
+            self._frames,
         )
         self._ready = False
         # Beside the start: what cameras send most.
@@ -199,6 +210,11 @@ class Engine:
         self._images.delete(image)
         self._settler.discard(image)
         self._state.forget(image.image.uid)
+        self._frames.forget(image.image.uid)
+
+    def frames(self, image: OpenImage) -> Iterator[Row]:
+        """What is known of the image's frames; a stream's in the order of its numbers."""
+        return self._frames.rows(image)
 
     def drain(self) -> None:
         """From now on no stream is opened, and those that are open end."""

@@ -13,28 +13,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
-
-import numpy as np
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from ziggurat_engine.cache import Budget, DirtyDirectory
+from ziggurat_engine.cutting import by_shard, covers_cells, pixels_of
 from ziggurat_engine.errors import (
     Cancelled,
     FailedPrecondition,
     InvalidArgument,
     LimitExceeded,
     NotFound,
-    OutOfRange,
     StreamHeld,
     Unavailable,
 )
-from ziggurat_engine.grid import Grid, Part
+from ziggurat_engine.frames import Frames, check_metadata, pack, row_of
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.journal import Journal, StreamKey
 from ziggurat_engine.log import Appended, Close, Skip
 from ziggurat_engine.log import Region as Record
-from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region
 from ziggurat_engine.settle import Settler, never
 from ziggurat_engine.spec import Array
@@ -53,14 +50,18 @@ class Ingest:
         budget: Budget,
         settler: Settler,
         journal: Journal,
+        frames: Frames,
         *,
         max_streams: int,
+        max_metadata_bytes: int,
         lease_seconds: float,
     ) -> None:
         self._dirty = dirty
         self._budget = budget
         self._settler = settler
         self._journal = journal
+        self._frames = frames
+        self._max_metadata_bytes = max_metadata_bytes
         self._max_streams = max_streams
         self._lease_seconds = lease_seconds
         self._lock = threading.Condition()
@@ -195,10 +196,20 @@ class Ingest:
                 lambda: not any(stream.held for stream in self._streams.values()), timeout_seconds
             )
 
-    def write(self, stream: Stream, sequence: int, region: Region, payload: memoryview) -> None:
+    def write(
+        self,
+        stream: Stream,
+        sequence: int,
+        region: Region,
+        payload: memoryview,
+        *,
+        timestamp_ns: int | None = None,
+        metadata: str = "",
+    ) -> None:
         """Accepts one region of level 0; returns once reads see all of it.
 
-        payload: its pixels, little-endian, C order; not used after the call. Waits
+        payload: its pixels, little-endian, C order; not used after the call.
+        timestamp_ns, metadata (a JSON object): kept beside the image (frames.py). Waits
         while memory is full. Raises InvalidArgument, OutOfRange, FailedPrecondition
         for what can't be accepted, having changed nothing; OSError where the log can't
         be written, having changed nothing; Unavailable where memory is full and the
@@ -208,12 +219,16 @@ class Ingest:
         image = stream.image
         if image.deleted:
             raise NotFound(f"image {image.image.name!r} was deleted", field="open.image")
-        pixels = _pixels(image, region, payload)
+        pixels = pixels_of(image, region, payload)
+        check_metadata(metadata, self._max_metadata_bytes)
         if not self._wanted(stream, sequence, "region.sequence"):
             return
-        # What covers whole shards is stored at once: writing it twice would gain nothing.
-        logged = stream.logged and not _covers_cells(image.pyramid.levels[0].shards, region)
-        record = Record(bytes.fromhex(image.image.uid), stream.stream_id, sequence, region)
+        said = pack(timestamp_ns, metadata)
+        # What covers whole shards is stored at once: writing it twice would gain nothing,
+        # unless there is something to say of it.
+        cells = image.pyramid.levels[0].shards
+        logged = stream.logged and (bool(said) or not covers_cells(cells, region))
+        record = Record(bytes.fromhex(image.image.uid), stream.stream_id, sequence, region, said)
         with image.write_order:
             appended = self._journal.append(record, payload) if logged else None
             # Before the pixels: when they are stored the image's metadata has to reach so far.
@@ -228,12 +243,12 @@ class Ingest:
             image.revision = max(image.revision, tick)
         stream.counters.regions += 1
         stream.counters.bytes += pixels.nbytes
-        self._received(stream, sequence, tick, order, appended)
+        self._received(stream, record, tick, order, appended)
 
     def merge(self, image: OpenImage, region: Region, payload: memoryview) -> int:
         """Merges a region of level 0 that the log holds already; returns its tick."""
         image.grow(region)
-        tick = self._merge(image, region, _pixels(image, region, payload))
+        tick = self._merge(image, region, pixels_of(image, region, payload))
         image.revision = max(image.revision, tick)
         return tick
 
@@ -246,7 +261,7 @@ class Ingest:
         record = Skip(bytes.fromhex(stream.key[0]), stream.stream_id, sequence, frames)
         appended = self._journal.append(record) if stream.logged else None
         stream.counters.skipped_frames += frames
-        self._received(stream, sequence, 0, self._journal.position, appended)
+        self._received(stream, record, 0, self._journal.position, appended)
 
     def flush(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all that was received is durable.
@@ -286,7 +301,9 @@ class Ingest:
             self._journal.abandoned(appended)
             raise
         stream.counters.outcome = outcome
-        self._journal.merged(appended, 0, stream.key, stream.state(stream.received))
+        state = stream.state(stream.received)
+        self._journal.merged(appended, 0, stream.key, state)
+        self._frames.store([state])
         self.describe(stream.image, closing=stream)
 
     def describe(self, image: OpenImage, closing: Stream | None = None) -> None:
@@ -296,14 +313,14 @@ class Ingest:
         """
         # One at a time, so that the file ends with the newest facts.
         with self._describing:
-            described = []
-            for info in self.streams(image):
-                facts = asdict(info)
-                del facts["held"]
-                if closing is not None and info.stream_id == closing.stream_id:
-                    facts["outcome"] = Outcome(closing.counters.outcome)
-                described.append({**facts, "outcome": facts["outcome"].name.lower()})
-            image.stored.metadata.write_streams(described)
+            streams = self.streams(image)
+            if closing is not None:
+                outcome = Outcome(closing.counters.outcome)
+                streams = [
+                    replace(info, outcome=outcome) if info.stream_id == closing.stream_id else info
+                    for info in streams
+                ]
+            image.stored.metadata.write_streams([info.described() for info in streams])
 
     def refresh(self, stream: Stream, *, stirred: bool = False) -> tuple[int, int]:
         """(received, durable) as of now; `stirred`: looks again though nothing was told.
@@ -321,14 +338,15 @@ class Ingest:
     def _take_durable(self, stream: Stream) -> None:
         """Takes off what is in the log, or stored; stops at the first that is neither."""
         oldest: int | None = None
-        applied = count = 0
+        applied: int | None = None
+        count = 0
         for entry in stream.pending:
             if entry.position and not self._journal.lost(entry.position):
                 if not self._journal.durable(entry.position):
                     # Its sync may yet fail: what is behind it has to wait.
                     break
             else:
-                if not applied:
+                if applied is None:
                     oldest = self._dirty.oldest_tick(stream.image.number, 0)
                 if oldest is not None and entry.tick >= oldest:
                     break
@@ -336,7 +354,7 @@ class Ingest:
             count += 1
         if count:
             last = stream.pending[count - 1].state
-            if applied:
+            if applied is not None:
                 self._journal.stored(last, applied)
             for _ in range(count):
                 stream.pending.popleft()
@@ -355,78 +373,38 @@ class Ingest:
         return sequence == wanted
 
     def _received(
-        self, stream: Stream, sequence: int, tick: int, order: int, appended: Appended | None
+        self,
+        stream: Stream,
+        record: Record | Skip,
+        tick: int,
+        order: int,
+        appended: Appended | None,
     ) -> None:
         stream.counters.outcome = Outcome.OPEN
-        entry = Pending(stream.state(sequence), tick, 0, order)
+        entry = Pending(stream.state(record.sequence), tick, 0, order)
+        # Before anybody can find that the write is durable.
+        row = row_of(record)
+        many = row is not None and self._frames.note(stream.image, row)
         if appended is not None:
             entry.position = appended.position
             self._journal.merged(appended, entry.tick, stream.key, entry.state)
         with stream.changed:
-            stream.received = sequence
+            stream.received = record.sequence
             stream.pending.append(entry)
             if not entry.tick and not entry.position:
                 stream.stirred = True
             stream.changed.notify_all()
+        if many:
+            # Memory is bounded: what is said of frames may not wait for ever.
+            self.flush(stream)
+            self._frames.store([stream.state(stream.durable)])
 
     def _merge(self, image: OpenImage, region: Region, pixels: Array) -> int:
         tick = 0
-        for parts in _by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
+        for parts in by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
             tick = self._settler.merge(image, 0, parts, pixels)
         return tick
 
     def _batch_chunks(self, image: OpenImage) -> int:
         # One region may touch more chunks than memory holds: an eighth at a time.
         return max(1, self._budget.dirty_limit_bytes // 8 // image.chunk_bytes)
-
-
-def _pixels(image: OpenImage, region: Region, payload: memoryview) -> Array:
-    shape, dtype = image.image.limits, image.image.dtype
-    for field, numbers in (("region.offset", region.offset), ("region.shape", region.shape)):
-        if len(numbers) != len(shape):
-            raise InvalidArgument(
-                f"{field} has {len(numbers)} numbers for {len(shape)} axes", field=field
-            )
-    if 0 in region.shape:
-        raise InvalidArgument(f"region.shape {region.shape} is empty", field="region.shape")
-    if not Region.whole(shape).contains(region):
-        raise OutOfRange(
-            f"region {region} reaches outside the image {Region.whole(shape)}",
-            field="region.offset" if any(map(int.__ge__, region.offset, shape)) else "region.shape",
-        )
-    if payload.nbytes != region.size * dtype.itemsize:
-        raise InvalidArgument(
-            f"region.payload has {payload.nbytes} bytes; {'x'.join(map(str, region.shape))}"
-            f" pixels of {dtype.name} are {region.size * dtype.itemsize}",
-            field="region.payload",
-        )
-    return np.frombuffer(payload, dtype=dtype.newbyteorder("<")).reshape(region.shape)
-
-
-def _covers_cells(grid: Grid, region: Region) -> bool:
-    """True where every cell that `region` touches lies wholly in it."""
-    return all(
-        start % cell == 0 and (stop % cell == 0 or stop == size)
-        for start, stop, cell, size in zip(
-            region.offset, region.stop, grid.cell, grid.shape, strict=True
-        )
-    )
-
-
-def _by_shard(level: Level, region: Region, limit: int) -> Iterator[list[Part]]:
-    """The parts of `region` chunk by chunk, at most `limit` of one shard at a time."""
-    for shard in level.shards.plan(region):
-        box = Region(
-            tuple(map(int.__add__, region.offset, shard.inside_region.offset)),
-            shard.inside_region.shape,
-        )
-        parts = []
-        for part in level.chunks.plan(box):
-            inside = part.inside_region
-            offset = tuple(map(int.__add__, shard.inside_region.offset, inside.offset))
-            parts.append(part._replace(inside_region=Region(offset, inside.shape)))
-            if len(parts) == limit:
-                yield parts
-                parts = []
-        if parts:
-            yield parts

@@ -9,8 +9,9 @@ Writes are known by their ticks: all ticks of an image below the oldest one that
 at level 0 are stored. From that follows what the log may forget: a segment is released
 once the ticks of all writes in it are stored.
 
-Invariants. What is released is a prefix of the log, and how far each stream was at its
-end is in the state database before. An image's writes are merged in the order of their
+Invariants. What is released is a prefix of the log; before that the state database has
+how far each stream was at its end, and before that the rows of its frames are in the
+image's table (frames.py). An image's writes are merged in the order of their
 log positions (its write order), so that replay ends with the pixels that reads saw.
 With a write that the log does not hold, the state database also takes the image's
 `applied` position, behind which the write was merged: replay skips older records, which
@@ -27,6 +28,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ziggurat_engine.cache import DirtyDirectory
+from ziggurat_engine.errors import ZigguratError
+from ziggurat_engine.frames import Frames
 from ziggurat_engine.log import Appended, Log, Record
 from ziggurat_engine.state import State, StreamState
 from ziggurat_engine.vfs import Buffer
@@ -52,10 +55,11 @@ class Journal:
     progressed: called when something may have become durable; must not block.
     """
 
-    def __init__(self, file: Log, state: State, dirty: DirtyDirectory) -> None:
+    def __init__(self, file: Log, state: State, dirty: DirtyDirectory, frames: Frames) -> None:
         self._log = file
         self._state = state
         self._dirty = dirty
+        self._frames = frames
         self._lock = threading.Lock()
         self._segments: dict[int, _Segment] = {}
         # (after, through]: positions that a failed sync lost.
@@ -134,6 +138,7 @@ class Journal:
 
         order: the log's end when the last of its writes was merged. OSError.
         """
+        self._frames.store([state])
         self._state.save_stored(state, order)
 
     def release(self) -> None:
@@ -153,8 +158,9 @@ class Journal:
         if not last:
             return
         try:
+            self._frames.store(streams.values())
             self._state.save_streams(streams.values())
-        except OSError as error:
+        except (OSError, ZigguratError) as error:
             log.warning("the log can't be shortened now: %s", error)
             return
         with self._lock:

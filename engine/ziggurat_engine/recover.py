@@ -22,12 +22,14 @@ import time
 from dataclasses import dataclass, field
 
 from ziggurat_engine.errors import ZigguratError
+from ziggurat_engine.frames import Frames, row_of
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal, StreamKey
 from ziggurat_engine.log import Close, Log, Replayed, Skip
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.state import State, StreamState
+from ziggurat_engine.store.frames import Row
 from ziggurat_engine.streams import StreamCounters
 
 log = logging.getLogger(__name__)
@@ -41,17 +43,24 @@ class _Progress:
 
     sequence: int
     facts: dict[str, int]
-    ahead: dict[int, dict[str, int]] = field(default_factory=dict)
+    ahead: dict[int, tuple[Row | None, dict[str, int]]] = field(default_factory=dict)
 
-    def saw(self, sequence: int, **counts: int) -> None:
-        """The stream sent this number; what is behind a gap counts once the gap is closed."""
+    def saw(self, sequence: int, row: Row | None, **counts: int) -> list[Row]:
+        """The stream sent this number; returns the rows of frames that are known for sure.
+
+        What is behind a gap counts once the gap is closed.
+        """
+        rows = []
         if sequence > self.sequence:
-            self.ahead[sequence] = counts
+            self.ahead[sequence] = (row, counts)
         while (found := self.ahead.pop(self.sequence + 1, None)) is not None:
             self.sequence += 1
             self.facts["outcome"] = 0
-            for name, count in found.items():
+            for name, count in found[1].items():
                 self.facts[name] += count
+            if found[0] is not None:
+                rows.append(found[0])
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,7 @@ class Recovery:
         images: Images,
         ingest: Ingest,
         settler: Settler,
+        frames: Frames,
     ) -> None:
         self._file = file
         self._state = state
@@ -83,6 +93,7 @@ class Recovery:
         self._images = images
         self._ingest = ingest
         self._settler = settler
+        self._frames = frames
         self._streams: dict[StreamKey, _Progress] = {}
         self._closed: dict[str, OpenImage] = {}
         self.bytes_done = 0
@@ -152,9 +163,12 @@ class Recovery:
                 if image is not None:
                     self._closed[uid] = image
         elif isinstance(record, Skip):
-            stream.saw(record.sequence, skipped_frames=record.frames)
+            rows = stream.saw(record.sequence, row_of(record), skipped_frames=record.frames)
+            self._note(image, stream, rows)
         else:
-            stream.saw(record.sequence, regions=1, bytes=replayed.payload.nbytes)
+            nbytes = replayed.payload.nbytes
+            rows = stream.saw(record.sequence, row_of(record), regions=1, bytes=nbytes)
+            self._note(image, stream, rows)
             wanted = image is not None and replayed.position > applied.get(uid, 0)
             if wanted and image is not None:
                 tick = self._ingest.merge(image, record.box, replayed.payload)
@@ -162,3 +176,9 @@ class Recovery:
             replayed.segment, tick, key, StreamState(*key, stream.sequence, dict(stream.facts))
         )
         return wanted
+
+    def _note(self, image: OpenImage | None, stream: _Progress, rows: list[Row]) -> None:
+        """Keeps what is known of frames, as when it arrived; drops that of a deleted image."""
+        for row in rows:
+            if image is not None and self._frames.note(image, row):
+                self._frames.store([StreamState(image.image.uid, row.stream, stream.sequence)])

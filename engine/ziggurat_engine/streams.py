@@ -17,7 +17,8 @@ import enum
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.state import StreamState
@@ -71,6 +72,12 @@ class StreamInfo:
     duplicates: int
     expected_frames: int | None
     held: bool
+
+    def described(self) -> dict[str, Any]:
+        """What is lasting of it, as JSON."""
+        facts = asdict(self)
+        del facts["held"]
+        return facts | {"outcome": self.outcome.name.lower()}
 
 
 @dataclass(slots=True)

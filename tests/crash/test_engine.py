@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import zarr
 from ziggurat_engine.region import Region
+from ziggurat_engine.streams import Outcome
 
 from tests.crash.world import (
     DATA,
@@ -30,7 +31,7 @@ from tests.crash.world import (
 
 
 def story(seed: int = 7, count: int = 26) -> list[Write]:
-    """Writes of two streams in one order: planes, then boxes that overlap."""
+    """Writes of two streams in one order: planes, then boxes that overlap; two are skips."""
     dice = random.Random(seed)
     writes: list[Write] = []
     numbers = dict.fromkeys(STREAMS, 0)
@@ -46,7 +47,9 @@ def story(seed: int = 7, count: int = 26) -> list[Write]:
         if value == 20:
             # Covers whole shards: goes past the log.
             region = Region((0, 0, 0), SHAPE)
-        writes.append(Write(stream, numbers[stream], region, value))
+        skipped = value if value in (12, 21) else 0
+        said = f'{{"value": {value}}}' if value % 3 == 0 and not skipped else ""
+        writes.append(Write(stream, numbers[stream], region, value, said, skipped))
     return writes
 
 
@@ -69,6 +72,8 @@ def work(world: World) -> None:
     for stream in streams.values():
         world.engine.ingest.finish(stream)
         world.told(stream)
+        world.engine.ingest.close(stream, Outcome.ABORTED)
+        world.closed.add(stream.stream_id)
         world.engine.ingest.release(stream)
     world.engine.close()
 
@@ -77,8 +82,27 @@ def painted(writes: list[Write]) -> np.ndarray:
     """Level 0 after these writes, one after the other."""
     pixels = np.zeros(SHAPE, "<u2")
     for write in writes:
-        pixels[write.region.slices()] = write.value
+        if not write.skipped:
+            pixels[write.region.slices()] = write.value
     return pixels
+
+
+def check_facts(world: World) -> None:
+    """Every acknowledged frame's row is there once, and how closed streams ended."""
+    image = world.engine.image(NAME)
+    rows = [(row.stream, row.sequence, row.metadata) for row in world.engine.frames(image)]
+    assert len(set(rows)) == len(rows)
+    wanted = {w.row(): w.sequence for w in WRITES if w.row()}
+    assert set(rows) <= wanted.keys()
+    for row, sequence in wanted.items():
+        assert row in rows or sequence > world.durable[row[0]], f"row {row} is lost"
+    streams = {info.stream_id: info for info in world.engine.ingest.streams(image)}
+    for name in world.closed:
+        assert streams[name].outcome is Outcome.ABORTED
+    for name, info in streams.items():
+        sent = [w for w in WRITES if w.stream == name and w.sequence <= info.received]
+        assert info.regions == sum(not w.skipped for w in sent)
+        assert info.skipped_frames == sum(w.skipped for w in sent)
 
 
 def check(world: World) -> None:
@@ -89,6 +113,7 @@ def check(world: World) -> None:
             assert not any(world.durable.values())
             world.create()
         check_pixels(world.pixels(), WRITES, world.durable)
+        check_facts(world)
         streams = world.streams()
         for name, stream in streams.items():
             assert stream.received >= world.durable[name]
@@ -105,6 +130,7 @@ def check(world: World) -> None:
             assert stream.durable == stream.received
             world.engine.ingest.release(stream)
         check_levels(world, painted(there + again))
+        check_facts(world)
     finally:
         world.engine.close()
 
@@ -130,6 +156,9 @@ def check_zarr(world: World) -> None:
     for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
         array = group[dataset["path"]]
         assert array[...].shape == array.shape
+    if "frames" in group:
+        for _, array in group["frames"].arrays():
+            assert array[...].shape == array.shape
 
 
 def sync_points() -> int:
@@ -140,9 +169,10 @@ def sync_points() -> int:
 
 
 def _check_reopened(world: World) -> None:
-    again = World(world.fs, world.database.content, world.durable)
+    again = World(world.fs, world.database.content, world.durable, world.closed)
     again.open()
     try:
+        check_facts(again)
         check_levels(again, painted(WRITES))
     finally:
         again.engine.close()

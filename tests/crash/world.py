@@ -59,21 +59,33 @@ class Database:
 
 @dataclass(frozen=True)
 class Write:
-    """One region of one stream; `value` is its place in the order of all writes."""
+    """One region of one stream; `value` is its place in the order of all writes.
+
+    said: its metadata. skipped: frames, where it is no region but a skip.
+    """
 
     stream: str
     sequence: int
     region: Region
     value: int
+    said: str = ""
+    skipped: int = 0
+
+    def row(self) -> tuple[str, int, str] | None:
+        """What the table of frames says of it."""
+        said = f'{{"skipped_frames": {self.skipped}}}' if self.skipped else self.said
+        return (self.stream, self.sequence, said) if said else None
 
 
 @dataclass
 class World:
-    """A disk and the engine on it. `durable`: what each stream was told."""
+    """A disk and the engine on it. `durable`: what each stream was told; `closed`: which were."""
 
     fs: FaultyFs = field(default_factory=FaultyFs)
     content: bytes = b""
     durable: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
+
+    closed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.held: list[Stream] = []
@@ -111,8 +123,13 @@ class World:
         return streams
 
     def write(self, stream: Stream, write: Write) -> None:
-        pixels = np.full(write.region.shape, write.value, "<u2")
-        self.engine.ingest.write(stream, write.sequence, write.region, memoryview(pixels.tobytes()))
+        if write.skipped:
+            self.engine.ingest.skip(stream, write.sequence, write.skipped)
+        else:
+            pixels = memoryview(np.full(write.region.shape, write.value, "<u2").tobytes())
+            self.engine.ingest.write(
+                stream, write.sequence, write.region, pixels, metadata=write.said
+            )
         self.told(stream)
 
     def told(self, stream: Stream) -> None:
@@ -135,14 +152,16 @@ class World:
 
     def after(self, mode: object) -> World:
         """The world after the power comes back."""
-        return World(self.fs.crash(mode), self.database.content, dict(self.durable))
+        return World(
+            self.fs.crash(mode), self.database.content, dict(self.durable), set(self.closed)
+        )
 
 
 def check_pixels(pixels: np.ndarray, writes: list[Write], durable: dict[str, int]) -> None:
     """No pixel is older than the last durable write to it, and none is of no write to it."""
     oldest = np.zeros(SHAPE, np.int64)
     for write in writes:
-        if write.sequence <= durable[write.stream]:
+        if write.sequence <= durable[write.stream] and not write.skipped:
             oldest[write.region.slices()] = write.value
     lost = pixels < oldest
     assert not lost.any(), f"lost: {np.argwhere(lost)[:3]} hold {pixels[lost][:3]}"

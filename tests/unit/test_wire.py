@@ -15,9 +15,13 @@ numbers = st.lists(uint64, max_size=5)
 payloads = st.one_of(st.binary(max_size=300), st.just(bytes(range(256)) * 70))
 
 
-def generated(sequence: int, offset: list, shape: list, payload: bytes) -> write_pb2.WriteRequest:
+def generated(
+    sequence: int, offset: list, shape: list, payload: bytes, **said: object
+) -> write_pb2.WriteRequest:
     return write_pb2.WriteRequest(
-        region=write_pb2.Region(sequence=sequence, offset=offset, shape=shape, payload=payload)
+        region=write_pb2.Region(
+            sequence=sequence, offset=offset, shape=shape, payload=payload, **said
+        )
     )
 
 
@@ -27,6 +31,8 @@ def as_region(request: write_pb2.WriteRequest) -> wire.RegionWrite:
         region.sequence,
         Region(tuple(region.offset), tuple(region.shape)),
         memoryview(region.payload),
+        region.timestamp_ns if region.HasField("timestamp_ns") else None,
+        region.metadata_json,
     )
 
 
@@ -45,11 +51,19 @@ def same(found: wire.WriteMessage, message: bytes) -> None:
         assert found == request
 
 
-@given(uint64, numbers, numbers, payloads)
-def test_regions_are_decoded(sequence: int, offset: list, shape: list, payload: bytes) -> None:
-    message = generated(sequence, offset, shape, payload).SerializeToString()
+timestamps = st.one_of(st.none(), st.integers(-300, 300), st.integers(-(2**63), 2**63 - 1))
+
+
+@given(uint64, numbers, numbers, payloads, timestamps, st.text(max_size=200))
+def test_regions_are_decoded(
+    sequence: int, offset: list, shape: list, payload: bytes, timestamp: int | None, said: str
+) -> None:
+    message = generated(
+        sequence, offset, shape, payload, timestamp_ns=timestamp, metadata_json=said
+    ).SerializeToString()
     found = wire.decode_write_request(message)
-    assert found == wire.RegionWrite(sequence, Region(tuple(offset), tuple(shape)), payload)
+    box = Region(tuple(offset), tuple(shape))
+    assert found == wire.RegionWrite(sequence, box, payload, timestamp, said)
     same(found, message)
 
 

@@ -31,6 +31,7 @@ from ziggurat._errors import (
     Unavailable,
     ZigguratError,
 )
+from ziggurat._frametable import Frames
 from ziggurat._image import Image
 from ziggurat._level import LevelView
 from ziggurat._read import ReadResult
@@ -65,6 +66,7 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "FailedPrecondition",
+    "Frames",
     "Gzip",
     "Image",
     "InvalidArgument",

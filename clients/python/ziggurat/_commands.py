@@ -230,5 +230,6 @@ def _send(stack: TiffStack, image: ziggurat.Image) -> None:
         set_total(stack.nbytes)
         with image.writer() as writer:
             for plane in stack.planes():
-                writer.write(plane.pixels, **dict(zip(axes, plane.index, strict=True)))
+                place: dict[str, Any] = dict(zip(axes, plane.index, strict=True))
+                writer.write(plane.pixels, **place)
                 advance(plane.pixels.nbytes)

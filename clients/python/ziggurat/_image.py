@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ziggurat_proto.v1 import image_pb2, service_pb2
+from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat._answers import ImageInfo, image_info
 from ziggurat._build import PyramidBuild
 from ziggurat._errors import OutOfRange
+from ziggurat._frametable import Frames, frames_of
 from ziggurat._index import box_of
 from ziggurat._level import LevelView
 from ziggurat._read import ReadResult, read_box
-from ziggurat._rpc import Connection
+from ziggurat._rpc import Connection, messages
 from ziggurat._spec import MAX_SIZE
 from ziggurat._stream import Durability
 from ziggurat._values import Channel, Layout, Level, Shape, StreamInfo
@@ -256,6 +257,13 @@ class Image:
             spool=spool,
             spool_bytes=spool_bytes,
         )
+
+    def frames(self) -> Frames:
+        """What is known of the frames: timestamps, metadata, and which were skipped."""
+        request = read_pb2.ListFramesRequest(image=self.name)
+        call = self._connection.frames(request)
+        answers = messages(call, lambda answer: answer, self._connection.server)
+        return frames_of(answers, self.ndim)
 
     def build_pyramid(self, *, force: bool = False) -> PyramidBuild:
         """Starts making every level exact and stored; iterate the result for progress.

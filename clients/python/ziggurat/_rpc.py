@@ -112,6 +112,11 @@ class Connection:
         self._check_open()
         return self._stub.BuildPyramid(request)
 
+    def frames(self, request: read_pb2.ListFramesRequest) -> Any:
+        """A started ListFrames call, without a deadline."""
+        self._check_open()
+        return self._stub.ListFrames(request)
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called: no call will reach the server any more."""

@@ -10,6 +10,8 @@ bytes on the way down. The bytes are those of the contract (write.proto, read.pr
                      12 <length> <offset ...>       packed varints
                      1a <length> <shape ...>        packed varints
                      22 <length> <payload>
+                     28 <timestamp>                 zigzag varint, where there is one
+                     32 <length> <metadata>         where there is some
     ReadResponse   12 <length of ReadPart>
       ReadPart       0a <length> <offset ...>       packed varints
                      12 <length> <shape ...>        packed varints
@@ -49,12 +51,18 @@ class Part(NamedTuple):
 
 
 def encode_region(
-    sequence: int, offset: Sequence[int], shape: Sequence[int], payload: Buffer
+    sequence: int,
+    offset: Sequence[int],
+    shape: Sequence[int],
+    payload: Buffer,
+    *,
+    timestamp_ns: int | None = None,
+    metadata: bytes = b"",
 ) -> bytes:
     """A WriteRequest with a Region; the payload is copied once.
 
-    payload: contiguous; its bytes are sent as they are.
-    Raises ValueError for numbers outside 0 to 2**64 - 1.
+    payload: contiguous; its bytes are sent as they are. metadata: UTF-8.
+    Raises ValueError for numbers outside 0 to 2**64 - 1, and a timestamp outside int64.
     """
     size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
     head = bytearray()
@@ -67,8 +75,20 @@ def encode_region(
         head.append(0x22)
         _put_varint(head, size)
     outer = bytearray(b"\x12")
-    _put_varint(outer, len(head) + size)
-    return b"".join((outer, head, payload))
+    if timestamp_ns is None and not metadata:
+        _put_varint(outer, len(head) + size)
+        return b"".join((outer, head, payload))
+    tail = bytearray()
+    if timestamp_ns is not None:
+        tail.append(0x28)
+        # Zigzag: 0, -1, 1, -2, ... become 0, 1, 2, 3, ...
+        _put_varint(tail, timestamp_ns << 1 if timestamp_ns >= 0 else ~timestamp_ns << 1 | 1)
+    if metadata:
+        tail.append(0x32)
+        _put_varint(tail, len(metadata))
+        tail += metadata
+    _put_varint(outer, len(head) + size + len(tail))
+    return b"".join((outer, head, payload, tail))
 
 
 def decode_response(message: bytes) -> read_pb2.ReadHeader | Part:

@@ -7,10 +7,11 @@ again after a failure is the work of _stream.py.
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, get_args
 
@@ -21,6 +22,7 @@ from ziggurat_proto.v1 import write_pb2
 from ziggurat._call import CLOSE, control
 from ziggurat._errors import InvalidArgument
 from ziggurat._frames import as_pixels, check_inside, payload_of, place_frame, strips
+from ziggurat._frametable import json_object, nanoseconds
 from ziggurat._index import whole_numbers
 from ziggurat._rpc import Connection
 from ziggurat._spool import Spool
@@ -174,6 +176,8 @@ class Writer:
         z: int | None = None,
         y: int | None = None,
         x: int | None = None,
+        timestamp: int | datetime.datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Queues a frame; blocks only while the window is full, and the spool.
 
@@ -181,13 +185,17 @@ class Writer:
         image's last ones: on an image "tczyx" an array (Y, X) is one plane and
         (Z, Y, X) a stack; along the axes before them it is one pixel thick.
         t, c, z, y, x: where the frame begins along each axis, 0 by default.
+        timestamp: when it was taken: nanoseconds since the Unix epoch, or a datetime
+            (one without a zone is in local time).
+        metadata: whatever else is known of it, as JSON has it; at most the server's
+            max_metadata_bytes, 16 KiB. Both come back from `Image.frames`.
 
         The frame may be changed as soon as write() returns. Raises InvalidArgument and
         OutOfRange, with nothing queued, for a frame that does not fit.
         """
         place = {"t": t, "c": c, "z": z, "y": y, "x": x}
         array, offset = place_frame(frame, place, self._axes, self._shape, self._dtype)
-        self._send(array, offset)
+        self._send(array, offset, nanoseconds(timestamp), json_object(metadata))
 
     def write_region(self, array: ArrayLike, offset: Sequence[int]) -> None:
         """Queues a box of any place and size; blocks and raises as `write` does.
@@ -273,12 +281,29 @@ class Writer:
         finally:
             self.cancel()
 
-    def _send(self, array: np.ndarray[Any, np.dtype[Any]], offset: Shape) -> None:
+    def _send(
+        self,
+        array: np.ndarray[Any, np.dtype[Any]],
+        offset: Shape,
+        timestamp_ns: int | None = None,
+        metadata: bytes = b"",
+    ) -> None:
         with self._writing:
             for start, extent in strips(array.shape, array.dtype.itemsize, self._strip_bytes):
                 payload = payload_of(array, start, extent)
                 at = tuple(o + s for o, s in zip(offset, start, strict=True))
-                self._stream.put(encode_region(self.sequence + 1, at, extent, payload))
+                self._stream.put(
+                    encode_region(
+                        self.sequence + 1,
+                        at,
+                        extent,
+                        payload,
+                        timestamp_ns=timestamp_ns,
+                        metadata=metadata,
+                    )
+                )
+                # Once a frame.
+                timestamp_ns, metadata = None, b""
 
 
 def _check_settings(stream_id: str | None, durability: str, retry_seconds: float) -> None:

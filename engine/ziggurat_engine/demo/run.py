@@ -124,7 +124,8 @@ def _write(source: Source, image: ziggurat.Image, probe: Probe) -> tuple[float, 
         with image.writer() as writer:
             for index, plane in source.planes:
                 probe.take(index, plane)
-                writer.write(plane, **dict(zip(axes, index, strict=True)))
+                place: dict[str, Any] = dict(zip(axes, index, strict=True))
+                writer.write(plane, **place)
                 advance(plane.nbytes)
             wait_received(writer)
             received = time.perf_counter() - start

@@ -18,6 +18,7 @@ from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.query import Answer, Query
 from ziggurat_engine.spec import Blosc, Gzip, Image, ImageSpec, Model, Zstd
+from ziggurat_engine.store.frames import Row
 from ziggurat_engine.streams import StreamInfo
 
 _TYPES = {
@@ -131,6 +132,20 @@ def header_message(answer: Answer) -> read_pb2.ReadHeader:
         translation=level.translation,
         stale=answer.stale,
         revision=answer.revision,
+    )
+
+
+def frames_message(rows: Sequence[Row]) -> read_pb2.FrameRows:
+    """Rows of an image's frames, column by column."""
+    streams = {stream: k for k, stream in enumerate(sorted({row.stream for row in rows}))}
+    return read_pb2.FrameRows(
+        stream_ids=streams,
+        stream=[streams[row.stream] for row in rows],
+        sequence=[row.sequence for row in rows],
+        offset=[n for row in rows for n in row.offset],
+        shape=[n for row in rows for n in row.shape],
+        timestamp_ns=[row.timestamp_ns for row in rows],
+        metadata_json=[row.metadata for row in rows],
     )
 
 

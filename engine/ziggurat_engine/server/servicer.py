@@ -8,6 +8,7 @@ Malformed, so that the client gets a status of ours.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -25,6 +26,8 @@ from ziggurat_engine.server.write_call import WriteCall
 
 SERVICE = "ziggurat.v1.Ziggurat"
 DEFAULT_PAGE = 1000
+# A message of them has at most a few MiB, whatever is said of the frames.
+FRAME_ROWS = 256
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -46,6 +49,9 @@ def handler(engine: Engine) -> grpc.GenericRpcHandler:
     }
     handlers["BuildPyramid"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.build_pyramid), wire.parser(service_pb2.BuildPyramidRequest), _serialize
+    )
+    handlers["ListFrames"] = grpc.unary_stream_rpc_method_handler(
+        _streamed(calls.list_frames), wire.parser(read_pb2.ListFramesRequest), _serialize
     )
     handlers["ReadRegion"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_region), wire.parser(read_pb2.ReadRequest), bytes
@@ -115,6 +121,13 @@ class _Calls:
         )
         for progress in steps:
             yield convert.progress_message(progress)
+
+    def list_frames(
+        self, request: read_pb2.ListFramesRequest, _: grpc.ServicerContext
+    ) -> Iterator[read_pb2.FrameRows]:
+        rows = self._engine.frames(self._engine.image(request.image, "image"))
+        while some := list(itertools.islice(rows, FRAME_ROWS)):
+            yield convert.frames_message(some)
 
     def read_region(
         self, request: read_pb2.ReadRequest, context: grpc.ServicerContext

@@ -10,6 +10,8 @@ read.proto:
                      12 <length> <offset ...>       packed varints
                      1a <length> <shape ...>        packed varints
                      22 <length> <payload>
+                     28 <timestamp>                 zigzag varint, where there is one
+                     32 <length> <metadata>         where there is some
     ReadResponse   12 <length of ReadPart>
       ReadPart       0a <length> <offset ...>       packed varints
                      12 <length> <shape ...>        packed varints
@@ -38,6 +40,8 @@ class RegionWrite(NamedTuple):
     sequence: int
     region: Region
     payload: memoryview
+    timestamp_ns: int | None = None
+    metadata: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ def decode_write_request(message: bytes) -> WriteMessage:
         region.sequence,
         Region(tuple(region.offset), tuple(region.shape)),
         memoryview(region.payload),
+        region.timestamp_ns if region.HasField("timestamp_ns") else None,
+        region.metadata_json,
     )
 
 
@@ -101,7 +107,7 @@ def parser(kind: type[M]) -> Callable[[bytes], M | Malformed]:
     return parse
 
 
-def _usual_region(message: bytes) -> RegionWrite | None:
+def _usual_region(message: bytes) -> RegionWrite | None:  # noqa: C901 - one fast pass
     """The Region if the message holds one and nothing else, each field at most once.
 
     Raises IndexError or ValueError, or returns None, for anything else.
@@ -116,15 +122,20 @@ def _usual_region(message: bytes) -> RegionWrite | None:
     offset: Shape = ()
     shape: Shape = ()
     payload = memoryview(b"")
+    timestamp: int | None = None
+    metadata = ""
     seen = 0
     while at < end:
         tag = message[at]
-        if tag not in (0x08, 0x12, 0x1A, 0x22) or seen & (1 << (tag >> 3)):
+        if tag not in (0x08, 0x12, 0x1A, 0x22, 0x28, 0x32) or seen & (1 << (tag >> 3)):
             return None
         seen |= 1 << (tag >> 3)
         value, at = _read_varint(message, at + 1)
         if tag == 0x08:
             sequence = value
+            continue
+        if tag == 0x28:
+            timestamp = value >> 1 ^ -(value & 1)
             continue
         stop = at + value
         if stop > end:
@@ -133,10 +144,12 @@ def _usual_region(message: bytes) -> RegionWrite | None:
             offset = _read_packed(message, at, stop)
         elif tag == 0x1A:
             shape = _read_packed(message, at, stop)
+        elif tag == 0x32:
+            metadata = message[at:stop].decode()
         else:
             payload = memoryview(message)[at:stop]
         at = stop
-    return RegionWrite(sequence, Region(offset, shape), payload)
+    return RegionWrite(sequence, Region(offset, shape), payload, timestamp, metadata)
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

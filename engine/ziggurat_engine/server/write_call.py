@@ -138,7 +138,14 @@ class WriteCall:
         if ingest.draining:
             raise Unavailable("the server is stopping; resume the stream later")
         if isinstance(message, wire.RegionWrite):
-            ingest.write(stream, message.sequence, message.region, message.payload)
+            ingest.write(
+                stream,
+                message.sequence,
+                message.region,
+                message.payload,
+                timestamp_ns=message.timestamp_ns,
+                metadata=message.metadata,
+            )
             return False
         if isinstance(message, wire.Malformed):
             raise InvalidArgument(message.reason, field="request")

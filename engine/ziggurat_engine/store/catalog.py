@@ -24,6 +24,7 @@ from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.spec import Image
 from ziggurat_engine.store import omezarr
 from ziggurat_engine.store.array import ChunkArray, Gate
+from ziggurat_engine.store.frames import FrameTable
 from ziggurat_engine.store.handles import ShardHandles
 from ziggurat_engine.store.metadata import ImageMetadata
 from ziggurat_engine.store.objects import LocalStore, ObjectStore
@@ -46,6 +47,7 @@ class StoredImage:
     arrays: tuple[ChunkArray, ...]
     gate: Gate
     metadata: ImageMetadata
+    frames: FrameTable
 
 
 class Catalog:
@@ -190,9 +192,9 @@ class Catalog:
             ChunkArray(self._store, f"{key}/{omezarr.level_path(k)}", level, self._handles, gate)
             for k, level in enumerate(pyramid.levels)
         )
-        return StoredImage(
-            image, pyramid, arrays, gate, ImageMetadata(self._store, key, gate, image)
-        )
+        metadata = ImageMetadata(self._store, key, gate, image)
+        frames = FrameTable(self._store, key, gate, image)
+        return StoredImage(image, pyramid, arrays, gate, metadata, frames)
 
     def _find(self) -> Iterator[str]:
         """Walks the directories above images; an image is not descended into."""

@@ -72,6 +72,11 @@ class ZigguratStub:
                 request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRequest.SerializeToString,
                 response_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
                 _registered_method=True)
+        self.ListFrames = channel.unary_stream(
+                '/ziggurat.v1.Ziggurat/ListFrames',
+                request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ListFramesRequest.SerializeToString,
+                response_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.FrameRows.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/ziggurat.v1.Ziggurat/GetStatus',
                 request_serializer=ziggurat__proto_dot_v1_dot_service__pb2.GetStatusRequest.SerializeToString,
@@ -145,6 +150,13 @@ class ZigguratServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFrames(self, request, context):
+        """What is known of an image's frames, in blocks of some rows; none where nothing is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -188,6 +200,11 @@ def add_ZigguratServicer_to_server(servicer, server):
                     servicer.ReadRegion,
                     request_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRequest.FromString,
                     response_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.SerializeToString,
+            ),
+            'ListFrames': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListFrames,
+                    request_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ListFramesRequest.FromString,
+                    response_serializer=ziggurat__proto_dot_v1_dot_read__pb2.FrameRows.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -384,6 +401,33 @@ class Ziggurat:
             '/ziggurat.v1.Ziggurat/ReadRegion',
             ziggurat__proto_dot_v1_dot_read__pb2.ReadRequest.SerializeToString,
             ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFrames(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ziggurat.v1.Ziggurat/ListFrames',
+            ziggurat__proto_dot_v1_dot_read__pb2.ListFramesRequest.SerializeToString,
+            ziggurat__proto_dot_v1_dot_read__pb2.FrameRows.FromString,
             options,
             channel_credentials,
             insecure,

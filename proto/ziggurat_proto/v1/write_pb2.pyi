@@ -52,16 +52,20 @@ class Open(_message.Message):
     def __init__(self, image: _Optional[str] = ..., stream_id: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ..., expected_frames: _Optional[int] = ...) -> None: ...
 
 class Region(_message.Message):
-    __slots__ = ("sequence", "offset", "shape", "payload")
+    __slots__ = ("sequence", "offset", "shape", "payload", "timestamp_ns", "metadata_json")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_NS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     offset: _containers.RepeatedScalarFieldContainer[int]
     shape: _containers.RepeatedScalarFieldContainer[int]
     payload: bytes
-    def __init__(self, sequence: _Optional[int] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    timestamp_ns: int
+    metadata_json: str
+    def __init__(self, sequence: _Optional[int] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., timestamp_ns: _Optional[int] = ..., metadata_json: _Optional[str] = ...) -> None: ...
 
 class Skip(_message.Message):
     __slots__ = ("sequence", "frames")

@@ -18,6 +18,7 @@ EXPORTED = {
     "DataLoss",
     "DeadlineExceeded",
     "FailedPrecondition",
+    "Frames",
     "Gzip",
     "Image",
     "InvalidArgument",

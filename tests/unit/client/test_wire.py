@@ -12,12 +12,24 @@ numbers = st.lists(uint64, max_size=6)
 payloads = st.one_of(st.binary(max_size=20), st.sampled_from([b"x" * n for n in (127, 128, 16384)]))
 
 
-@given(uint64, numbers, numbers, payloads)
-def test_region_is_byte_equal(sequence, offset, shape, payload):
-    region = write_pb2.Region(sequence=sequence, offset=offset, shape=shape, payload=payload)
+timestamps = st.one_of(st.none(), st.integers(-300, 300), st.integers(-(2**63), 2**63 - 1))
+
+
+@given(uint64, numbers, numbers, payloads, timestamps, st.text(max_size=200))
+def test_region_is_byte_equal(sequence, offset, shape, payload, timestamp, metadata):
+    region = write_pb2.Region(
+        sequence=sequence,
+        offset=offset,
+        shape=shape,
+        payload=payload,
+        timestamp_ns=timestamp,
+        metadata_json=metadata,
+    )
     expected = write_pb2.WriteRequest(region=region).SerializeToString()
     for buffer in (payload, memoryview(payload), bytearray(payload)):
-        found = encode_region(sequence, offset, shape, buffer)
+        found = encode_region(
+            sequence, offset, shape, buffer, timestamp_ns=timestamp, metadata=metadata.encode()
+        )
         assert type(found) is bytes
         assert found == expected
 
