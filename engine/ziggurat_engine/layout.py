@@ -30,6 +30,8 @@ from ziggurat_engine.spec import SPATIAL, Axis, Image, ImageSpec, Layout, Layout
 MAX_LEVELS = 32
 MAX_FACTOR = 16
 MAX_SHARD_CHUNKS = 2**20
+# Along an unbounded t: a shard's index is written whole each time more of it is stored.
+UNBOUNDED_SHARD_CHUNKS = 1024
 
 
 def resolve(
@@ -130,6 +132,8 @@ def _grow(spec: ImageSpec, chunk: Shape, budget: int) -> Shape:
         if name in names:
             i = names.index(name)
             count = -(-spec.limits[i] // chunk[i])
+            if spec.axes[i].unbounded:
+                count = min(count, UNBOUNDED_SHARD_CHUNKS)
             shard[i] = min(count, budget)
             budget //= shard[i]
     return tuple(shard)
