@@ -377,7 +377,9 @@ class Settler:
             stored = image.arrays[level].replace(shard.key.shard, frames(), frozen.keys())
         for index in order:
             key = ChunkKey(image.number, level, index)
-            if index in absent:
+            # Level 0 is seldom read as it comes in: kept, it would drive out what viewers
+            # read, and each new chunk would have to touch memory that is not in any cache.
+            if level == 0 or index in absent:
                 self._clean.drop(key)
             else:
                 self._clean.put(key, frozen[index].data)

@@ -206,9 +206,9 @@ class Tape(OsFileSystem):
         ]
         self.calls.append(" ".join([call, *names]))
 
-    def create(self, path, *, preallocate=0):
+    def create(self, path, *, preallocate=0, staged=False):
         self.note("create", path)
-        return TapedFile(self, path, super().create(path, preallocate=preallocate))
+        return TapedFile(self, path, super().create(path, preallocate=preallocate, staged=staged))
 
     def make_dir(self, path):
         self.note("make_dir", path)

@@ -163,7 +163,7 @@ class LocalStore:
     def put(self, key: str, parts: Iterable[Buffer]) -> int:
         """See ObjectStore."""
         target, staged = self._path(key), self._staged()
-        file = self._fs.create(staged)
+        file = self._fs.create(staged, staged=True)
         try:
             nbytes = _fill(file, parts)
             self._rename(staged, target)
