@@ -25,6 +25,7 @@ class Held:
 
     def __init__(self, directory: Path) -> None:
         self.engine = Engine(Settings(data=directory, settle_idle_seconds=1000))
+        self.engine.recover()
         axes = tuple(Axis(name=name, size=SIDE) for name in ("y", "x"))
         layout = LayoutRequest(chunk_shape=(SIDE, SIDE), shard_chunks=(1, 1), level_count=1)
         self.image: OpenImage = self.engine.create(
@@ -147,6 +148,7 @@ def test_a_chunk_is_dirty_until_its_parent_knows(
     monkeypatch.setattr(engine_module, "DirtyDirectory", Watched)
     Watched.seen = []
     engine = Engine(Settings(data=tmp_path, settle_idle_seconds=1000))
+    engine.recover()
     axes = tuple(Axis(name=name, size=64) for name in ("y", "x"))
     layout = LayoutRequest(chunk_shape=(8, 8), shard_chunks=(2, 2))
     image = engine.create(ImageSpec(name="a", axes=axes, data_type="uint8", layout=layout))
