@@ -166,6 +166,7 @@ class Engine:
             chunk_target_bytes=settings.chunk_target_bytes,
             shard_target_bytes=settings.shard_target_bytes,
             max_chunk_bytes=min(settings.max_chunk_bytes, settings.cache_bytes // 8),
+            working_set_bytes=settings.cache_bytes // 4,
         )
         return self._images.create(image)
 
