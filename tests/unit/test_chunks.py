@@ -51,7 +51,7 @@ class Held:
         return [int(row) for row in np.asarray(pixels)[:, 0]]
 
     def store(self) -> None:
-        self.engine.ingest.flush(self.stream)
+        self.engine.ingest.finish(self.stream)
 
     def settling(self) -> None:
         """Freezes the chunk, as the shard's owner does, and stops there."""
