@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from ziggurat_engine import __version__
+from ziggurat_engine.errors import ZigguratError
 
 # Large messages come and go many times a second. Left alone, malloc maps and unmaps
 # memory for each, and page faults then take half of the CPU time of receiving.
@@ -94,7 +95,7 @@ def serve(
 
     try:
         code = run(loaded)
-    except OSError as error:
+    except (OSError, ZigguratError) as error:
         raise click.ClickException(str(error)) from None
     raise SystemExit(code)
 

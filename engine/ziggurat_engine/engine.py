@@ -14,7 +14,9 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -38,7 +40,7 @@ from ziggurat_engine.spec import ImageSpec
 from ziggurat_engine.state import State
 from ziggurat_engine.store.catalog import Catalog
 from ziggurat_engine.store.frames import Row
-from ziggurat_engine.vfs import FileSystem, OsFileSystem
+from ziggurat_engine.vfs import FileLock, FileSystem, OsFileSystem
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,8 @@ class Engine:
     """Images, write streams, reads and builds over one data directory.
 
     ingest, query, builder: the ways in; `close` stores everything and ends all threads.
-    Raises OSError where the directory can't be used.
+    Raises OSError where a directory can't be used, BlockingIOError where another server
+    uses it; DataError where what lies in it can't be.
     """
 
     def __init__(
@@ -86,13 +89,22 @@ class Engine:
         self._started = time.monotonic()
         self._draining = False
         fs = fs or OsFileSystem()
-        # First, since it takes the lock of the directory: a second server changes nothing.
-        self._log = Log.open(
-            fs, settings.log or settings.data / "log", segment_bytes=settings.log_segment_bytes
-        )
-        self._state = open_state() if open_state else State.open(settings.data / "state.sqlite")
-        self._catalog = Catalog.open(fs, settings.data, max_open_shards=settings.max_open_shards)
-        self._kernels = select(settings.kernels, settings.kernel_threads)
+        with ExitStack() as undo:
+            # First, so that a second server changes nothing.
+            self._lock = _lock(fs, settings.data)
+            undo.callback(self._lock.close)
+            self._log = Log.open(
+                fs, settings.log or settings.data / "log", segment_bytes=settings.log_segment_bytes
+            )
+            undo.callback(self._log.close)
+            database = settings.data / "state.sqlite"
+            self._state = open_state() if open_state else State.open(database)
+            undo.callback(self._state.close)
+            self._catalog = Catalog.open(
+                fs, settings.data, max_open_shards=settings.max_open_shards
+            )
+            self._kernels = select(settings.kernels, settings.kernel_threads)
+            undo.pop_all()
         self._budget = Budget(settings.cache_bytes)
         self._clean = CleanChunks(self._budget)
         self._dirty = DirtyDirectory()
@@ -178,6 +190,7 @@ class Engine:
             chunk_target_bytes=settings.chunk_target_bytes,
             shard_target_bytes=settings.shard_target_bytes,
             max_chunk_bytes=min(settings.max_chunk_bytes, settings.cache_bytes // 8),
+            working_set_bytes=settings.cache_bytes // 4,
         )
         return self._images.create(image)
 
@@ -243,6 +256,7 @@ class Engine:
         self._catalog.close()
         self._journal.close(stored=failed is None and self._ready)
         self._state.close()
+        self._lock.close()
         if failed is not None:
             raise failed
 
@@ -273,3 +287,13 @@ class Engine:
             recovering=not self._ready,
             replayed_bytes=self._recovery.bytes_done,
         )
+
+
+def _lock(fs: FileSystem, directory: Path) -> FileLock:
+    fs.make_dirs(directory)
+    try:
+        return fs.lock(directory / "lock")
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            error.errno, "another server uses this directory", str(directory)
+        ) from None

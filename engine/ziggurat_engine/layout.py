@@ -4,7 +4,8 @@ What the client gave is checked; what it left open is chosen:
 
 chunk    1 along t and c; along z, y and x powers of two of which the product is at
          most `chunk_target_bytes`, the longest side halved first, never more than
-         twice the image's size.
+         twice the image's size; flatter where planes are so large that as many as a
+         chunk is deep would not fit `working_set_bytes`.
 shard    whole planes first, then z, c and t, up to `shard_target_bytes` of raw
          pixels, so that frames that arrive in order fill shards in order.
 levels   until the coarsest fits one chunk along z, y and x.
@@ -40,14 +41,16 @@ def resolve(
     chunk_target_bytes: int = 2 * 2**20,
     shard_target_bytes: int = 256 * 2**20,
     max_chunk_bytes: int = 64 * 2**20,
+    working_set_bytes: int = 2**30,
 ) -> Image:
     """The image that `spec` asks for, every choice made.
 
+    working_set_bytes: what may be dirty while planes come in one after the other.
     Raises InvalidArgument, naming the field below `layout`, where the request
     contradicts itself or the image.
     """
     asked, itemsize = spec.layout, spec.dtype.itemsize
-    chunk = _chunk(spec, asked, chunk_target_bytes // itemsize)
+    chunk = _chunk(spec, asked, chunk_target_bytes // itemsize, working_set_bytes // itemsize)
     if math.prod(chunk) * itemsize > max_chunk_bytes:
         raise _bad(
             "chunk_shape",
@@ -56,7 +59,7 @@ def resolve(
         )
     layout = Layout(
         chunk_shape=chunk,
-        shard_chunks=_shard_chunks(spec, asked, chunk, shard_target_bytes),
+        shard_chunks=_shard_chunks(spec, asked, chunk, min(shard_target_bytes, working_set_bytes)),
         codec=asked.codec,
         factors=_factors(spec.axes, asked, chunk),
     )
@@ -84,13 +87,20 @@ def pyramid_of(image: Image) -> Pyramid:
     )
 
 
-def _chunk(spec: ImageSpec, asked: LayoutRequest, target_pixels: int) -> Shape:
+def _chunk(spec: ImageSpec, asked: LayoutRequest, target_pixels: int, working_pixels: int) -> Shape:
     if asked.chunk_shape is not None:
         _check_rank("chunk_shape", asked.chunk_shape, spec.axes)
         return asked.chunk_shape
     chunk = [1 << (axis.size - 1).bit_length() if axis.name in SPATIAL else 1 for axis in spec.axes]
     while math.prod(chunk) > max(1, target_pixels):
         chunk[chunk.index(max(chunk))] //= 2
+    names = [axis.name for axis in spec.axes]
+    if "z" in names:
+        # A plane dirties every chunk that it crosses, to its whole depth.
+        z, plane = names.index("z"), spec.shape[-1] * spec.shape[-2]
+        while chunk[z] > 1 and plane * chunk[z] > working_pixels:
+            chunk[z] //= 2
+            chunk[-2 if chunk[-2] <= chunk[-1] else -1] *= 2
     return tuple(chunk)
 
 

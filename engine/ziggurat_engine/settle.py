@@ -97,6 +97,7 @@ class Settler:
         # Guards what follows; never taken while a shard's or the directory's lock is held.
         self._wake = threading.Condition()
         self._urgent: deque[DirtyShard] = deque()
+        self._roused = False
         self._stopping = False
         self._failing: Exception | None = None
         self.counters = SettleCounters()
@@ -211,6 +212,8 @@ class Settler:
 
     def _rouse(self) -> None:
         with self._wake:
+            # Kept for a worker that has just looked and is about to wait.
+            self._roused = True
             self._wake.notify()
 
     def _make_room(self, nbytes: int) -> None:
@@ -261,8 +264,9 @@ class Settler:
                 if self._dirty.try_own(shard):
                     return shard
             with self._wake:
-                if not self._urgent and not self._stopping and not candidates:
+                if not (self._urgent or self._roused or self._stopping or candidates):
                     self._wake.wait(min(1.0, self._idle_seconds / 2))
+                self._roused = False
 
     def _due(self) -> list[DirtyShard]:
         """Shards nobody asked for: under pressure all, the oldest first, else those left alone."""
@@ -382,7 +386,9 @@ class Settler:
             stored = image.arrays[level].replace(shard.key.shard, frames(), frozen.keys())
         for index in order:
             key = ChunkKey(image.number, level, index)
-            if index in absent:
+            # Level 0 is seldom read as it comes in: kept, it would drive out what viewers
+            # read, and each new chunk would have to touch memory that is not in any cache.
+            if level == 0 or index in absent:
                 self._clean.drop(key)
             else:
                 self._clean.put(key, frozen[index].data)

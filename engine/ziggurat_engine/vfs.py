@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
+from ziggurat_engine.direct import DirectWriter
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes, or a C-contiguous memoryview."""
 
@@ -111,11 +113,13 @@ class FileSystem(Protocol):
         """Opens a file for reading. FileNotFoundError; IsADirectoryError."""
         ...
 
-    def create(self, path: Path, *, preallocate: int = 0) -> AppendFile:
+    def create(self, path: Path, *, preallocate: int = 0, staged: bool = False) -> AppendFile:
         """Creates a file; FileExistsError where there is one.
 
         preallocate: the file has this size at once, on disk blocks of its own, and
         zeros where nothing was written yet: a sync then has no size to record.
+        staged: what is written may be in the file only after `sync`, and passes by the
+        page cache where it can: for large files that are seldom read back at once.
         Neither file nor name is durable when it returns.
         """
         ...
@@ -192,9 +196,9 @@ class OsFileSystem:
         """See FileSystem."""
         return _OsReadFile(path)
 
-    def create(self, path: Path, *, preallocate: int = 0) -> AppendFile:
+    def create(self, path: Path, *, preallocate: int = 0, staged: bool = False) -> AppendFile:
         """See FileSystem."""
-        return _OsAppendFile(path, preallocate)
+        return _OsStagedFile(path, 0) if staged else _OsAppendFile(path, preallocate)
 
     def open_write(self, path: Path) -> BlockFile:
         """See FileSystem."""
@@ -367,6 +371,28 @@ class _OsAppendFile(_OsFile):
             return written
 
         self._write_all(buffers, write)
+
+
+class _OsStagedFile(_OsAppendFile):
+    def __init__(self, path: Path, preallocate: int) -> None:
+        super().__init__(path, preallocate)
+        self._writer = DirectWriter(self.fd)
+
+    def writev(self, buffers: Iterable[Buffer]) -> None:
+        for data in buffers:
+            view = memoryview(data).cast("B")
+            with _named(self._path):
+                self._writer.write(view)
+            self._position += view.nbytes
+
+    def sync(self) -> None:
+        with _named(self._path):
+            self._writer.flush()
+        super().sync()
+
+    def close(self) -> None:
+        self._writer.close()
+        super().close()
 
 
 class _OsBlockFile(_OsFile):

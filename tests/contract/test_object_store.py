@@ -171,6 +171,16 @@ class TestStore:
         with pytest.raises(ValueError, match="segment"):
             store.get(key)
 
+    def test_a_tree_that_was_deleted_can_be_filled_anew_at_any_depth(self, store):
+        """What was known of its directories is not true any more, nor of some of them only."""
+        store.create_tree("a", {"zarr.json": b"old"})
+        store.put("a/0/c/0/1/0", [b"deep"])
+        store.delete_tree("a")
+        store.create_tree("a", {"zarr.json": b"new"})
+        store.put("a/0/c/0/2/0", [b"beside"])
+        assert store.get("a/0/c/0/2/0") == b"beside"
+        assert store.get("a/0/c/0/1/0") is None
+
 
 def run(calls):
     """Runs all in threads of their own; an error in one fails the test."""
@@ -206,9 +216,9 @@ class Tape(OsFileSystem):
         ]
         self.calls.append(" ".join([call, *names]))
 
-    def create(self, path, *, preallocate=0):
+    def create(self, path, *, preallocate=0, staged=False):
         self.note("create", path)
-        return TapedFile(self, path, super().create(path, preallocate=preallocate))
+        return TapedFile(self, path, super().create(path, preallocate=preallocate, staged=staged))
 
     def make_dir(self, path):
         self.note("make_dir", path)

@@ -99,10 +99,14 @@ class Session:
             writer.write_region(missing.pixels, missing.region.offset)
 
     def reconnect(self, client: ziggurat.Client) -> None:
-        """The server was restarted: its streams begin anew."""
+        """The server was restarted: its streams stand where they stood."""
+        for writer in self.writers:
+            if writer is not None:
+                writer.cancel()
         self.client, self.image = client, client.open(self.image.name)
-        self.sent = [[] for _ in self.sent]
         self.writers = [None for _ in self.writers]
+        for stream, log in enumerate(self.sent):
+            assert self._writer(stream).sequence == len(log)
 
     def finish(self) -> None:
         """Closes what is open; every level must be exact."""

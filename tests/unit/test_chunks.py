@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from ziggurat_engine.cache import DirtyShard
+from ziggurat_engine import engine as engine_module
+from ziggurat_engine.cache import DirtyDirectory, DirtyShard, ShardKey
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.images import OpenImage
@@ -22,6 +25,7 @@ class Held:
 
     def __init__(self, directory: Path) -> None:
         self.engine = Engine(Settings(data=directory, settle_idle_seconds=1000))
+        self.engine.recover()
         axes = tuple(Axis(name=name, size=SIDE) for name in ("y", "x"))
         layout = LayoutRequest(chunk_shape=(SIDE, SIDE), shard_chunks=(1, 1), level_count=1)
         self.image: OpenImage = self.engine.create(
@@ -29,6 +33,7 @@ class Held:
         )
         self.stream = self.engine.ingest.open(self.image, "s")
         self.sequence = 0
+        self.owned: DirtyShard | None = None
 
     def write(self, value: int, *rows: int) -> None:
         pixels = memoryview(bytes([value]) * SIDE)
@@ -46,26 +51,29 @@ class Held:
         return [int(row) for row in np.asarray(pixels)[:, 0]]
 
     def store(self) -> None:
-        self.engine.ingest.flush(self.stream)
+        self.engine.ingest.finish(self.stream)
 
-    def settling(self) -> DirtyShard:
+    def settling(self) -> None:
         """Freezes the chunk, as the shard's owner does, and stops there."""
         directory = self.engine._dirty
         (shard,) = directory.shards()
         assert directory.try_own(shard)
+        self.owned = shard
         self.engine._settler._chunks.freeze(self.image, shard)
-        return shard
 
-    def failed(self, shard: DirtyShard) -> None:
+    def failed(self) -> None:
         """What the owner does where the store failed."""
-        self.engine._budget.release(shard.thaw())
-        self.engine._dirty.disown(shard)
+        if self.owned is not None:
+            self.engine._budget.release(self.owned.thaw())
+            self.engine._dirty.disown(self.owned)
+            self.owned = None
 
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[Held]:
     found = Held(tmp_path)
     yield found
+    found.failed()
     found.engine.ingest.release(found.stream)
     found.engine.close()
 
@@ -83,13 +91,13 @@ def test_a_write_onto_a_settling_chunk(held: Held, between: Callable[[Held], Non
     held.write(1, *ROWS)
     held.store()
     held.write(2, 0, 1, 2, 3)
-    shard = held.settling()
+    held.settling()
     assert held.read() == [2, 2, 2, 2, 1, 1, 1, 1]
     held.write(3, 3)
     between(held)
     held.write(4, 6)
     assert held.read() == [2, 2, 2, 3, 1, 1, 4, 1]
-    held.failed(shard)
+    held.failed()
     assert held.read() == [2, 2, 2, 3, 1, 1, 4, 1]
     held.store()
     assert held.read() == [2, 2, 2, 3, 1, 1, 4, 1]
@@ -97,9 +105,9 @@ def test_a_write_onto_a_settling_chunk(held: Held, between: Callable[[Held], Non
 
 def test_a_settle_that_fails_gives_its_pixels_to_newer_ones(held: Held) -> None:
     held.write(1, 0, 1)
-    shard = held.settling()
+    held.settling()
     held.write(2, 1)
-    held.failed(shard)
+    held.failed()
     assert held.read() == [1, 2, 0, 0, 0, 0, 0, 0]
     assert held.engine.status().dirty_bytes == SIDE * SIDE
     held.store()
@@ -119,3 +127,35 @@ def test_pixels_never_written_are_the_stored_ones(held: Held) -> None:
     held.store()
     held.engine._clean.drop_image(held.image.number)
     assert held.read() == [3, 1, 1, 1, 1, 2, 1, 1]
+
+
+class Watched(DirtyDirectory):
+    """Notes, whenever a parent is written to, whether something below it is dirty still."""
+
+    seen: list[bool]
+
+    def pin(self, key: ShardKey, *rest: Any) -> AbstractContextManager[DirtyShard]:
+        if key.level:
+            everything = Region((0,) * len(key.shard), (2**40,) * len(key.shard))
+            self.seen.append(self.touches(key.image, key.level - 1, everything))
+        return super().pin(key, *rest)
+
+
+def test_a_chunk_is_dirty_until_its_parent_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else there would be an instant in which a level is wrong and not called stale."""
+    monkeypatch.setattr(engine_module, "DirtyDirectory", Watched)
+    Watched.seen = []
+    engine = Engine(Settings(data=tmp_path, settle_idle_seconds=1000))
+    engine.recover()
+    axes = tuple(Axis(name=name, size=64) for name in ("y", "x"))
+    layout = LayoutRequest(chunk_shape=(8, 8), shard_chunks=(2, 2))
+    image = engine.create(ImageSpec(name="a", axes=axes, data_type="uint8", layout=layout))
+    stream = engine.ingest.open(image, "s")
+    engine.ingest.write(stream, 1, Region((5, 5), (40, 40)), memoryview(bytes(range(40)) * 40))
+    engine.ingest.finish(stream)
+    assert len(Watched.seen) > 40
+    assert all(Watched.seen)
+    engine.ingest.release(stream)
+    engine.close()

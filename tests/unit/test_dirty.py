@@ -59,7 +59,7 @@ class Shard(RuleBasedStateMachine):
         with self.shard.lock:
             for index, chunk in self.shard.chunks.items():
                 chunk.finish(self._padded(self.stored, index))
-            self.frozen = self.shard.freeze()
+            self.frozen, _ = self.shard.freeze()
         self.settling, self.ticks = self.ticks, []
 
     @precondition(lambda self: self.frozen)
@@ -68,7 +68,8 @@ class Shard(RuleBasedStateMachine):
         for index, chunk in self.frozen.items():
             box = LEVEL.chunks.region(index)
             self.stored[box.slices()] = chunk.data[Region.whole(box.shape).slices()]
-        self.bytes -= self.shard.stored()
+        freed, _ = self.shard.stored(())
+        self.bytes -= freed
         self.frozen, self.settling = {}, []
 
     @precondition(lambda self: self.frozen)
@@ -148,3 +149,24 @@ def test_touches(box: Region, touched: bool) -> None:
     shard = new_shard()
     write(shard, Region((0, 0), (1, 1)), np.zeros((1, 1), "uint16"), 1)
     assert shard.touches(box) == touched
+
+
+def test_touched_chunks_count_until_their_blocks_are_right() -> None:
+    """They keep the shard from being idle and the levels above from being called exact."""
+    shard = new_shard()
+    shard.touch([(0, 0), (1, 2)], tick=7)
+    write(shard, Region((0, 0), (1, 1)), np.zeros((1, 1), "uint16"), 9)
+    assert shard.oldest_tick() == 7
+    with shard.lock:
+        shard.chunks[0, 0].finish(FILL)
+        frozen, touched = shard.freeze()
+    assert set(frozen) == {(0, 0)}
+    assert touched == {(1, 2)}
+    assert shard.touches(Region((1, 2), (1, 1)))
+    shard.thaw()
+    assert shard.oldest_tick() == 7
+    with shard.lock:
+        _, touched = shard.freeze()
+    shard.stored(touched)
+    assert shard.idle
+    assert shard.oldest_tick() is None

@@ -163,7 +163,7 @@ class LocalStore:
     def put(self, key: str, parts: Iterable[Buffer]) -> int:
         """See ObjectStore."""
         target, staged = self._path(key), self._staged()
-        file = self._fs.create(staged)
+        file = self._fs.create(staged, staged=True)
         try:
             nbytes = _fill(file, parts)
             self._rename(staged, target)
@@ -249,8 +249,8 @@ class LocalStore:
         return self._tmp / uuid.uuid4().hex
 
     def _rename(self, staged: Path, target: Path) -> None:
-        self._ensure(target.parent)
         try:
+            self._ensure(target.parent)
             self._fs.rename(staged, target)
         except FileNotFoundError:
             # A directory that was made sure of is gone: its tree was deleted.

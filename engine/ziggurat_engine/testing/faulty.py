@@ -113,7 +113,13 @@ class FaultyFs:
         with self._op("read", path):
             return _Read(self, path, self._file(path))
 
-    def create(self, path: Path, *, preallocate: int = 0) -> AppendFile:
+    def create(
+        self,
+        path: Path,
+        *,
+        preallocate: int = 0,
+        staged: bool = False,  # noqa: ARG002 - here everything is
+    ) -> AppendFile:
         """See FileSystem."""
         with self._op("create", path):
             parent = self._directory(path.parent)
