@@ -37,6 +37,7 @@ from ziggurat_engine.log import Region as Record
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region
 from ziggurat_engine.settle import Settler, never
+from ziggurat_engine.space import Space
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StreamState
 
@@ -109,6 +110,7 @@ class Ingest:
         budget: Budget,
         settler: Settler,
         journal: Journal,
+        space: Space,
         *,
         max_streams: int,
     ) -> None:
@@ -116,6 +118,7 @@ class Ingest:
         self._budget = budget
         self._settler = settler
         self._journal = journal
+        self._space = space
         self._max_streams = max_streams
         self._lock = threading.Condition()
         self.draining = False
@@ -168,6 +171,8 @@ class Ingest:
                     stream_id=stream_id,
                 )
             stream.held = True
+            # The call before may have ended without telling all that is durable by now.
+            stream.stirred = True
             stream.logged = logged
             image.observers.add(stream.stir)
             self._journal.observers.add(stream.stir)
@@ -217,9 +222,9 @@ class Ingest:
         payload: its pixels, little-endian, C order; not used after the call. Waits
         while memory is full. Raises InvalidArgument, OutOfRange, FailedPrecondition
         for what can't be accepted, having changed nothing; OSError where the log can't
-        be written, having changed nothing; Unavailable where memory is full and the
-        store fails: part of the region may then be written, and the same number is
-        wanted again.
+        be written, and DiskFull where it soon couldn't be, having changed nothing;
+        Unavailable where memory is full and the store fails: part of the region may
+        then be written, and the same number is wanted again.
         """
         image = stream.image
         if image.deleted:
@@ -227,6 +232,7 @@ class Ingest:
         pixels = _pixels(image, region, payload)
         if not self._wanted(stream, sequence, "region.sequence"):
             return
+        self._space.check()
         # What covers whole shards is stored at once: writing it twice would gain nothing.
         logged = stream.logged and not _covers_cells(image.pyramid.levels[0].shards, region)
         record = Record(bytes.fromhex(image.image.uid), stream.stream_id, sequence, region)
@@ -256,6 +262,7 @@ class Ingest:
             raise InvalidArgument(f"skip.frames is {frames}, not at least 1", field="skip.frames")
         if not self._wanted(stream, sequence, "skip.sequence"):
             return
+        self._space.check()
         record = Skip(bytes.fromhex(stream.key[0]), stream.stream_id, sequence, frames)
         appended = self._journal.append(record) if stream.logged else None
         stream.counters.skipped_frames += frames
@@ -272,7 +279,9 @@ class Ingest:
             if cancelled():
                 raise Cancelled("the caller gave up")
             with stream.changed:
-                waits = [entry.position for entry in stream.pending if entry.position]
+                held = [entry.position for entry in stream.pending if entry.position]
+                # What a failed sync lost has to be stored, as what was never logged.
+                waits = [position for position in held if not self._journal.lost(position)]
                 bare = len(waits) < len(stream.pending)
             if bare:
                 for _ in self._settler.drain(stream.image, 0, cancelled):
@@ -295,20 +304,26 @@ class Ingest:
             stirred, stream.stirred = stirred or stream.stirred, False
             pending = stream.pending
             if stirred and pending:
-                self._take_durable(stream)
+                try:
+                    self._take_durable(stream)
+                except BaseException:
+                    stream.stirred = True
+                    raise
             return stream.received, stream.durable
 
     def _take_durable(self, stream: Stream) -> None:
         """Takes off what is in the log, or stored; stops at the first that is neither."""
         oldest: int | None = None
-        applied = count = 0
+        # 0 is where an empty log ends.
+        applied: int | None = None
+        count = 0
         for entry in stream.pending:
             if entry.position and not self._journal.lost(entry.position):
                 if not self._journal.durable(entry.position):
                     # Its sync may yet fail: what is behind it has to wait.
                     break
             else:
-                if not applied:
+                if applied is None:
                     oldest = self._dirty.oldest_tick(stream.image.number, 0)
                 if oldest is not None and entry.tick >= oldest:
                     break
@@ -316,7 +331,7 @@ class Ingest:
             count += 1
         if count:
             last = stream.pending[count - 1].sequence
-            if applied:
+            if applied is not None:
                 self._journal.stored(stream.state(last), applied)
             for _ in range(count):
                 stream.pending.popleft()
