@@ -85,14 +85,21 @@ class Victim:
         """SIGKILL."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        self._ended()
 
     def stop(self) -> None:
         """SIGTERM; its exit code must be 0."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        if self.process.wait(START_SECONDS):
+        if self._ended():
             raise SystemExit("the server did not store everything when it stopped")
+
+    def _ended(self) -> int:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        code = self.process.wait(START_SECONDS)
+        self.process.stdout.close()
+        return code
 
 
 def main() -> None:
@@ -156,9 +163,13 @@ def torture(work: Path, kills: int, seed: int) -> Findings:
                 break
         for process in processes:
             found.failed_clients += process.wait(300) != 0
+    except BaseException:
+        victim.kill()
+        raise
     finally:
         for process in processes:
             process.kill()
+            process.wait(START_SECONDS)
     for client in range(CLIENTS):
         found.acknowledged += _told(work, client)
         found.doubled += _doubled(work, client)

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
         default=ByteSize(4096 * MIB),
         description="above this the oldest chunks are stored so that the log can be shortened",
     )
+    reserve_bytes: Bytes = Field(
+        default=ByteSize(1024 * MIB),
+        description="no write begins while less is free on the disk of data or log (at most 2 %)",
+    )
     listen: str = Field(default="127.0.0.1:7447", description="host:port; port 0: a free one")
 
     cache_bytes: Bytes = Field(

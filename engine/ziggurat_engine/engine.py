@@ -36,6 +36,7 @@ from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
 from ziggurat_engine.recover import Recovered, Recovery
 from ziggurat_engine.settle import SettleCounters, Settler
+from ziggurat_engine.space import Space
 from ziggurat_engine.spec import ImageSpec
 from ziggurat_engine.state import State
 from ziggurat_engine.store.catalog import Catalog
@@ -64,6 +65,7 @@ class Status:
     misses: int
     evictions: int
     shards_waiting: int
+    shards_failing: int
     settle: SettleCounters
     log: LogStats
     log_error: str
@@ -124,13 +126,16 @@ class Engine:
         self._frames = Frames()
         self._journal = Journal(self._log, self._state, self._dirty, self._frames)
         self._settler.observers.append(self._journal.release)
-        self._settler.hurry = lambda: self._journal.bytes > settings.max_log_bytes
+        self._settler.hurry = lambda: (
+            self._journal.bytes > settings.max_log_bytes or self._log.state == "full"
+        )
         self.ingest = Ingest(
             self._dirty,
             self._budget,
             self._settler,
             self._journal,
             self._frames,
+            Space(fs, (settings.data, settings.log or settings.data), settings.reserve_bytes),
             max_streams=settings.max_streams,
             max_metadata_bytes=settings.max_metadata_bytes,
             lease_seconds=settings.stream_lease_seconds,
@@ -254,9 +259,11 @@ class Engine:
         self.query.close()
         self._kernels.close()
         self._catalog.close()
-        self._journal.close(stored=failed is None and self._ready)
-        self._state.close()
-        self._lock.close()
+        try:
+            self._journal.close(stored=failed is None and self._ready)
+        finally:
+            self._state.close()
+            self._lock.close()
         if failed is not None:
             raise failed
 
@@ -281,6 +288,7 @@ class Engine:
             misses=clean.misses,
             evictions=clean.evictions,
             shards_waiting=self._settler.waiting,
+            shards_failing=self._settler.failing,
             settle=replace(self._settler.counters),
             log=self._log.stats(),
             log_error=str(self._log.error or ""),

@@ -11,6 +11,8 @@
     │   ├── FailedPrecondition
     │   └── StreamHeld            another call writes to this stream
     ├── Unavailable           try again later
+    │   └── DiskError             a disk refuses; errno and path are in `details`
+    │       └── DiskFull              it, or what is kept free on it, has no room
     ├── Cancelled             the caller asked for it
     └── DataError             call the administrator
         ├── Corrupt               stored bytes are not what was written
@@ -23,7 +25,10 @@ ever added to; the server maps the classes to gRPC status in one table.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar, Self
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 class ZigguratError(Exception):
@@ -123,6 +128,25 @@ class Unavailable(ZigguratError):
     """The server is stopping, or a disk refuses for now; try again later."""
 
     reason = "UNAVAILABLE"
+
+
+class DiskError(Unavailable):
+    """A disk refuses (EIO, EROFS); nothing acknowledged is lost, and work goes on by itself."""
+
+    reason = "DISK_ERROR"
+
+
+class DiskFull(DiskError):
+    """A disk is full, or too little of it is free to begin anything new."""
+
+    reason = "DISK_FULL"
+
+
+def disk_error(error: OSError, what: str = "") -> DiskError:
+    """What an OSError of log, store or state database is to a caller; `what` it kept from."""
+    kind = DiskFull if error.errno in _FULL else DiskError
+    message = f"{what}: {error}" if what else str(error)
+    return kind(message, errno=error.errno, path=error.filename)
 
 
 class Cancelled(ZigguratError):

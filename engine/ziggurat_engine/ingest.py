@@ -34,6 +34,7 @@ from ziggurat_engine.log import Appended, Close, Skip
 from ziggurat_engine.log import Region as Record
 from ziggurat_engine.region import Region
 from ziggurat_engine.settle import Settler, never
+from ziggurat_engine.space import Space
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StreamState
 from ziggurat_engine.streams import Outcome, Pending, Stream, StreamInfo, remembered
@@ -51,6 +52,7 @@ class Ingest:
         settler: Settler,
         journal: Journal,
         frames: Frames,
+        space: Space,
         *,
         max_streams: int,
         max_metadata_bytes: int,
@@ -62,6 +64,7 @@ class Ingest:
         self._journal = journal
         self._frames = frames
         self._max_metadata_bytes = max_metadata_bytes
+        self._space = space
         self._max_streams = max_streams
         self._lease_seconds = lease_seconds
         self._lock = threading.Condition()
@@ -143,6 +146,8 @@ class Ingest:
                     stream_id=stream_id,
                 )
             stream.held = True
+            # The call before may have ended without telling all that is durable by now.
+            stream.stirred = True
             stream.logged = logged
             image.observers.add(stream.stir)
             self._journal.observers.add(stream.stir)
@@ -212,9 +217,9 @@ class Ingest:
         timestamp_ns, metadata (a JSON object): kept beside the image (frames.py). Waits
         while memory is full. Raises InvalidArgument, OutOfRange, FailedPrecondition
         for what can't be accepted, having changed nothing; OSError where the log can't
-        be written, having changed nothing; Unavailable where memory is full and the
-        store fails: part of the region may then be written, and the same number is
-        wanted again.
+        be written, and DiskFull where it soon couldn't be, having changed nothing;
+        Unavailable where memory is full and the store fails: part of the region may
+        then be written, and the same number is wanted again.
         """
         image = stream.image
         if image.deleted:
@@ -223,6 +228,7 @@ class Ingest:
         check_metadata(metadata, self._max_metadata_bytes)
         if not self._wanted(stream, sequence, "region.sequence"):
             return
+        self._space.check()
         said = pack(timestamp_ns, metadata)
         # What covers whole shards is stored at once: writing it twice would gain nothing,
         # unless there is something to say of it.
@@ -258,6 +264,7 @@ class Ingest:
             raise InvalidArgument(f"skip.frames is {frames}, not at least 1", field="skip.frames")
         if not self._wanted(stream, sequence, "skip.sequence"):
             return
+        self._space.check()
         record = Skip(bytes.fromhex(stream.key[0]), stream.stream_id, sequence, frames)
         appended = self._journal.append(record) if stream.logged else None
         stream.counters.skipped_frames += frames
@@ -274,7 +281,9 @@ class Ingest:
             if cancelled():
                 raise Cancelled("the caller gave up")
             with stream.changed:
-                waits = [entry.position for entry in stream.pending if entry.position]
+                held = [entry.position for entry in stream.pending if entry.position]
+                # What a failed sync lost has to be stored, as what was never logged.
+                waits = [position for position in held if not self._journal.lost(position)]
                 bare = len(waits) < len(stream.pending)
             if bare:
                 for _ in self._settler.drain(stream.image, 0, cancelled):
@@ -332,12 +341,17 @@ class Ingest:
             stirred, stream.stirred = stirred or stream.stirred, False
             pending = stream.pending
             if stirred and pending:
-                self._take_durable(stream)
+                try:
+                    self._take_durable(stream)
+                except BaseException:
+                    stream.stirred = True
+                    raise
             return stream.received, stream.durable
 
     def _take_durable(self, stream: Stream) -> None:
         """Takes off what is in the log, or stored; stops at the first that is neither."""
         oldest: int | None = None
+        # 0 is where an empty log ends.
         applied: int | None = None
         count = 0
         for entry in stream.pending:

@@ -141,8 +141,11 @@ class Journal:
         self._frames.store([state])
         self._state.save_stored(state, order)
 
-    def release(self) -> None:
-        """Frees the segments of which all writes are stored."""
+    def release(self) -> bool:
+        """Frees the segments of which all writes are stored.
+
+        False where it can't be noted how far their streams were, so that they stay.
+        """
         streams: dict[StreamKey, StreamState] = {}
         last = 0
         with self._lock:
@@ -156,28 +159,39 @@ class Journal:
                 streams |= segment.streams
                 last = number
         if not last:
-            return
+            return True
         try:
             self._frames.store(streams.values())
             self._state.save_streams(streams.values())
         except (OSError, ZigguratError) as error:
             log.warning("the log can't be shortened now: %s", error)
-            return
+            return False
         with self._lock:
             for number in [number for number in self._segments if number <= last]:
                 del self._segments[number]
         self._log.release(last)
+        return True
 
     def close(self, *, stored: bool) -> None:
-        """Makes all records durable; where all is stored, frees them. OSError as of the log."""
+        """Makes all records durable; where all is stored, frees them.
+
+        OSError as of the log, unless none of its records is needed.
+        """
+        needed = True
         if stored:
             with contextlib.suppress(OSError):
                 # What is left of the log is replayed at the next start, for nothing.
                 self._log.roll()
             with self._lock:
                 self._segments[sys.maxsize] = _Segment()
-            self.release()
-        self._log.close()
+            needed = not self.release()
+        try:
+            self._log.close()
+        except OSError as error:
+            # Perhaps of a sync that failed long ago, for records that were stored since.
+            if needed:
+                raise
+            log.warning("the log, of which nothing is needed, can't be closed: %s", error)
 
     def _failed(self, error: OSError, after: int, through: int) -> None:
         log.error(

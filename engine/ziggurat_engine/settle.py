@@ -33,7 +33,7 @@ from ziggurat_engine.cache import (
     ShardKey,
 )
 from ziggurat_engine.chunks import Chunks
-from ziggurat_engine.errors import Cancelled, Unavailable
+from ziggurat_engine.errors import Cancelled, DataError, Unavailable, ZigguratError, disk_error
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.kernels.protocol import Kernels
@@ -90,7 +90,7 @@ class Settler:
         self._kernels = kernels
         self._state = state
         # Called after a shard of level 0 was stored; they must not block.
-        self.observers: list[Callable[[], None]] = []
+        self.observers: list[Callable[[], object]] = []
         # True where the oldest shards should settle whatever memory says.
         self.hurry: Callable[[], bool] = never
         self._idle_seconds = idle_seconds
@@ -157,8 +157,10 @@ class Settler:
         """Settles what is dirty in `level` now; yields (chunks done, chunks in all) as it goes.
 
         When it is exhausted, all writes to the level that were accepted before the call
-        are stored, and merged into the level above. Raises Unavailable where a shard
-        can't be stored (it stays dirty and is tried again), Cancelled where told to.
+        are stored, and merged into the level above. Raises Unavailable (DiskError) where
+        a shard can't be stored: it stays dirty and is tried again. Where that is for what
+        is stored in its place (DataError), all others are stored before that is raised.
+        Cancelled where told to.
         """
         target = self._dirty.next_tick()
         pending = []
@@ -170,10 +172,16 @@ class Settler:
         total, done = sum(count for _, count, _ in pending), 0
         yield done, total
         self.offer(shard for shard, _, _ in pending)
+        broken: DataError | None = None
         for shard, count, failures in pending:
-            self._await(shard, target, failures, cancelled)
+            try:
+                self._await(shard, target, failures, cancelled)
+            except DataError as error:
+                broken = broken or error
             done += count
             yield done, total
+        if broken is not None:
+            raise broken
 
     def touch(self, image: OpenImage, level: int, shard: Shape, chunks: Iterable[Shape]) -> None:
         """Makes the parents of these stored chunks anew; until then the level above is stale."""
@@ -185,9 +193,15 @@ class Settler:
 
     def drain_all(self, image: OpenImage, cancelled: Callable[[], bool] = never) -> None:
         """Drains every level, lowest first: all is stored and exact. Raises as `drain` does."""
+        broken: DataError | None = None
         for level in range(len(image.pyramid.levels)):
-            for _ in self.drain(image, level, cancelled):
-                pass
+            try:
+                for _ in self.drain(image, level, cancelled):
+                    pass
+            except DataError as error:
+                broken = broken or error
+        if broken is not None:
+            raise broken
 
     def discard(self, image: OpenImage) -> None:
         """Forgets what is dirty and clean of an image that is being deleted."""
@@ -196,6 +210,11 @@ class Settler:
             with self._dirty.own(shard.key, level, image.fill_value) as owned:
                 self._budget.release(owned.clear())
         self._clean.drop_image(image.number)
+
+    @property
+    def failing(self) -> int:
+        """Shards of which the last try to store them failed."""
+        return sum(shard.failures > 0 for shard in self._dirty.shards())
 
     @property
     def waiting(self) -> int:
@@ -219,7 +238,7 @@ class Settler:
     def _make_room(self, nbytes: int) -> None:
         self._rouse()
         if not self._budget.wait(nbytes, 1.0) and self._failing is not None:
-            raise Unavailable(f"memory is full and the store fails: {self._failing}")
+            raise _refused(self._failing, "memory is full and the store fails")
 
     def _await(
         self, shard: DirtyShard, target: int, failures: int, cancelled: Callable[[], bool]
@@ -230,7 +249,7 @@ class Settler:
             if tick is None or tick > target:
                 return
             if shard.failures > failures:
-                raise Unavailable(f"can't store: {shard.error}")
+                raise _refused(shard.error, "can't store")
             if cancelled():
                 raise Cancelled("the caller gave up")
             if not shard.owned:
@@ -269,7 +288,7 @@ class Settler:
                 self._roused = False
 
     def _due(self) -> list[DirtyShard]:
-        """Shards nobody asked for: under pressure all, the oldest first, else those left alone."""
+        """Shards nobody asks for: under pressure all, else those left alone, and what failed."""
         now = time.monotonic()
         pressed = self._budget.pressed or self.hurry()
         due = [
@@ -278,7 +297,7 @@ class Settler:
             if shard.tick is not None
             and not shard.owned
             and shard.retry_at <= now
-            and (pressed or shard.last_write + self._idle_seconds <= now)
+            and (pressed or shard.failures or shard.last_write + self._idle_seconds <= now)
         ]
         due.sort(key=lambda item: item[0])
         return [shard for _, shard in due]
@@ -407,9 +426,20 @@ class Settler:
         shard.retry_at = time.monotonic() + delay
         log.error("shard %s can't be stored, next try in %.1f s", shard.key, delay, exc_info=error)
         with self._wake:
-            self._failing = error
+            if not isinstance(error, DataError):
+                # What is broken in one place keeps nothing else from being stored.
+                self._failing = error
             self.counters.failures += 1
             self.counters.last_failure = f"{type(error).__name__}: {error}"
+
+
+def _refused(error: Exception | None, what: str) -> ZigguratError:
+    """Why a shard can't be stored, as an error for one more caller."""
+    if isinstance(error, OSError):
+        return disk_error(error, what)
+    if isinstance(error, DataError):
+        return type(error)(f"{what}: {error.message}", field=error.field, **error.details)
+    return Unavailable(f"{what}: {error}")
 
 
 def parent_write(

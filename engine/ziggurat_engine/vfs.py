@@ -37,6 +37,13 @@ class DirEntry(NamedTuple):
     is_dir: bool
 
 
+class DiskSpace(NamedTuple):
+    """Bytes of a file system: what may still be written, and all."""
+
+    free_bytes: int
+    total_bytes: int
+
+
 class ReadFile(Protocol):
     """A file open for positional reads, which may run beside each other.
 
@@ -188,6 +195,10 @@ class FileSystem(Protocol):
         """
         ...
 
+    def disk_space(self, path: Path) -> DiskSpace:
+        """What the file system that holds `path` has now. FileNotFoundError."""
+        ...
+
 
 class OsFileSystem:
     """The operating system's files. See FileSystem."""
@@ -279,6 +290,11 @@ class OsFileSystem:
     def remove_tree(self, path: Path) -> None:
         """See FileSystem."""
         shutil.rmtree(path)
+
+    def disk_space(self, path: Path) -> DiskSpace:
+        """See FileSystem."""
+        found = os.statvfs(path)
+        return DiskSpace(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
 
 class _OsFile:

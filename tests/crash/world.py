@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ziggurat_engine.config import Settings
@@ -30,20 +31,42 @@ STREAMS = ("left", "right")
 
 
 class Database:
-    """A SQLite database in memory of which a power cut keeps what was committed."""
+    """A SQLite database in memory of which a power cut keeps what was committed.
+
+    torn: what it may hold as well: the first commit that the cut interrupted, or the
+    last one that failed, of which nobody knows what reached the disk.
+    """
 
     def __init__(self, fs: FaultyFs, content: bytes = b"") -> None:
         self._fs = fs
         self._start = content
         self._lock = threading.Lock()
         self.content = content
+        self.torn: bytes | None = None
+        self._failing = 0
         self._db: sqlite3.Connection | None = None
 
     def connect(self) -> sqlite3.Connection:
-        self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._db = sqlite3.connect(
+            ":memory:", check_same_thread=False, isolation_level=None, factory=_Connection
+        )
         if self._start:
             self._db.deserialize(self._start)
+        self._db.failing = self._fails
         return self._db
+
+    def fail_next(self, commits: int = 1) -> None:
+        """The next commits raise; what they would have written may be there after a cut."""
+        self._failing += commits
+
+    def heal(self) -> None:
+        """Takes back what fail_next announced."""
+        self._failing = 0
+
+    def after(self, mode: object) -> bytes:
+        """The database after a power cut."""
+        torn = self.torn is not None and mode != "drop" and (mode == "keep" or hash(mode) % 2)
+        return self.torn if torn and self.torn is not None else self.content
 
     def committed(self) -> None:
         assert self._db is not None
@@ -52,9 +75,34 @@ class Database:
             if not self._fs.is_cut:
                 content = self._db.serialize()
                 self._fs.sync_point()
-                self.content = content
+                self.content, self.torn = content, None
             else:
                 raise PowerCut
+
+    def _fails(self) -> bool:
+        assert self._db is not None
+        if self._fs.is_cut:
+            if self.torn is None:
+                self.torn = self._db.serialize()
+            raise PowerCut
+        if not self._failing:
+            return False
+        self._failing -= 1
+        self.torn = self._db.serialize()
+        self._db.deserialize(self.content)
+        return True
+
+
+class _Connection(sqlite3.Connection):
+    """Asks, once a commit is made, whether it was to fail."""
+
+    failing: Callable[[], bool]
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        cursor = super().execute(sql, *parameters)
+        if sql == "COMMIT" and self.failing():
+            raise sqlite3.OperationalError("disk I/O error")
+        return cursor
 
 
 @dataclass(frozen=True)
@@ -89,6 +137,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.held: list[Stream] = []
+        self.abandoned = False
 
     def open(self, **settings: object) -> None:
         self.database = Database(self.fs, self.content)
@@ -123,6 +172,10 @@ class World:
         return streams
 
     def write(self, stream: Stream, write: Write) -> None:
+        self.put(stream, write)
+        self.told(stream)
+
+    def put(self, stream: Stream, write: Write) -> None:
         if write.skipped:
             self.engine.ingest.skip(stream, write.sequence, write.skipped)
         else:
@@ -130,14 +183,14 @@ class World:
             self.engine.ingest.write(
                 stream, write.sequence, write.region, pixels, metadata=write.said
             )
-        self.told(stream)
 
     def told(self, stream: Stream) -> None:
         self.durable[stream.stream_id] = self.engine.ingest.refresh(stream)[1]
 
-    def pixels(self, level: int = 0) -> np.ndarray:
+    def pixels(self, level: int = 0, within: Region | None = None) -> np.ndarray:
         image = self.engine.image(NAME)
-        answer = self.engine.query.plan(image, level, (), ())
+        offset, shape = ((), ()) if within is None else (within.offset, within.shape)
+        answer = self.engine.query.plan(image, level, offset, shape)
         out = np.empty(answer.region.shape, "<u2")
         for box, part in self.engine.query.parts(answer):
             out[box.slices()] = part
@@ -145,6 +198,9 @@ class World:
 
     def abandon(self) -> None:
         """Ends the threads of an engine whose power was cut."""
+        if self.abandoned:
+            return
+        self.abandoned = True
         for stream in self.held:
             self.engine.ingest.release(stream)
         with contextlib.suppress(Exception, PowerCut):
@@ -153,7 +209,7 @@ class World:
     def after(self, mode: object) -> World:
         """The world after the power comes back."""
         return World(
-            self.fs.crash(mode), self.database.content, dict(self.durable), set(self.closed)
+            self.fs.crash(mode), self.database.after(mode), dict(self.durable), set(self.closed)
         )
 
 

@@ -25,6 +25,8 @@ PINNED = {
     "FailedPrecondition": ("StateError", "FAILED_PRECONDITION", Code.FAILED_PRECONDITION),
     "StreamHeld": ("StateError", "STREAM_HELD", Code.ABORTED),
     "Unavailable": ("ZigguratError", "UNAVAILABLE", Code.UNAVAILABLE),
+    "DiskError": ("Unavailable", "DISK_ERROR", Code.UNAVAILABLE),
+    "DiskFull": ("DiskError", "DISK_FULL", Code.RESOURCE_EXHAUSTED),
     "Cancelled": ("ZigguratError", "CANCELLED", Code.CANCELLED),
     "DataError": ("ZigguratError", "DATA_ERROR", Code.DATA_LOSS),
     "Corrupt": ("DataError", "CORRUPT", Code.DATA_LOSS),

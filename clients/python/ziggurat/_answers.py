@@ -103,6 +103,7 @@ def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
             stored_bytes=settle.stored_bytes,
             failures=settle.failures,
             last_failure=settle.last_failure,
+            shards_failing=settle.shards_failing,
         ),
     )
 

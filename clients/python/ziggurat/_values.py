@@ -202,6 +202,7 @@ class SettleStatus:
     """What the server encoded and stored since it started.
 
     failures: settles that failed and will be tried again, the last for `last_failure`.
+    shards_failing: shards that the last try could not store; they stay in memory and log.
     """
 
     shards_waiting: int
@@ -211,6 +212,7 @@ class SettleStatus:
     stored_bytes: int
     failures: int
     last_failure: str
+    shards_failing: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,7 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
         ),
         settle=service_pb2.SettleStatus(
             shards_waiting=status.shards_waiting,
+            shards_failing=status.shards_failing,
             shards_stored=settle.shards_stored,
             chunks_encoded=settle.chunks_encoded,
             raw_bytes=settle.raw_bytes,

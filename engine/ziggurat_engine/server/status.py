@@ -7,7 +7,6 @@ where a field of the request is at fault.
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import NoReturn
 
@@ -32,13 +31,12 @@ CODES: tuple[tuple[type[errors.ZigguratError], grpc.StatusCode], ...] = (
     (errors.RequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.StreamHeld, grpc.StatusCode.ABORTED),
     (errors.StateError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.DiskFull, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.Cancelled, grpc.StatusCode.CANCELLED),
     (errors.DataError, grpc.StatusCode.DATA_LOSS),
     (errors.ZigguratError, grpc.StatusCode.INTERNAL),
 )
-
-_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 def code_of(error: errors.ZigguratError) -> grpc.StatusCode:
@@ -48,17 +46,14 @@ def code_of(error: errors.ZigguratError) -> grpc.StatusCode:
 
 def status_of(error: Exception) -> status_pb2.Status:
     """The whole status of any exception; what nobody expected is logged, and INTERNAL."""
+    if isinstance(error, OSError):
+        error = errors.disk_error(error)
+        log.error("a call failed: %s", error)
     if isinstance(error, errors.ZigguratError):
         code, message, reason = code_of(error), error.message, error.reason
         details = dict(error.details)
         if error.field:
             details.setdefault("field", error.field)
-    elif isinstance(error, OSError):
-        full = error.errno in _FULL
-        code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
-        message, reason = str(error), "DISK_FULL" if full else "DISK_ERROR"
-        details = {"errno": str(error.errno), "path": str(error.filename)}
-        log.error("a call failed: %s", error)
     else:
         log.error("a call failed in a way nobody expected", exc_info=error)
         code, message, reason = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}", "BUG"

@@ -26,7 +26,15 @@ from random import Random
 from typing import Literal, TypeAlias
 
 from ziggurat_engine.testing.disk import Change, Directory, File, Journal, Mode, Node
-from ziggurat_engine.vfs import AppendFile, BlockFile, Buffer, DirEntry, FileLock, ReadFile
+from ziggurat_engine.vfs import (
+    AppendFile,
+    BlockFile,
+    Buffer,
+    DirEntry,
+    DiskSpace,
+    FileLock,
+    ReadFile,
+)
 
 Op: TypeAlias = Literal["read", "write", "sync", "sync_dir", "create", "rename", "remove"]
 
@@ -238,6 +246,16 @@ class FaultyFs:
         with self._op("remove", path):
             parent = self._directory(path.parent)
             self._journal.add(Change(parent, {(parent, path.name): None}))
+
+    def disk_space(self, path: Path) -> DiskSpace:
+        """See FileSystem."""
+        with self._op("read", path):
+            room = self._room()
+            return (
+                DiskSpace(1 << 60, 1 << 60)
+                if room is None
+                else DiskSpace(room, self.capacity_bytes or 0)
+            )
 
     def _write(self, path: Path, file: File, data: bytes, offset: int) -> int:
         """Bytes written: less than all only on a full disk."""

@@ -134,7 +134,7 @@ class CacheStatus(_message.Message):
     def __init__(self, budget_bytes: _Optional[int] = ..., clean_bytes: _Optional[int] = ..., dirty_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., evictions: _Optional[int] = ...) -> None: ...
 
 class SettleStatus(_message.Message):
-    __slots__ = ("shards_waiting", "shards_stored", "chunks_encoded", "raw_bytes", "stored_bytes", "failures", "last_failure")
+    __slots__ = ("shards_waiting", "shards_stored", "chunks_encoded", "raw_bytes", "stored_bytes", "failures", "last_failure", "shards_failing")
     SHARDS_WAITING_FIELD_NUMBER: _ClassVar[int]
     SHARDS_STORED_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_ENCODED_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,7 @@ class SettleStatus(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FAILING_FIELD_NUMBER: _ClassVar[int]
     shards_waiting: int
     shards_stored: int
     chunks_encoded: int
@@ -149,4 +150,5 @@ class SettleStatus(_message.Message):
     stored_bytes: int
     failures: int
     last_failure: str
-    def __init__(self, shards_waiting: _Optional[int] = ..., shards_stored: _Optional[int] = ..., chunks_encoded: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., failures: _Optional[int] = ..., last_failure: _Optional[str] = ...) -> None: ...
+    shards_failing: int
+    def __init__(self, shards_waiting: _Optional[int] = ..., shards_stored: _Optional[int] = ..., chunks_encoded: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., failures: _Optional[int] = ..., last_failure: _Optional[str] = ..., shards_failing: _Optional[int] = ...) -> None: ...
