@@ -90,6 +90,7 @@ class Engine:
         self._log = Log.open(
             fs, settings.log or settings.data / "log", segment_bytes=settings.log_segment_bytes
         )
+        fs.make_dirs(settings.data)
         self._state = open_state() if open_state else State.open(settings.data / "state.sqlite")
         self._catalog = Catalog.open(fs, settings.data, max_open_shards=settings.max_open_shards)
         self._kernels = select(settings.kernels, settings.kernel_threads)

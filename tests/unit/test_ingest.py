@@ -31,6 +31,7 @@ class Interrupted(DirtyDirectory):
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr(engine_module, "DirtyDirectory", Interrupted)
     opened = Engine(Settings(data=tmp_path, settle_idle_seconds=1000, cache_bytes=2**24))
+    opened.recover()
     yield opened
     opened.close()
 
