@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ MALLOC = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 _TUNED = "_ZIGGURAT_MALLOC_TUNED"
+
+STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,10 +94,13 @@ def serve(
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    # Before the imports that start threads: one that does not block them would die of them,
+    # and the process with it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     from ziggurat_engine.server.serve import serve as run
 
     try:
-        code = run(loaded)
+        code = run(loaded, STOP_SIGNALS)
     except (OSError, ZigguratError) as error:
         raise click.ClickException(str(error)) from None
     raise SystemExit(code)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -85,16 +85,13 @@ class Server:
         self._engine.close()
 
 
-def serve(settings: Settings) -> int:
-    """Serves until a signal says stop; returns the process's exit code.
+def serve(settings: Settings, signals: Collection[signal.Signals]) -> int:
+    """Serves until one of `signals` says stop; returns the process's exit code.
 
-    To be called from the main thread, before any other is started. Prints one line,
-    "listening on HOST:PORT", on standard output once calls are taken.
+    All threads must have them blocked: they are waited for. (A handler would run only
+    once the main thread wakes, which a signal taken by another thread does not do.)
+    Prints one line, "listening on HOST:PORT", on standard output once calls are taken.
     """
-    # Blocked here, and so in every thread to come, and waited for: a handler would run
-    # only once the main thread wakes, which a signal taken by another thread doesn't do.
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     server = Server(settings)
     try:
         server.start()
