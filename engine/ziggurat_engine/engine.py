@@ -255,6 +255,10 @@ class Engine:
             except ZigguratError as error:
                 log.error("%s is not stored wholly: %s", image.image.name, error)
                 failed = failed or error
+        try:
+            self.ingest.remember_all()
+        except OSError as error:
+            log.error("how far streams are can't be remembered: %s", error)
         self._settler.close()
         self.query.close()
         self._kernels.close()

@@ -266,9 +266,20 @@ class Ingest:
             return
         self._space.check()
         record = Skip(bytes.fromhex(stream.key[0]), stream.stream_id, sequence, frames)
-        appended = self._journal.append(record) if stream.logged else None
+        with stream.image.write_order:
+            appended = self._journal.append(record) if stream.logged else None
+            # A tick though there are no pixels: what says that a skip is stored also says
+            # so of every write that was merged before it.
+            tick, order = self._dirty.next_tick(), self._journal.position
         stream.counters.skipped_frames += frames
-        self._received(stream, record, 0, self._journal.position, appended)
+        self._received(stream, record, tick, order, appended)
+
+    def remember_all(self) -> None:
+        """Remembers how far every stream is, all being stored; OSError where it can't be."""
+        with self._lock:
+            streams = list(self._streams.values())
+        for stream in streams:
+            self.refresh(stream, stirred=True)
 
     def flush(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all that was received is durable.
@@ -405,7 +416,8 @@ class Ingest:
         with stream.changed:
             stream.received = record.sequence
             stream.pending.append(entry)
-            if not entry.tick and not entry.position:
+            if isinstance(record, Skip):
+                # Nothing may ever be stored that would tell of it.
                 stream.stirred = True
             stream.changed.notify_all()
         if many:

@@ -324,8 +324,11 @@ class Settler:
             stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
             image.stored.metadata.write_extent(min(image.extent, stop))
         parents += self._blocks(image, level, touched)
-        for parts, block in parents:
-            self.merge(image, level + 1, parts, block, wait=False, source=note)
+        for n, (parts, block) in enumerate(parents, 1):
+            # The note goes with the last block: whoever stores that one has, or others had
+            # before, stored all of them.
+            source = note if n == len(parents) else None
+            self.merge(image, level + 1, parts, block, wait=False, source=source)
         freed, notes = shard.stored(touched)
         self._budget.release(freed)
         shard.failures, shard.retry_at, shard.error = 0, 0.0, None
