@@ -249,25 +249,27 @@ class Engine:
         if not self.ingest.wait_released(LINGER_SECONDS):
             log.warning("a write stream is still held; what it does now may not be stored")
         failed: ZigguratError | None = None
-        for image in self._images.opened():
+        with ExitStack() as ends:
+            # Last comes first: whatever raises, all that is behind it is done as well.
+            ends.callback(self._lock.close)
+            ends.callback(self._state.close)
+            ends.callback(lambda: self._journal.close(stored=stored))
+            ends.callback(self._catalog.close)
+            ends.callback(self._kernels.close)
+            ends.callback(self.query.close)
+            ends.callback(self._settler.close)
+            stored = False
+            for image in self._images.opened():
+                try:
+                    self._settler.drain_all(image)
+                except ZigguratError as error:
+                    log.error("%s is not stored wholly: %s", image.image.name, error)
+                    failed = failed or error
             try:
-                self._settler.drain_all(image)
-            except ZigguratError as error:
-                log.error("%s is not stored wholly: %s", image.image.name, error)
-                failed = failed or error
-        try:
-            self.ingest.remember_all()
-        except OSError as error:
-            log.error("how far streams are can't be remembered: %s", error)
-        self._settler.close()
-        self.query.close()
-        self._kernels.close()
-        self._catalog.close()
-        try:
-            self._journal.close(stored=failed is None and self._ready)
-        finally:
-            self._state.close()
-            self._lock.close()
+                self.ingest.remember_all()
+            except OSError as error:
+                log.error("how far streams are can't be remembered: %s", error)
+            stored = failed is None and self._ready
         if failed is not None:
             raise failed
 

@@ -178,20 +178,25 @@ class Journal:
         OSError as of the log, unless none of its records is needed.
         """
         needed = True
-        if stored:
-            with contextlib.suppress(OSError):
-                # What is left of the log is replayed at the next start, for nothing.
-                self._log.roll()
-            with self._lock:
-                self._segments[sys.maxsize] = _Segment()
-            needed = not self.release()
         try:
-            self._log.close()
-        except OSError as error:
-            # Perhaps of a sync that failed long ago, for records that were stored since.
-            if needed:
-                raise
-            log.warning("the log, of which nothing is needed, can't be closed: %s", error)
+            if stored:
+                needed = not self._release_all()
+        finally:
+            try:
+                self._log.close()
+            except OSError as error:
+                # Perhaps of a sync that failed long ago, for records that were stored since.
+                if needed:
+                    raise
+                log.warning("the log, of which nothing is needed, can't be closed: %s", error)
+
+    def _release_all(self) -> bool:
+        with contextlib.suppress(OSError):
+            # What is left of the log is replayed at the next start, for nothing.
+            self._log.roll()
+        with self._lock:
+            self._segments[sys.maxsize] = _Segment()
+        return self.release()
 
     def _failed(self, error: OSError, after: int, through: int) -> None:
         log.error(

@@ -28,6 +28,7 @@ DATA = Path("/data")
 SHAPE = (6, 20, 23)
 NAME = "crash/image"
 STREAMS = ("left", "right")
+ENGINE_THREADS = ("settle-", "log-", "read", "journal")
 
 
 class Database:
@@ -136,6 +137,7 @@ class World:
     closed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.threads = set(threading.enumerate())
         self.held: list[Stream] = []
         self.abandoned = False
 
@@ -205,6 +207,8 @@ class World:
             self.engine.ingest.release(stream)
         with contextlib.suppress(Exception, PowerCut):
             self.engine.close()
+        left = [thread.name for thread in threading.enumerate() if thread not in self.threads]
+        assert not [name for name in left if name.startswith(ENGINE_THREADS)], left
 
     def after(self, mode: object) -> World:
         """The world after the power comes back."""
