@@ -71,6 +71,11 @@ class Settings(BaseSettings):
         default=ByteSize(1024 * MIB),
         description="no write begins while less is free on the disk of data or log (at most 2 %)",
     )
+    accept_loss: bool = Field(
+        default=False,
+        description="start though acknowledged frames are lost: the log is another one than "
+        "before, or holds frames of images that are gone",
+    )
     listen: str = Field(default="127.0.0.1:7447", description="host:port; port 0: a free one")
 
     cache_bytes: Bytes = Field(
@@ -87,6 +92,9 @@ class Settings(BaseSettings):
     settle_workers: PositiveInt = Field(default=2, description="shards stored at a time")
     settle_idle_seconds: PositiveFloat = Field(
         default=10.0, description="a shard that nobody wrote to for this long is stored"
+    )
+    settle_busy_seconds: PositiveFloat = Field(
+        default=60.0, description="a shard that is written to all the time is stored this often"
     )
     read_threads: PositiveInt = Field(
         default_factory=_cores, description="threads that assemble reads; default all cores"

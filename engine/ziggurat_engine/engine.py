@@ -35,12 +35,13 @@ from ziggurat_engine.log import Log, LogStats
 from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
 from ziggurat_engine.recover import Recovered, Recovery
-from ziggurat_engine.settle import SettleCounters, Settler
+from ziggurat_engine.settle import Settler
 from ziggurat_engine.space import Space
 from ziggurat_engine.spec import ImageSpec
 from ziggurat_engine.state import State
 from ziggurat_engine.store.catalog import Catalog
 from ziggurat_engine.store.frames import Row
+from ziggurat_engine.storing import SettleCounters, Storing
 from ziggurat_engine.vfs import FileLock, FileSystem, OsFileSystem
 
 log = logging.getLogger(__name__)
@@ -95,13 +96,16 @@ class Engine:
             # First, so that a second server changes nothing.
             self._lock = _lock(fs, settings.data)
             undo.callback(self._lock.close)
-            self._log = Log.open(
-                fs, settings.log or settings.data / "log", segment_bytes=settings.log_segment_bytes
-            )
-            undo.callback(self._log.close)
             database = settings.data / "state.sqlite"
             self._state = open_state() if open_state else State.open(database)
             undo.callback(self._state.close)
+            self._log = Log.open(
+                fs,
+                settings.log or settings.data / "log",
+                segment_bytes=settings.log_segment_bytes,
+                after=max(self._state.applied().values(), default=0),
+            )
+            undo.callback(self._log.close)
             self._catalog = Catalog.open(
                 fs, settings.data, max_open_shards=settings.max_open_shards
             )
@@ -112,16 +116,16 @@ class Engine:
         self._dirty = DirtyDirectory()
         self._images = Images(self._catalog)
         chunks = Chunks(self._clean, self._dirty, self._kernels)
+        self._storing = Storing(chunks, self._clean, self._kernels, self._state)
         self._settler = Settler(
             self._images,
-            chunks,
             self._clean,
             self._dirty,
             self._budget,
-            self._kernels,
-            self._state,
+            self._storing,
             workers=settings.settle_workers,
             idle_seconds=settings.settle_idle_seconds,
+            busy_seconds=settings.settle_busy_seconds,
         )
         self._frames = Frames()
         self._journal = Journal(self._log, self._state, self._dirty, self._frames)
@@ -156,6 +160,7 @@ class Engine:
             self.ingest,
             self._settler,
             self._frames,
+            accept_loss=settings.accept_loss,
         )
         self._ready = False
         # Beside the start: what cameras send most.
@@ -225,8 +230,11 @@ class Engine:
         Gone durably when it returns; what is still read or built ends with NotFound.
         """
         self.ingest.forget(image)
+        # First: the log may still hold frames of an image that is not there any more.
+        self._state.save_deleted(image.image.uid)
         self._images.delete(image)
         self._settler.discard(image)
+        self._journal.forget(image.image.uid)
         self._state.forget(image.image.uid)
         self._frames.forget(image.image.uid)
 
@@ -253,7 +261,7 @@ class Engine:
             # Last comes first: whatever raises, all that is behind it is done as well.
             ends.callback(self._lock.close)
             ends.callback(self._state.close)
-            ends.callback(lambda: self._journal.close(stored=stored))
+            ends.callback(lambda: self._close_journal(stored=stored))
             ends.callback(self._catalog.close)
             ends.callback(self._kernels.close)
             ends.callback(self.query.close)
@@ -272,6 +280,13 @@ class Engine:
             stored = failed is None and self._ready
         if failed is not None:
             raise failed
+
+    def _close_journal(self, *, stored: bool) -> None:
+        if self._journal.close(stored=stored):
+            try:
+                self._state.save_log(self._log.identity, needed=False)
+            except OSError as error:
+                log.warning("it can't be noted that nothing of the log is needed: %s", error)
 
     def _check_ready(self) -> None:
         if not self._ready:
@@ -295,7 +310,7 @@ class Engine:
             evictions=clean.evictions,
             shards_waiting=self._settler.waiting,
             shards_failing=self._settler.failing,
-            settle=replace(self._settler.counters),
+            settle=replace(self._storing.counters),
             log=self._log.stats(),
             log_error=str(self._log.error or ""),
             recovering=not self._ready,

@@ -16,6 +16,7 @@
     ├── Cancelled             the caller asked for it
     └── DataError             call the administrator
         ├── Corrupt               stored bytes are not what was written
+        ├── DataLoss              a disk, or a directory, that was there is not
         └── UnsupportedVersion    stored by a newer Ziggurat
 
 Each error has a `reason`, a stable word in capitals that programs may test, and
@@ -165,6 +166,12 @@ class Corrupt(DataError):
     """Stored bytes fail their checksum or do not decode."""
 
     reason = "CORRUPT"
+
+
+class DataLoss(DataError):
+    """What was acknowledged is not there, and nobody said that it may be lost."""
+
+    reason = "DATA_LOSS"
 
 
 class UnsupportedVersion(DataError):

@@ -103,6 +103,8 @@ class Images:
         with self._lock:
             found = self._open.get(name)
             if found is None or found.stored is not stored:
+                # It may have been deleted since it was loaded.
+                stored.gate.check()
                 found = self._open[name] = _open(next(self._numbers), stored)
                 self._by_number[found.number] = found
             return found
@@ -126,6 +128,10 @@ class Images:
     def names(self, prefix: str = "") -> list[str]:
         """All images at or below the path `prefix`, sorted."""
         return self._catalog.names(prefix)
+
+    def refused(self) -> list[str]:
+        """Images that lie in the data directory and can't be used, sorted."""
+        return self._catalog.refused()
 
     def delete(self, image: OpenImage) -> None:
         """Deletes the image; durable when it returns."""

@@ -348,42 +348,44 @@ class Ingest:
         OSError where what is stored can't be recorded as such; it is tried again at the
         next call.
         """
-        with stream.changed:
-            stirred, stream.stirred = stirred or stream.stirred, False
-            pending = stream.pending
-            if stirred and pending:
+        with stream.looking:
+            with stream.changed:
+                stirred, stream.stirred = stirred or stream.stirred, False
+                count, applied = self._durable(stream) if stirred else (0, None)
+                last = stream.pending[count - 1] if count else None
+            if last is not None and applied is not None:
                 try:
-                    self._take_durable(stream)
+                    # Without `changed`: who tells of the next sync must not wait for the disk.
+                    self._journal.stored(last.state, applied)
                 except BaseException:
-                    stream.stirred = True
+                    with stream.changed:
+                        stream.stirred = True
                     raise
-            return stream.received, stream.durable
+            with stream.changed:
+                for _ in range(count):
+                    stream.durable = stream.pending.popleft().state.sequence
+                return stream.received, stream.durable
 
-    def _take_durable(self, stream: Stream) -> None:
-        """Takes off what is in the log, or stored; stops at the first that is neither."""
+    def _durable(self, stream: Stream) -> tuple[int, int | None]:
+        """How many of the pending are in the log, or stored, up to the first that is neither.
+
+        And the `order` of the last that is only stored, if there is one.
+        """
         oldest: int | None = None
         # 0 is where an empty log ends.
         applied: int | None = None
-        count = 0
-        for entry in stream.pending:
+        for count, entry in enumerate(stream.pending):
             if entry.position and not self._journal.lost(entry.position):
                 if not self._journal.durable(entry.position):
                     # Its sync may yet fail: what is behind it has to wait.
-                    break
+                    return count, applied
             else:
                 if applied is None:
                     oldest = self._dirty.oldest_tick(stream.image.number, 0)
                 if oldest is not None and entry.tick >= oldest:
-                    break
+                    return count, applied
                 applied = entry.order
-            count += 1
-        if count:
-            last = stream.pending[count - 1].state
-            if applied is not None:
-                self._journal.stored(last, applied)
-            for _ in range(count):
-                stream.pending.popleft()
-            stream.durable = last.sequence
+        return len(stream.pending), applied
 
     def _wanted(self, stream: Stream, sequence: int, field: str) -> bool:
         wanted = stream.received + 1

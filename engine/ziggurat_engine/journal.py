@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from ziggurat_engine.cache import DirtyDirectory
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.frames import Frames
-from ziggurat_engine.log import Appended, Log, Record
+from ziggurat_engine.log import Appended, Log, Record, segment_of
 from ziggurat_engine.state import State, StreamState
 from ziggurat_engine.vfs import Buffer
 
@@ -62,6 +62,8 @@ class Journal:
         self._frames = frames
         self._lock = threading.Lock()
         self._segments: dict[int, _Segment] = {}
+        # Held while what a segment knows of streams is on its way to the state database.
+        self._releasing = threading.Lock()
         # (after, through]: positions that a failed sync lost.
         self._lost: list[tuple[int, int]] = []
         self.observers: set[Callable[[], None]] = set()
@@ -146,13 +148,25 @@ class Journal:
 
         False where it can't be noted how far their streams were, so that they stay.
         """
+        with self._releasing:
+            return self._release()
+
+    def forget(self, image: str) -> None:
+        """Nothing of a deleted image is to be remembered any more."""
+        with self._releasing, self._lock:
+            for segment in self._segments.values():
+                for key in [key for key in segment.streams if key[0] == image]:
+                    del segment.streams[key]
+
+    def _release(self) -> bool:
         streams: dict[StreamKey, StreamState] = {}
         last = 0
         with self._lock:
-            # Asked under the lock, so that a write is either counted or dirty.
-            oldest = self._dirty.oldest_tick(None, 0)
             # The newest one is being written to.
-            for number in sorted(self._segments)[:-1]:
+            old = sorted(self._segments)[:-1]
+            # Asked under the lock, so that a write is either counted or dirty.
+            oldest = self._dirty.oldest_tick(None, 0) if old else None
+            for number in old:
                 segment = self._segments[number]
                 if segment.under_way or (oldest is not None and segment.tick >= oldest):
                     break
@@ -169,13 +183,20 @@ class Journal:
         with self._lock:
             for number in [number for number in self._segments if number <= last]:
                 del self._segments[number]
+            # What was lost in them is stored: no need to ask about it again.
+            durable = self._log.durable
+            self._lost = [
+                (after, through)
+                for after, through in self._lost
+                if segment_of(through) > last or through > durable
+            ]
         self._log.release(last)
         return True
 
-    def close(self, *, stored: bool) -> None:
+    def close(self, *, stored: bool) -> bool:
         """Makes all records durable; where all is stored, frees them.
 
-        OSError as of the log, unless none of its records is needed.
+        Returns True where none of them is needed any more; else OSError as of the log.
         """
         needed = True
         try:
@@ -189,6 +210,7 @@ class Journal:
                 if needed:
                     raise
                 log.warning("the log, of which nothing is needed, can't be closed: %s", error)
+        return not needed
 
     def _release_all(self) -> bool:
         with contextlib.suppress(OSError):

@@ -5,7 +5,8 @@ memory is bounded by the cache's budget as always, and what is replayed settles 
 always. Replaying what is stored already changes nothing (a write is idempotent, and
 records come in the order in which they were merged), except where a write that the log
 does not hold came after: what is older than an image's `applied` position is skipped.
-Records of images that were deleted are skipped too.
+Records of images that were deleted are skipped too. Of an image that is not there and was
+not deleted they are all there is: the start is refused.
 
 A stream is as far as its numbers are known without a gap, from the state database and
 then from the log. A record behind a gap was never acknowledged as durable; it is
@@ -21,7 +22,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from ziggurat_engine.errors import ZigguratError
+from ziggurat_engine.errors import DataLoss, ZigguratError
 from ziggurat_engine.frames import Frames, row_of
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
@@ -86,6 +87,8 @@ class Recovery:
         ingest: Ingest,
         settler: Settler,
         frames: Frames,
+        *,
+        accept_loss: bool,
     ) -> None:
         self._file = file
         self._state = state
@@ -94,6 +97,9 @@ class Recovery:
         self._ingest = ingest
         self._settler = settler
         self._frames = frames
+        self._accept_loss = accept_loss
+        self._deleted: set[str] = set()
+        self._gone: set[str] = set()
         self._streams: dict[StreamKey, _Progress] = {}
         self._closed: dict[str, OpenImage] = {}
         self.bytes_done = 0
@@ -101,15 +107,21 @@ class Recovery:
     def run(self) -> Recovered:
         """Replays the log, then touches what is stale; returns when reads see all of it.
 
-        Raises Corrupt and UnsupportedVersion as the log does, Unavailable where memory
-        is full and the store fails.
+        Raises Corrupt and UnsupportedVersion as the log does, DataLoss unless that is
+        accepted, Unavailable where memory is full and the store fails.
         """
         started = told = time.monotonic()
         records = skipped = 0
+        self._check_log()
         for known in self._state.streams():
             self._streams[known.image, known.stream] = _Progress(known.sequence, known.facts)
         applied = self._state.applied()
         by_uid = {image.image.uid: image for image in self._images.all()}
+        deleted = self._state.deleted()
+        self._deleted = deleted - by_uid.keys()
+        if self._deleted != deleted:
+            # Their deletion had not begun when the server died.
+            self._state.not_deleted(deleted - self._deleted)
         for replayed in self._file.replay():
             records += 1
             skipped += not self._replay(replayed, by_uid, applied)
@@ -169,13 +181,42 @@ class Recovery:
             nbytes = replayed.payload.nbytes
             rows = stream.saw(record.sequence, row_of(record), regions=1, bytes=nbytes)
             self._note(image, stream, rows)
-            wanted = image is not None and replayed.position > applied.get(uid, 0)
+            wanted = replayed.position > applied.get(uid, 0) and uid not in self._deleted
+            if wanted and image is None:
+                self._missing(uid)
+                wanted = False
             if wanted and image is not None:
                 tick = self._ingest.merge(image, record.box, replayed.payload)
         self._journal.replayed(
             replayed.segment, tick, key, StreamState(*key, stream.sequence, dict(stream.facts))
         )
         return wanted
+
+    def _check_log(self) -> None:
+        """Is it the log that goes with the data?"""
+        known, identity = self._state.log(), self._file.identity
+        if known is not None and known[0] != identity and known[1]:
+            self._lost(
+                "the directory of the write-ahead log is not the one that the data directory "
+                "was last used with, which may hold acknowledged frames: set `log` to that"
+            )
+        if known != (identity, True):
+            self._state.save_log(identity, needed=True)
+
+    def _missing(self, uid: str) -> None:
+        if uid in self._gone:
+            return
+        refused = self._images.refused()
+        self._lost(
+            f"the log holds acknowledged frames of image {uid}, which is not there: put it back"
+            + (f", or mend what keeps these from being used: {', '.join(refused)}" * bool(refused))
+        )
+        self._gone.add(uid)
+
+    def _lost(self, what: str) -> None:
+        if not self._accept_loss:
+            raise DataLoss(f"{what}; or start with accept_loss, and do without them")
+        log.error("%s; accept_loss is set: they are lost", what)
 
     def _note(self, image: OpenImage | None, stream: _Progress, rows: list[Row]) -> None:
         """Keeps what is known of frames, as when it arrived; drops that of a deleted image."""

@@ -8,7 +8,8 @@ level is not exact. Each shard has one owner at a time, so that the blocks of a 
 reach its parent in the order of its versions.
 
 A shard settles when it was written wholly, when memory is short (the oldest first),
-when nobody wrote to it for a while, or when a caller waits for it.
+when nobody wrote to it for a while or it has been dirty for long, or when a caller
+waits for it. What storing one does is told in storing.py.
 """
 
 from __future__ import annotations
@@ -18,52 +19,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
-
-import numpy as np
 
 from ziggurat_engine.cache import (
     Budget,
-    ChunkKey,
     CleanChunks,
-    DirtyChunk,
     DirtyDirectory,
     DirtyShard,
     ShardKey,
 )
-from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.errors import Cancelled, DataError, Unavailable, ZigguratError, disk_error
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import Images, OpenImage
-from ziggurat_engine.kernels.protocol import Kernels
-from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
-from ziggurat_engine.state import StaleShard, State
+from ziggurat_engine.state import StaleShard
+from ziggurat_engine.storing import Storing
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
-# Chunks read back at a time to make their parents anew.
-BATCH_CHUNKS = 16
+# Shards that are due, looked for at a time.
+BACKLOG_SHARDS = 64
 
 
 def never() -> bool:
     """Nobody cancels."""
     return False
-
-
-@dataclass(slots=True)
-class SettleCounters:
-    """Totals since the start. failures: settles that were to be tried again."""
-
-    shards_stored: int = 0
-    chunks_encoded: int = 0
-    raw_bytes: int = 0
-    stored_bytes: int = 0
-    failures: int = 0
-    last_failure: str = ""
 
 
 class Settler:
@@ -72,35 +54,33 @@ class Settler:
     def __init__(
         self,
         images: Images,
-        chunks: Chunks,
         clean: CleanChunks,
         dirty: DirtyDirectory,
         budget: Budget,
-        kernels: Kernels,
-        state: State,
+        storing: Storing,
         *,
         workers: int,
         idle_seconds: float,
+        busy_seconds: float,
     ) -> None:
         self._images = images
-        self._chunks = chunks
         self._clean = clean
         self._dirty = dirty
         self._budget = budget
-        self._kernels = kernels
-        self._state = state
+        self._storing = storing
         # Called after a shard of level 0 was stored; they must not block.
         self.observers: list[Callable[[], object]] = []
         # True where the oldest shards should settle whatever memory says.
         self.hurry: Callable[[], bool] = never
         self._idle_seconds = idle_seconds
+        self._busy_seconds = busy_seconds
         # Guards what follows; never taken while a shard's or the directory's lock is held.
         self._wake = threading.Condition()
         self._urgent: deque[DirtyShard] = deque()
+        self._backlog: deque[DirtyShard] = deque()
         self._roused = False
         self._stopping = False
         self._failing: Exception | None = None
-        self.counters = SettleCounters()
         self._threads = [
             threading.Thread(target=self._work, name=f"settle-{n}", daemon=True)
             for n in range(workers)
@@ -132,7 +112,12 @@ class Settler:
                     needed = shard.absent(parts) * image.chunk_bytes
                     if self._budget.reserve(needed, force=not wait):
                         tick = self._dirty.next_tick()
-                        extra = shard.write(parts, pixels, tick, time.monotonic(), source)
+                        try:
+                            extra = shard.write(parts, pixels, tick, time.monotonic(), source)
+                        except BaseException:
+                            # What was made is dirty, and counted; the rest was not made.
+                            self._budget.release(shard.absent(parts) * image.chunk_bytes)
+                            raise
                         whole = shard.whole
                         break
                 self._make_room(needed)
@@ -262,9 +247,13 @@ class Settler:
             try:
                 self._settle(shard)
             except Exception as error:
-                # Whatever it was, the pixels are still here: keep them, say so, try again. A
-                # worker that ended here would let memory fill up without a word.
-                self._failed(shard, error)
+                if self._images.numbered(shard.key.image) is None:
+                    # Deleted meanwhile: there is nothing to store it in, and nobody to tell.
+                    self._budget.release(shard.thaw() + shard.clear())
+                else:
+                    # Whatever it was, the pixels are still here: keep them, say so, try again.
+                    # A worker that ended here would let memory fill up without a word.
+                    self._failed(shard, error)
             finally:
                 self._dirty.disown(shard)
             if shard.whole:
@@ -277,149 +266,66 @@ class Settler:
             with self._wake:
                 if self._stopping:
                     return None
-                candidates = [self._urgent.popleft()] if self._urgent else []
-            candidates = candidates or self._due()
-            for shard in candidates:
-                if self._dirty.try_own(shard):
+                urgent = bool(self._urgent)
+                queue = self._urgent or self._backlog
+                shard = queue.popleft() if queue else None
+            if shard is not None:
+                # What was due when it was looked for may not be any more.
+                if (urgent or self._is_due(shard, self._pressed())) and self._dirty.try_own(shard):
                     return shard
+                continue
+            pressed = self._pressed()
+            due = [(s.tick, s) for s in self._dirty.shards() if self._is_due(s, pressed)]
+            due.sort(key=lambda item: item[0] or 0)
             with self._wake:
-                if not (self._urgent or self._roused or self._stopping or candidates):
+                # Looking at all of them may take longer than storing one, so not for each.
+                self._backlog.extend(shard for _, shard in due[:BACKLOG_SHARDS])
+                if not (due or self._urgent or self._roused or self._stopping):
                     self._wake.wait(min(1.0, self._idle_seconds / 2))
                 self._roused = False
 
-    def _due(self) -> list[DirtyShard]:
-        """Shards nobody asks for: under pressure all, else those left alone, and what failed."""
+    def _pressed(self) -> bool:
+        return self._budget.pressed or self.hurry()
+
+    def _is_due(self, shard: DirtyShard, pressed: bool) -> bool:
+        """Nobody asks for it; but memory or the log is short, or its time has come."""
         now = time.monotonic()
-        pressed = self._budget.pressed or self.hurry()
-        due = [
-            (shard.tick, shard)
-            for shard in self._dirty.shards()
-            if shard.tick is not None
+        return (
+            shard.tick is not None
             and not shard.owned
             and shard.retry_at <= now
-            and (pressed or shard.failures or shard.last_write + self._idle_seconds <= now)
-        ]
-        due.sort(key=lambda item: item[0])
-        return [shard for _, shard in due]
+            and (
+                pressed
+                or shard.failures > 0
+                or shard.last_write + self._idle_seconds <= now
+                or shard.first_write + self._busy_seconds <= now
+            )
+        )
 
     def _settle(self, shard: DirtyShard) -> None:
-        """Stores an owned shard; what it raises, `_failed` makes good."""
+        """Settles an owned shard; what it raises, `_failed` makes good."""
         image = self._images.numbered(shard.key.image)
         if image is None:
             # Deleted, with a write under way: nobody will ask for it.
             self._budget.release(shard.clear())
             return
+        blocks, touched, note = self._storing.store(image, shard)
         level = shard.key.level
-        note: StaleShard | None = None
-        frozen, touched = self._chunks.freeze(image, shard)
-        if image.recipes[level].factors is not None and (frozen or touched):
-            # Before the store changes: a crash must not leave the level above wrong.
-            note = self._state.mark_stale(
-                image.image.uid, level, shard.key.shard, frozen.keys() | touched
-            )
-        parents = self._store(image, shard, frozen) if frozen else []
-        if level == 0 and image.image.unbounded and frozen:
-            # While the shard is dirty: log and acknowledgements wait for it, so that a crash
-            # can't shorten the image.
-            stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
-            image.stored.metadata.write_extent(min(image.extent, stop))
-        parents += self._blocks(image, level, touched)
-        for n, (parts, block) in enumerate(parents, 1):
+        for n, (parts, pixels) in enumerate(blocks, 1):
             # The note goes with the last block: whoever stores that one has, or others had
             # before, stored all of them.
-            source = note if n == len(parents) else None
-            self.merge(image, level + 1, parts, block, wait=False, source=source)
+            source = note if n == len(blocks) else None
+            self.merge(image, level + 1, parts, pixels, wait=False, source=source)
         freed, notes = shard.stored(touched)
         self._budget.release(freed)
         shard.failures, shard.retry_at, shard.error = 0, 0.0, None
         self._failing = None
-        if note is not None and not parents:
+        if note is not None and not blocks:
             notes.append(note)
-        self._clear(notes)
+        self._storing.clear(notes)
         if level == 0:
             for observer in (*image.observers, *self.observers):
                 observer()
-
-    def _blocks(
-        self, image: OpenImage, level: int, touched: set[Shape]
-    ) -> list[tuple[list[Part], Array]]:
-        """The parents of chunks that are stored, made anew."""
-        if not touched or image.recipes[level].factors is None:
-            return []
-        order = sorted(touched)
-        parents = []
-        for start in range(0, len(order), BATCH_CHUNKS):
-            parents += self._batch_blocks(image, level, order[start : start + BATCH_CHUNKS])
-        return parents
-
-    def _batch_blocks(
-        self, image: OpenImage, level: int, batch: list[Shape]
-    ) -> list[tuple[list[Part], Array]]:
-        grid = image.pyramid.levels[level].chunks
-        arrays, order = [], []
-        for index in batch:
-            array = self._chunks.stored(image, level, index)
-            if array is None:
-                parent, _ = image.pyramid.parent_of(level, index)
-                if self._chunks.whole(image, level + 1, parent) is None:
-                    # Fill value stays fill value: nothing to write, nothing to overwrite.
-                    continue
-                array = np.full(grid.cell, image.fill_value)
-            arrays.append(array)
-            order.append(index)
-        recipe = replace(image.recipes[level], codec=None)
-        valid = [grid.region(index).shape for index in order]
-        with closing(self._kernels.settle(arrays, valid, recipe)) as results:
-            return [
-                parent_write(image, level, index, result.parent)
-                for index, result in zip(order, results, strict=True)
-                if result.parent is not None
-            ]
-
-    def _clear(self, notes: list[StaleShard]) -> None:
-        if notes:
-            try:
-                self._state.clear_stale(notes)
-            except OSError as error:
-                # They stay until the next start, which then computes what is right already.
-                log.warning("stale notes can't be cleared: %s", error)
-
-    def _store(
-        self, image: OpenImage, shard: DirtyShard, frozen: dict[Shape, DirtyChunk]
-    ) -> list[tuple[list[Part], Array]]:
-        """Puts the frozen chunks into the store and the clean cache; returns their parents."""
-        level = shard.key.level
-        grid = image.pyramid.levels[level].chunks
-        order = sorted(frozen)
-        batch = [frozen[index].data for index in order]
-        valid = [grid.region(index).shape for index in order]
-        parents: list[tuple[list[Part], Array]] = []
-        absent: set[Shape] = set()
-
-        def frames() -> Iterator[tuple[Shape, bytes | None]]:
-            for index, result in zip(order, results, strict=True):
-                if result.parent is not None:
-                    parents.append(parent_write(image, level, index, result.parent))
-                if result.frame is None:
-                    absent.add(index)
-                yield index, result.frame
-
-        with closing(self._kernels.settle(batch, valid, image.recipes[level])) as results:
-            stored = image.arrays[level].replace(shard.key.shard, frames(), frozen.keys())
-        for index in order:
-            key = ChunkKey(image.number, level, index)
-            # Level 0 is seldom read as it comes in: kept, it would drive out what viewers
-            # read, and each new chunk would have to touch memory that is not in any cache.
-            if level == 0 or index in absent:
-                self._clean.drop(key)
-            else:
-                self._clean.put(key, frozen[index].data)
-        with self._wake:
-            self.counters.shards_stored += 1
-            self.counters.chunks_encoded += len(order)
-            self.counters.raw_bytes += len(order) * image.chunk_bytes
-            self.counters.stored_bytes += stored.bytes
-        return parents
 
     def _failed(self, shard: DirtyShard, error: Exception) -> None:
         self._budget.release(shard.thaw())
@@ -432,8 +338,7 @@ class Settler:
             if not isinstance(error, DataError):
                 # What is broken in one place keeps nothing else from being stored.
                 self._failing = error
-            self.counters.failures += 1
-            self.counters.last_failure = f"{type(error).__name__}: {error}"
+        self._storing.failed(error)
 
 
 def _refused(error: Exception | None, what: str) -> ZigguratError:
@@ -443,11 +348,3 @@ def _refused(error: Exception | None, what: str) -> ZigguratError:
     if isinstance(error, DataError):
         return type(error)(f"{what}: {error.message}", field=error.field, **error.details)
     return Unavailable(f"{what}: {error}")
-
-
-def parent_write(
-    image: OpenImage, level: int, chunk: Shape, block: Array
-) -> tuple[list[Part], Array]:
-    """How the downsampled `block` of a chunk of `level` is merged into the level above."""
-    parent, box = image.pyramid.parent_of(level, chunk)
-    return [Part(parent, box, Region.whole(block.shape), full=False)], block

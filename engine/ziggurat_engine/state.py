@@ -7,6 +7,10 @@ One SQLite database (write-ahead journal, every commit synced). Its tables:
     expected  how many frames a stream's client said that it would send
     applied   the log position up to which an image's records are stored, where a write
               that the log does not hold came after them
+    deleted   images that are deleted: what the log has of them is not wanted. Written before
+              the image goes
+    log       the identity of the log that goes with it, and whether it may hold what is
+              nowhere else
     stale     shards of which the parents may not be stored: written before a shard is
               replaced, removed after its parents are stored. A row too many costs a
               needless computation, a row too few would leave a level wrong for good
@@ -29,7 +33,7 @@ from pathlib import Path
 from ziggurat_engine.errors import UnsupportedVersion
 from ziggurat_engine.region import Shape
 
-VERSION = 2
+VERSION = 3
 
 # By the version that they came with.
 _TABLES = {
@@ -61,6 +65,10 @@ CREATE TABLE expected (
     frames INTEGER NOT NULL,
     PRIMARY KEY (image, stream)
 ) WITHOUT ROWID;
+""",
+    3: """
+CREATE TABLE deleted (image TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE log (identity TEXT NOT NULL, needed INTEGER NOT NULL);
 """,
 }
 
@@ -214,6 +222,38 @@ class State:
         with self._transaction() as db:
             for table in ("streams", "expected", "applied", "stale"):
                 db.execute(f"DELETE FROM {table} WHERE image = ?", (image,))
+
+    def save_deleted(self, image: str) -> None:
+        """The image is about to be deleted; durable when it returns."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO deleted VALUES (?)", (image,))
+
+    def not_deleted(self, images: Iterable[str]) -> None:
+        """These images are there after all."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM deleted WHERE image = ?", [(image,) for image in images])
+
+    def deleted(self) -> set[str]:
+        """Images that were deleted since the log was last empty."""
+        with self._lock, _os_errors():
+            return {image for (image,) in self._db.execute("SELECT image FROM deleted")}
+
+    def save_log(self, identity: str, needed: bool) -> None:
+        """Remembers which log goes with this database; durable when it returns.
+
+        needed: False where all that it ever held is stored.
+        """
+        with self._transaction() as db:
+            db.execute("DELETE FROM log")
+            db.execute("INSERT INTO log VALUES (?, ?)", (identity, needed))
+            if not needed:
+                db.execute("DELETE FROM deleted")
+
+    def log(self) -> tuple[str, bool] | None:
+        """(identity, needed) as last saved; None where there never was a log."""
+        with self._lock, _os_errors():
+            row = self._db.execute("SELECT identity, needed FROM log").fetchone()
+        return (row[0], bool(row[1])) if row else None
 
     def close(self) -> None:
         """Closes the database; nothing may follow."""

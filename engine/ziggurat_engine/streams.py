@@ -121,6 +121,8 @@ class Stream:
         self.counters = StreamCounters(**(state.facts if state else {}))
         self.expected_frames = expected_frames
         self.changed = threading.Condition()
+        # One at a time finds out how much of it is durable; taken before `changed`.
+        self.looking = threading.Lock()
         # Something was stored or synced since `durable` was last looked at.
         self.stirred = False
         self.pending: deque[Pending] = deque()

@@ -79,6 +79,7 @@ class DirtyShard:
         "error",
         "failures",
         "fill_value",
+        "first_write",
         "key",
         "last_write",
         "level",
@@ -108,6 +109,8 @@ class DirtyShard:
         self.sources: list[StaleShard] = []
         self._settling_sources: list[StaleShard] = []
         self.covered = 0
+        # Monotonic seconds; the first one since the chunks were frozen.
+        self.first_write = 0.0
         self.last_write = 0.0
         self.tick: int | None = None
         self._settling_tick: int | None = None
@@ -215,6 +218,12 @@ class DirtyShard:
         source: the note to clear once these chunks are stored.
         """
         extra = 0
+        if not self.chunks:
+            self.first_write = now
+        # Before all else: whatever fails below, some of it may be written.
+        if self.tick is None or tick < self.tick:
+            self.tick = tick
+        self.last_write = now
         for part in parts:
             chunk = self.chunks.get(part.at)
             if chunk is None:
@@ -229,9 +238,6 @@ class DirtyShard:
                 extra += coverage.nbytes - before
         if source is not None and source not in self.sources:
             self.sources.append(source)
-        self.last_write = now
-        if self.tick is None or tick < self.tick:
-            self.tick = tick
         return extra
 
     def freeze(self) -> tuple[dict[Shape, DirtyChunk], set[Shape]]:

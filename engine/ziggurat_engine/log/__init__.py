@@ -4,6 +4,7 @@ from ziggurat_engine.log.commit import Durable, Failed
 from ziggurat_engine.log.log import Appended, Log, LogStats
 from ziggurat_engine.log.record import Close, Record, Region, Skip
 from ziggurat_engine.log.replay import Replayed
+from ziggurat_engine.log.segment import segment_of
 
 __all__ = [
     "Appended",
@@ -16,4 +17,5 @@ __all__ = [
     "Region",
     "Replayed",
     "Skip",
+    "segment_of",
 ]

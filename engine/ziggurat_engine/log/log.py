@@ -20,6 +20,8 @@ Locks: the gate (one appender at a time) before the committer's, before the keep
 from __future__ import annotations
 
 import logging
+import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +81,10 @@ class Log:
         found: list[segments.Found],
         keeper: Keeper,
         segment_bytes: int,
+        identity: str,
     ) -> None:
+        self.identity = identity
+        """Tells this log from every other; 32 hexadecimal digits."""
         self._fs = fs
         self._lock = lock
         self._found = found
@@ -101,12 +106,14 @@ class Log:
         segment_bytes: int = 256 * MIB,
         max_spare_segments: int = 2,
         retry_seconds: float = 0.5,
+        after: int = 0,
     ) -> Log:
         """Takes the directory (made where missing), refusing a second process.
 
-        Writes nothing but the lock before replay() is exhausted. `segment_bytes` holds
-        for new segments, a multiple of 64 below 4 GiB. BlockingIOError where another log
-        has the directory; Corrupt; UnsupportedVersion; OSError.
+        Writes nothing but the lock and its identity before replay() is exhausted.
+        `segment_bytes` holds for new segments, a multiple of 64 below 4 GiB. after: new
+        records get positions above this one, known from elsewhere. BlockingIOError where
+        another log has the directory; Corrupt; UnsupportedVersion; OSError.
         """
         if segment_bytes % records.ALIGN or not (
             segments.MIN_SEGMENT_BYTES <= segment_bytes <= segments.MAX_SEGMENT_BYTES
@@ -115,6 +122,7 @@ class Log:
         fs.make_dirs(directory)
         lock = fs.lock(directory / "lock")
         try:
+            identity = _identity(fs, directory)
             found = segments.find(fs, directory)
         except BaseException:
             lock.close()
@@ -125,9 +133,9 @@ class Log:
             segment_bytes=segment_bytes,
             max_spares=max_spare_segments,
             retry_seconds=retry_seconds,
-            next_number=1 + max((each.number for each in found), default=0),
+            next_number=1 + max((segments.segment_of(after), *(each.number for each in found))),
         )
-        return cls(fs, lock, found, keeper, segment_bytes)
+        return cls(fs, lock, found, keeper, segment_bytes, identity)
 
     def subscribe(self, *, durable: Durable | None = None, failed: Failed | None = None) -> None:
         """Has these called by the sync thread, in the order in which things happen.
@@ -344,3 +352,23 @@ class Log:
         self._live = [*self._live, reserve.segment]
         committer.activate(reserve)
         return reserve
+
+
+def _identity(fs: FileSystem, directory: Path) -> str:
+    """What the file `identity` says; made where there is none, before the log's first record."""
+    path = directory / "identity"
+    if fs.exists(path):
+        known = fs.read_file(path)
+        if re.fullmatch(rb"[0-9a-f]{32}", known):
+            return known.decode()
+        # A crash came while it was made.
+        fs.remove(path)
+    made = os.urandom(16).hex()
+    file = fs.create(path)
+    try:
+        file.write(made.encode())
+        file.sync()
+    finally:
+        file.close()
+    fs.sync_dir(directory)
+    return made

@@ -138,6 +138,11 @@ class Catalog:
             names = [n for n in names if n == prefix or n.startswith(prefix + "/")]
         return sorted(names)
 
+    def refused(self) -> list[str]:
+        """The images that can't be used, sorted."""
+        with self._lock:
+            return sorted(self._refused)
+
     def delete(self, name: str) -> None:
         """Removes an image: it disappears at once, and durably before it returns.
 

@@ -238,7 +238,7 @@ class TestRelease:
         log.release(last.segment)
         eventually(lambda: log.stats()[-3:] == (1, 2, 3 * SEGMENT))
         names = {entry.name for entry in fs.list_dir(D)}
-        assert len(names) == 4
+        assert len([name for name in names if name.endswith(".log")]) == 3
         for i in range(30, 300):
             appended = put_durably(log, i)
             log.release(appended.segment - 1)
@@ -362,7 +362,7 @@ class TestFailedSync:
 
 class TestFullDisk:
     def test_is_foreseen_refused_at_once_and_recovers(self):
-        fs = FaultyFs(capacity_bytes=3 * SEGMENT)
+        fs = FaultyFs(capacity_bytes=3 * SEGMENT + 32)  # and the identity
         log, _ = opened(fs)
         appended = []
         with pytest.raises(OSError, match="No space") as raised:  # noqa: PT012 - how many fit is found out
@@ -384,7 +384,7 @@ class TestFullDisk:
         assert sequences(replayed) == [*range(12, 18), 99]
 
     def test_is_foreseen_while_there_is_room(self):
-        fs = FaultyFs(capacity_bytes=SEGMENT)
+        fs = FaultyFs(capacity_bytes=SEGMENT + 32)
         log, _ = opened(fs)
         put_durably(log, 0)
         eventually(lambda: log.state == "full")

@@ -1,0 +1,183 @@
+"""How does one dirty shard get into the store, and what does it hand to the level above?
+
+Freeze its dirty chunks, encode and downsample them (kernels), replace the store's
+object: what comes back are the blocks for the parents, of the chunks that were stored
+and of those that were only touched. Before the store changes, the state database notes
+that the parents are not right yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ziggurat_engine.cache import ChunkKey, CleanChunks, DirtyChunk, DirtyShard
+from ziggurat_engine.chunks import Chunks
+from ziggurat_engine.grid import Part
+from ziggurat_engine.images import OpenImage
+from ziggurat_engine.kernels.protocol import Kernels
+from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spec import Array
+from ziggurat_engine.state import StaleShard, State
+
+log = logging.getLogger(__name__)
+
+# Chunks read back at a time to make their parents anew.
+BATCH_CHUNKS = 16
+
+
+class Block(NamedTuple):
+    """A downsampled block: how it is merged into the level above."""
+
+    parts: list[Part]
+    pixels: Array
+
+
+class Stored(NamedTuple):
+    """What storing a shard left to do. note: to be cleared once all blocks are stored."""
+
+    blocks: list[Block]
+    touched: set[Shape]
+    note: StaleShard | None
+
+
+@dataclass(slots=True)
+class SettleCounters:
+    """Totals since the start. failures: settles that were to be tried again."""
+
+    shards_stored: int = 0
+    chunks_encoded: int = 0
+    raw_bytes: int = 0
+    stored_bytes: int = 0
+    failures: int = 0
+    last_failure: str = ""
+
+
+class Storing:
+    """Stores shards. All methods may be called from any thread, for shards that it owns."""
+
+    def __init__(self, chunks: Chunks, clean: CleanChunks, kernels: Kernels, state: State) -> None:
+        self._chunks = chunks
+        self._clean = clean
+        self._kernels = kernels
+        self._state = state
+        self._counting = threading.Lock()
+        self.counters = SettleCounters()
+
+    def store(self, image: OpenImage, shard: DirtyShard) -> Stored:
+        """Stores what is dirty in an owned shard, which then is settling.
+
+        Raises OSError and DataError as the store does, having changed nothing there, or
+        all: the shard is to be thawed then.
+        """
+        level = shard.key.level
+        note: StaleShard | None = None
+        frozen, touched = self._chunks.freeze(image, shard)
+        if image.recipes[level].factors is not None and (frozen or touched):
+            # Before the store changes: a crash must not leave the level above wrong.
+            note = self._state.mark_stale(
+                image.image.uid, level, shard.key.shard, frozen.keys() | touched
+            )
+        blocks = self._store(image, shard, frozen) if frozen else []
+        if level == 0 and image.image.unbounded and frozen:
+            # While the shard is dirty: log and acknowledgements wait for it, so that a crash
+            # can't shorten the image.
+            stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
+            image.stored.metadata.write_extent(min(image.extent, stop))
+        return Stored(blocks + self._blocks(image, level, touched), touched, note)
+
+    def clear(self, notes: list[StaleShard]) -> None:
+        """What these notes say is right now."""
+        if notes:
+            try:
+                self._state.clear_stale(notes)
+            except OSError as error:
+                # They stay until the next start, which then computes what is right already.
+                log.warning("stale notes can't be cleared: %s", error)
+
+    def failed(self, error: Exception) -> None:
+        """A shard is to be tried again."""
+        with self._counting:
+            self.counters.failures += 1
+            self.counters.last_failure = f"{type(error).__name__}: {error}"
+
+    def _store(
+        self, image: OpenImage, shard: DirtyShard, frozen: dict[Shape, DirtyChunk]
+    ) -> list[Block]:
+        """Puts the frozen chunks into the store and the clean cache; returns their parents."""
+        level = shard.key.level
+        grid = image.pyramid.levels[level].chunks
+        order = sorted(frozen)
+        batch = [frozen[index].data for index in order]
+        valid = [grid.region(index).shape for index in order]
+        blocks: list[Block] = []
+        absent: set[Shape] = set()
+
+        def frames() -> Iterator[tuple[Shape, bytes | None]]:
+            for index, result in zip(order, results, strict=True):
+                if result.parent is not None:
+                    blocks.append(block_of(image, level, index, result.parent))
+                if result.frame is None:
+                    absent.add(index)
+                yield index, result.frame
+
+        with closing(self._kernels.settle(batch, valid, image.recipes[level])) as results:
+            stored = image.arrays[level].replace(shard.key.shard, frames(), frozen.keys())
+        for index in order:
+            key = ChunkKey(image.number, level, index)
+            # Level 0 is seldom read as it comes in: kept, it would drive out what viewers
+            # read, and each new chunk would have to touch memory that is not in any cache.
+            if level == 0 or index in absent:
+                self._clean.drop(key)
+            else:
+                self._clean.put(key, frozen[index].data)
+        with self._counting:
+            self.counters.shards_stored += 1
+            self.counters.chunks_encoded += len(order)
+            self.counters.raw_bytes += len(order) * image.chunk_bytes
+            self.counters.stored_bytes += stored.bytes
+        return blocks
+
+    def _blocks(self, image: OpenImage, level: int, touched: set[Shape]) -> list[Block]:
+        """The parents of chunks that are stored, made anew."""
+        if not touched or image.recipes[level].factors is None:
+            return []
+        order = sorted(touched)
+        blocks: list[Block] = []
+        for start in range(0, len(order), BATCH_CHUNKS):
+            blocks += self._batch_blocks(image, level, order[start : start + BATCH_CHUNKS])
+        return blocks
+
+    def _batch_blocks(self, image: OpenImage, level: int, batch: list[Shape]) -> list[Block]:
+        grid = image.pyramid.levels[level].chunks
+        arrays, order = [], []
+        for index in batch:
+            array = self._chunks.stored(image, level, index)
+            if array is None:
+                parent, _ = image.pyramid.parent_of(level, index)
+                if self._chunks.whole(image, level + 1, parent) is None:
+                    # Fill value stays fill value: nothing to write, nothing to overwrite.
+                    continue
+                array = np.full(grid.cell, image.fill_value)
+            arrays.append(array)
+            order.append(index)
+        recipe = replace(image.recipes[level], codec=None)
+        valid = [grid.region(index).shape for index in order]
+        with closing(self._kernels.settle(arrays, valid, recipe)) as results:
+            return [
+                block_of(image, level, index, result.parent)
+                for index, result in zip(order, results, strict=True)
+                if result.parent is not None
+            ]
+
+
+def block_of(image: OpenImage, level: int, chunk: Shape, block: Array) -> Block:
+    """How the downsampled `block` of a chunk of `level` is merged into the level above."""
+    parent, box = image.pyramid.parent_of(level, chunk)
+    return Block([Part(parent, box, Region.whole(block.shape), full=False)], block)

@@ -1,0 +1,319 @@
+"""What does the next life of a data directory know of the one before?
+
+Each test ends an engine, by a power cut or a clean stop, and opens another on what is
+left: perhaps with another log directory, or without an image's metadata.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ziggurat_engine.errors import DataLoss
+from ziggurat_engine.region import Region
+
+from tests.crash.world import DATA, NAME, SHAPE, World, Write, check_levels
+from tests.support.waiting import SECONDS, until
+
+# A shard of level 0, which goes past the log, and parts of it and of another.
+WHOLE = Region((0, 0, 0), (2, 16, 16))
+PART = Region((0, 1, 1), (1, 3, 3))
+OTHER = Region((2, 1, 1), (1, 3, 3))
+QUIET = {"settle_idle_seconds": 1000.0, "settle_busy_seconds": 1000.0}
+
+
+@pytest.fixture
+def live(request):
+    """Opens worlds; what still runs at the end is cut off."""
+    worlds: list[World] = []
+
+    def open_(world: World | None = None, **settings: object) -> World:
+        world = world or World()
+        worlds.append(world)
+        world.open(**{**QUIET, **settings})
+        return world
+
+    yield open_
+    for world in worlds:
+        world.fs.cut()
+        world.abandon()
+
+
+def cut(world: World, mode: object = "drop") -> World:
+    """The power fails."""
+    world.fs.cut()
+    world.abandon()
+    return world.after(mode)
+
+
+def stop(world: World) -> World:
+    """A clean stop."""
+    release(world)
+    world.engine.close()
+    world.abandoned = True
+    return World(world.fs, world.database.content, dict(world.durable))
+
+
+def release(world: World) -> None:
+    for stream in world.held:
+        world.engine.ingest.release(stream)
+
+
+def painted(*writes: Write) -> np.ndarray:
+    pixels = np.zeros(SHAPE, "<u2")
+    for write in writes:
+        pixels[write.region.slices()] = write.value
+    return pixels
+
+
+def shard_0() -> Path:
+    return DATA / "images" / f"{NAME}.ome.zarr"
+
+
+class TestLog:
+    def test_another_directory_after_a_clean_stop_starts_above_all_positions(self, live):
+        world = live(log=Path("/one"))
+        world.create()
+        stream = world.streams()["left"]
+        for n in range(1, 41):
+            world.write(stream, Write("left", n, PART, n))
+        world.write(stream, Write("left", 41, WHOLE, 41))
+        world.engine.ingest.finish(stream)
+        # So that the image's records count up to a high position only.
+        assert world.engine._state.applied()
+        world = live(stop(world), log=Path("/two"))
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 42, PART, 42))
+        world.engine.ingest.flush(stream)
+        world = live(cut(world), log=Path("/two"))
+        assert np.array_equal(
+            world.pixels(), painted(Write("left", 41, WHOLE, 41), Write("left", 42, PART, 42))
+        )
+
+    def test_another_directory_after_a_crash_is_refused_unless_loss_is_accepted(self, live):
+        world = live(log=Path("/one"))
+        world.create()
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 1, PART, 1))
+        world.engine.ingest.flush(stream)
+        after = cut(world)
+        with pytest.raises(DataLoss, match="write-ahead log is not the one"):
+            live(after, log=Path("/two"))
+        again = cut(after)
+        # The right one is still good, whatever was tried meanwhile.
+        kept = live(again, log=Path("/one"))
+        assert np.array_equal(kept.pixels(), painted(Write("left", 1, PART, 1)))
+        after = cut(kept)
+        lossy = live(after, log=Path("/two"), accept_loss=True)
+        assert not lossy.pixels().any()
+        # From now on it is the one that goes with the data.
+        assert not live(cut(lossy), log=Path("/two")).pixels().any()
+
+    def test_nothing_of_what_was_stored_comes_back(self, live):
+        world = live()
+        world.create()
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 1, PART, 1))
+        world.engine.ingest.finish(stream)
+        world = live(stop(world))
+        assert world.engine._state.log() == (world.engine._log.identity, True)
+        assert world.engine.status().replayed_bytes == 0
+
+
+class TestImage:
+    def test_frames_of_one_that_can_not_be_opened_keep_the_server_from_starting(self, live):
+        world = live()
+        world.create()
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 1, PART, 7))
+        world.engine.ingest.flush(stream)
+        after = cut(world)
+        document, hidden = shard_0() / "zarr.json", DATA / "elsewhere.json"
+        after.fs.rename(document, hidden)
+        after.fs.sync_dir(document.parent)
+        after.fs.sync_dir(DATA)
+        with pytest.raises(DataLoss, match=NAME):
+            live(after)
+        again = cut(after)
+        again.fs.rename(hidden, document)
+        world = live(again)
+        assert np.array_equal(world.pixels(), painted(Write("left", 1, PART, 7)))
+        assert world.streams()["left"].received == 1
+
+    def test_frames_of_one_that_is_gone_are_dropped_where_that_is_accepted(self, live):
+        world = live()
+        world.create()
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 1, PART, 7))
+        world.engine.ingest.flush(stream)
+        after = cut(world)
+        after.fs.remove_tree(shard_0())
+        after.fs.sync_dir(shard_0().parent)
+        world = live(after, accept_loss=True)
+        assert world.engine.names() == []
+        world.create()
+        assert not world.pixels().any()
+
+    @pytest.mark.parametrize("when", range(12))
+    def test_a_deleted_one_is_gone_or_there_and_never_a_reason_to_refuse(self, live, when):
+        world = live()
+        world.create()
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 1, PART, 7))
+        world.engine.ingest.flush(stream)
+        release(world)
+        world.fs.stop_after(world.fs.sync_points + 1 + when)
+        image = world.engine.image(NAME)
+        try:
+            world.engine.delete(image)
+        except Exception:
+            assert world.fs.is_cut
+        world = live(cut(world, when))
+        if NAME in world.engine.names():
+            assert np.array_equal(world.pixels(), painted(Write("left", 1, PART, 7)))
+
+    def test_nothing_is_remembered_of_a_deleted_one(self, live):
+        world = live()
+        for _ in range(3):
+            world.create()
+            stream = world.streams()["left"]
+            world.write(stream, Write("left", 1, PART, 7))
+            world.engine.ingest.flush(stream)
+            release(world)
+            world.engine.delete(world.engine.image(NAME))
+        world = live(stop(world))
+        assert world.engine._state.streams() == []
+        assert world.engine._state.deleted() == set()
+
+
+class TestStreams:
+    def test_a_skip_that_the_log_does_not_hold_hides_no_older_write(self, live):
+        world = live()
+        world.create()
+        left = world.streams()["left"]
+        world.write(left, Write("left", 1, PART, 7))
+        world.engine.ingest.flush(left)
+        image = world.engine.image(NAME)
+        bare = world.engine.ingest.open(image, "bare", logged=False)
+        world.held.append(bare)
+        world.engine.ingest.skip(bare, 1, 1)
+        world.engine.ingest.refresh(bare, stirred=True)
+        world = live(cut(world))
+        assert np.array_equal(world.pixels(), painted(Write("left", 1, PART, 7)))
+
+    def test_a_logged_skip_makes_no_unlogged_write_before_it_durable(self, live):
+        world = live()
+        world.create()
+        image = world.engine.image(NAME)
+        stream = world.engine.ingest.open(image, "left", logged=False)
+        world.held.append(stream)
+        world.put(stream, Write("left", 1, PART, 7))
+        world.engine.ingest.release(stream)
+        stream = world.engine.ingest.open(image, "left")
+        world.engine.ingest.skip(stream, 2, 1)
+        world.engine._journal.wait(world.engine._journal.position, SECONDS)
+        assert world.engine.ingest.refresh(stream, stirred=True) == (2, 0)
+
+    def test_unlogged_ones_are_remembered_at_a_clean_stop(self, live):
+        world = live()
+        world.create()
+        image = world.engine.image(NAME)
+        left = world.streams()["left"]
+        world.put(left, Write("left", 1, OTHER, 1))
+        bare = world.engine.ingest.open(image, "bare", logged=False)
+        world.held.append(bare)
+        for n in range(1, 6):
+            world.put(bare, Write("bare", n, PART, n))
+        world = live(stop(world))
+        image = world.engine.image(NAME)
+        known = {info.stream_id: info.durable for info in world.engine.ingest.streams(image)}
+        assert known["bare"] == 5
+
+    def test_numbers_behind_a_gap_are_counted_once(self, live):
+        world = live()
+        world.create()
+        stream = world.streams()["left"]
+        offer, world.engine._settler.offer = world.engine._settler.offer, lambda shards: None
+        # The second is not in the log, and is not stored when the power fails.
+        regions = [PART, WHOLE, OTHER]
+        for n, region in enumerate(regions, 1):
+            world.put(stream, Write("left", n, region, n))
+        world.engine._journal.wait(world.engine._journal.position, SECONDS)
+        world.fs.cut()
+        world.engine._settler.offer = offer
+        world = live(cut(world))
+        stream = world.streams()["left"]
+        assert stream.received == 1
+        for n, region in enumerate(regions[1:], 2):
+            world.write(stream, Write("left", n, region, n))
+        assert stream.counters.regions == 3
+        world.engine.ingest.finish(stream)
+        check_levels(world, painted(*(Write("left", n, r, n) for n, r in enumerate(regions, 1))))
+
+
+class TestSettling:
+    def test_a_shard_that_is_never_left_alone_is_stored_all_the_same(self, live):
+        world = live(settle_busy_seconds=0.05)
+        world.create()
+        image = world.engine.image(NAME)
+        bare = world.engine.ingest.open(image, "bare", logged=False)
+        world.held.append(bare)
+        count = 0
+
+        def once_more() -> bool:
+            nonlocal count
+            count += 1
+            world.put(bare, Write("bare", count, PART, count))
+            return world.engine.ingest.refresh(bare)[1] > 0
+
+        until(once_more, "a write to be stored while others go on", SECONDS)
+
+    def test_a_note_goes_with_the_last_parent(self, live):
+        """Also where the parents' shard is stored between two merges of one child."""
+        world = live(settle_workers=2)
+        world.create()
+        settler = world.engine._settler
+        merge, image = settler.merge, world.engine.image(NAME)
+        merged = 0
+
+        def settle_at_once(of, level, parts, pixels, **options):
+            nonlocal merged
+            result = merge(of, level, parts, pixels, **options)
+            if level == 1:
+                merged += 1
+                if merged == 1:
+                    for _ in settler.drain(image, 1):
+                        pass
+                elif merged == 2:
+                    # The note has to be there: not all parents are stored.
+                    assert world.engine._state.stale()
+            return result
+
+        settler.merge = settle_at_once
+        stream = world.streams()["left"]
+        write = Write("left", 1, WHOLE, 7)
+        world.write(stream, write)
+        world.engine.ingest.flush(stream)
+        world = live(cut(world), settle_idle_seconds=0.02)
+        until(lambda: not world.engine.status().shards_waiting, "the stale parents", SECONDS)
+        check_levels(world, painted(write))
+
+    def test_memory_is_counted_right_when_a_write_can_not_be_made(self, live, monkeypatch):
+        world = live()
+        world.create()
+        stream = world.streams()["left"]
+        world.put(stream, Write("left", 1, PART, 1))
+        before = world.engine.status().dirty_bytes
+
+        def no_memory(*_arguments):
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr("ziggurat_engine.cache.dirty.DirtyShard._new", no_memory)
+            with pytest.raises(MemoryError):
+                world.put(stream, Write("left", 2, OTHER, 2))
+        assert world.engine.status().dirty_bytes == before
+        world.put(stream, Write("left", 2, OTHER, 2))
+        world.engine.ingest.finish(stream)
+        assert world.engine.status().dirty_bytes == 0
