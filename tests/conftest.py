@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ziggurat
@@ -51,10 +53,25 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 
     Those that still run when the test ends must stop with exit code 0.
     """
+    with _starter(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_module(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., ServerProcess]]:
+    """As `serve`, for servers that tests of a module share."""
+    with _starter(tmp_path_factory.mktemp("servers")) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def _starter(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     count = itertools.count()
     started: list[ServerProcess] = []
 
-    def start(data: Path | None = None, **settings: object) -> ServerProcess:
+    def start(data: Path | None = None, **settings: Any) -> ServerProcess:
         number = next(count)
         directory = data or tmp_path / f"data-{number}"
         started.append(ServerProcess(directory, tmp_path / f"stderr-{number}", **settings))

@@ -23,6 +23,8 @@ from pydantic_settings import (
 MIB = 2**20
 
 Bytes: TypeAlias = Annotated[ByteSize, Field(gt=0)]
+# gRPC counts in milliseconds that have 31 bits.
+Seconds: TypeAlias = Annotated[float, Field(ge=0.001, le=1e6)]
 
 
 _toml_file: ContextVar[Path | None] = ContextVar("toml_file")
@@ -111,6 +113,13 @@ class Settings(BaseSettings):
     stream_lease_seconds: PositiveFloat = Field(
         default=600.0,
         description="a stream that nobody held for this long and nobody closed is abandoned",
+    )
+    keepalive_seconds: Seconds = Field(
+        default=30.0, description="a client that sent nothing for this long is asked for a sign"
+    )
+    keepalive_timeout_seconds: Seconds = Field(
+        default=20.0,
+        description="a client that then stays silent for this long is gone: its streams are free",
     )
     max_calls: PositiveInt = Field(
         default=128, description="other calls at a time; each holds a thread"

@@ -124,7 +124,7 @@ def test_what_the_server_refuses_ends_the_writer(
     writer.close(SECONDS)
     writer = large.writer("large", strip_bytes=64 * 2**20)
     writer.write(np.ones((2, 4096), "uint16"))
-    until(lambda: writer.received == 1, "the first frame to be received")
+    until(lambda: writer.durable == 1, "the first frame to be durable")
     writer.write(np.ones((4096, 4096), "uint16"))
     with pytest.raises(ziggurat.LimitExceeded) as error:
         writer.close(SECONDS)

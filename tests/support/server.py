@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.waiting import SECONDS
@@ -18,17 +19,26 @@ SETTINGS = {"settle_idle_seconds": 0.3, "drain_seconds": 5}
 
 
 class ServerProcess:
-    """`python -m ziggurat_engine serve` over a directory, on a free port.
+    """`python -m ziggurat_engine serve` over a directory, on a free port of `host`.
 
     stderr_path: what the server says; `stop` and `kill` end the process by its pid.
+    within: a command that becomes the server's, such as one that enters a namespace.
     """
 
-    def __init__(self, data: Path, stderr_path: Path, **settings: object) -> None:
+    def __init__(
+        self,
+        data: Path,
+        stderr_path: Path,
+        *,
+        host: str = "127.0.0.1",
+        within: Sequence[str] = (),
+        **settings: object,
+    ) -> None:
         self.data, self.stderr_path = data, stderr_path
         self._told = False
         chosen = {**SETTINGS, **settings}
-        command = [sys.executable, "-m", "ziggurat_engine", "serve", "--data", str(data)]
-        command += ["--listen", "127.0.0.1:0"]
+        command = [*within, sys.executable, "-m", "ziggurat_engine", "serve", "--data", str(data)]
+        command += ["--listen", f"{host}:0"]
         command += [f"--set={name}={value}" for name, value in chosen.items()]
         with stderr_path.open("ab") as stderr:
             self.process = subprocess.Popen(

@@ -59,6 +59,8 @@ BAD = [
     ("max_streams", "0"),
     ("settle_idle_seconds", "0"),
     ("settle_idle_seconds", "-1"),
+    ("keepalive_seconds", "0"),
+    ("keepalive_timeout_seconds", "inf"),
     ("drain_seconds", "soon"),
     ("kernels", "quantum"),
     ("tune_malloc", "perhaps"),

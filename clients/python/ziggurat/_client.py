@@ -22,7 +22,8 @@ def connect(
     *,
     timeout_seconds: float | None = 30.0,
     max_receive_bytes: int = 64 * 2**20,
-    keepalive_seconds: float = 330.0,
+    keepalive_seconds: float = 30.0,
+    keepalive_timeout_seconds: float = 20.0,
 ) -> Client:
     """A client of the server at "host:port" (port 7447 where none is given).
 
@@ -33,15 +34,18 @@ def connect(
     timeout_seconds: for calls that answer once and for opening a stream; None: no
         limit. Reads, writes and builds have no limit of their own.
     max_receive_bytes: the largest message taken from the server.
-    keepalive_seconds: a silent server is pinged this often while a call runs, so that
-        a dead one is noticed. Servers end connections that ping more often than they
-        allow, which is every 300 s unless they are told otherwise.
+    keepalive_seconds: a silent server is pinged this often while a call runs. One that
+        is pinged more often than every second ends the connection.
+    keepalive_timeout_seconds: a connection on which pings or data stay unanswered for so
+        long is given up: its calls end with Unavailable. So a dead network is noticed,
+        also by what has no limit of its own, after both times at the latest.
     """
     connection = Connection(
         server,
         timeout_seconds=timeout_seconds,
         max_receive_bytes=max_receive_bytes,
         keepalive_seconds=keepalive_seconds,
+        keepalive_timeout_seconds=keepalive_timeout_seconds,
     )
     return Client(connection)
 

@@ -50,17 +50,26 @@ class Connection:
         timeout_seconds: float | None,
         max_receive_bytes: int,
         keepalive_seconds: float,
+        keepalive_timeout_seconds: float,
     ) -> None:
         self.server = _with_port(server)
         self.timeout_seconds = timeout_seconds
         self._closed = False
+        answer_ms = int(keepalive_timeout_seconds * 1000)
         self._channel = grpc.insecure_channel(
             self.server,
             options=[
                 ("grpc.max_receive_message_length", max_receive_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.keepalive_time_ms", int(keepalive_seconds * 1000)),
-                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.keepalive_timeout_ms", answer_ms),
+                # The pings that measure the line hold up those of the keepalive, and would
+                # themselves wait a minute for their answer.
+                ("grpc.http2.ping_timeout_ms", answer_ms),
+                # Else pings lie a minute apart where this side says nothing else.
+                ("grpc.http2.max_pings_without_data", 0),
+                # Else clients in one process share a connection, and a new one gets a dead one.
+                ("grpc.use_local_subchannel_pool", 1),
                 *_RECONNECT_OPTIONS,
             ],
         )

@@ -29,6 +29,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._engine = Engine(settings)
+        answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
             ThreadPoolExecutor(
                 settings.max_streams + settings.max_calls, thread_name_prefix="call"
@@ -37,9 +38,15 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
-                # Clients that wait for hours may ask whether the server is still there.
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                # Clients that wait for hours may ask whether the server is still there, every
+                # second; left alone it would end the connection for less than 5 minutes.
+                ("grpc.http2.min_ping_interval_without_data_ms", 500),
                 ("grpc.keepalive_permit_without_calls", 1),
+                # A client that vanishes without a word would hold its streams for hours.
+                ("grpc.keepalive_time_ms", round(settings.keepalive_seconds * 1000)),
+                ("grpc.keepalive_timeout_ms", answer_ms),
+                # Pings that measure the line hold up those of the keepalive.
+                ("grpc.http2.ping_timeout_ms", answer_ms),
             ],
             maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
         )
