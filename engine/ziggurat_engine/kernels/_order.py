@@ -16,7 +16,7 @@ above all numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -93,21 +93,17 @@ def _largest(pixels: Vector, factor: int, out: Vector) -> None:
 
 
 @compiled
-def _minimum(chunk: Vector, windows: Windows, rows: Vector, start: np.generic, out: Vector) -> None:
+def _extremes(
+    chunk: Vector, windows: Windows, rows: Vector, smallest: bool, start: np.generic, out: Vector
+) -> None:
     last, factor = windows.valid[4], windows.factors[4]
     for row in range(out.shape[0]):
         out[row, :] = start
         for k in range(window_rows(row, windows, rows)):
-            _smallest(chunk[rows[k], :last], factor, out[row])
-
-
-@compiled
-def _maximum(chunk: Vector, windows: Windows, rows: Vector, start: np.generic, out: Vector) -> None:
-    last, factor = windows.valid[4], windows.factors[4]
-    for row in range(out.shape[0]):
-        out[row, :] = start
-        for k in range(window_rows(row, windows, rows)):
-            _largest(chunk[rows[k], :last], factor, out[row])
+            if smallest:
+                _smallest(chunk[rows[k], :last], factor, out[row])
+            else:
+                _largest(chunk[rows[k], :last], factor, out[row])
 
 
 @compiled
@@ -205,15 +201,15 @@ def _scan(members: Vector, counts: Vector, bits: _Bits | None, out: Vector) -> N
 
 
 @compiled
-def _finish(members: Vector, bits: _Bits | None, counts: Vector | None, out: Vector) -> None:
-    """out[i] = the lower median of column i, or its mode where there are `counts`."""
+def _finish(members: Vector, bits: _Bits | None, mode: bool, counts: Vector, out: Vector) -> None:
+    """out[i] = the lower median of column i, or its mode."""
     if bits is not None:
         _to_keys(members, bits)
     _sort(members)
-    if counts is None:
-        out[:] = members[(members.shape[0] - 1) // 2]
-    else:
+    if mode:
         _scan(members, counts, bits, out)
+    else:
+        out[:] = members[(members.shape[0] - 1) // 2]
     if bits is not None:
         _to_bits(out, bits)
 
@@ -226,7 +222,8 @@ def _sorted_windows(
     buffer: Vector,
     lanes: int,
     bits: _Bits | None,
-    counts: Vector | None,
+    mode: bool,
+    counts: Vector,
     out: Vector,
 ) -> None:
     last, factor = windows.valid[4], windows.factors[4]
@@ -242,47 +239,47 @@ def _sorted_windows(
             for k in range(count):
                 pixels = chunk[rows[k], start * factor : stop * factor]
                 _gather(pixels, factor, members[k * factor : (k + 1) * factor])
-            _finish(members, bits, counts, out[row, start:stop])
+            _finish(members, bits, mode, counts, out[row, start:stop])
         if rest:
             members = buffer[: count * rest].reshape(count * rest, 1)
             for k in range(count):
                 pixels = chunk[rows[k], whole * factor : last]
                 _gather(pixels, rest, members[k * rest : (k + 1) * rest])
-            _finish(members, bits, counts, out[row, whole:])
+            _finish(members, bits, mode, counts, out[row, whole:])
 
 
 def minimum(chunk: Array, valid: Shape, factors: Shape) -> Array:
     """The smallest pixel of each window; reference.minimum says which. As `_mean.mean`."""
-    if all(f == 1 for f in factors):
-        return chunk[tuple(map(slice, valid))].copy()
-    once("min", chunk.dtype, lambda: _extreme(np.zeros((2, 2), chunk.dtype), (2, 2), (2, 2), True))
-    return _extreme(chunk, valid, factors, True)
+    return _method("extremes", _extreme, chunk, valid, factors, True)
 
 
 def maximum(chunk: Array, valid: Shape, factors: Shape) -> Array:
     """The largest pixel of each window; reference.maximum says which. As `_mean.mean`."""
-    if all(f == 1 for f in factors):
-        return chunk[tuple(map(slice, valid))].copy()
-    once("max", chunk.dtype, lambda: _extreme(np.zeros((2, 2), chunk.dtype), (2, 2), (2, 2), False))
-    return _extreme(chunk, valid, factors, False)
+    return _method("extremes", _extreme, chunk, valid, factors, False)
 
 
 def median(chunk: Array, valid: Shape, factors: Shape) -> Array:
     """The lower median of each window; see reference.median. As `_mean.mean`."""
-    if all(f == 1 for f in factors):
-        return chunk[tuple(map(slice, valid))].copy()
-    once(
-        "median", chunk.dtype, lambda: _select(np.zeros((2, 2), chunk.dtype), (2, 2), (2, 2), False)
-    )
-    return _select(chunk, valid, factors, False)
+    return _method("sorted", _select, chunk, valid, factors, False)
 
 
 def mode(chunk: Array, valid: Shape, factors: Shape) -> Array:
     """The most frequent pixel of each window; see reference.mode. As `_mean.mean`."""
+    return _method("sorted", _select, chunk, valid, factors, True)
+
+
+def _method(
+    what: str,
+    made: Callable[[Array, Shape, Shape, bool], Array],
+    chunk: Array,
+    valid: Shape,
+    factors: Shape,
+    which: bool,
+) -> Array:
     if all(f == 1 for f in factors):
         return chunk[tuple(map(slice, valid))].copy()
-    once("mode", chunk.dtype, lambda: _select(np.zeros((2, 2), chunk.dtype), (2, 2), (2, 2), True))
-    return _select(chunk, valid, factors, True)
+    once(what, chunk.dtype, lambda: made(np.zeros((2, 2), chunk.dtype), (2, 2), (2, 2), which))
+    return made(chunk, valid, factors, which)
 
 
 def _extreme(chunk: Array, valid: Shape, factors: Shape, smallest: bool) -> Array:
@@ -293,8 +290,7 @@ def _extreme(chunk: Array, valid: Shape, factors: Shape, smallest: bool) -> Arra
         bounds = np.iinfo(chunk.dtype.name)
         start = bounds.max if smallest else bounds.min
     pixels, windows, rows, out, lines = cut(chunk, valid, factors)
-    kernel = _minimum if smallest else _maximum
-    run(kernel, pixels, windows, rows, chunk.dtype.type(start), lines)
+    run(_extremes, pixels, windows, rows, smallest, chunk.dtype.type(start), lines)
     return out
 
 
@@ -306,10 +302,8 @@ def _select(chunk: Array, valid: Shape, factors: Shape, mode: bool) -> Array:
     if bits is not None:
         kind = np.dtype(type(bits.nan))
         pixels, lines = pixels.view(kind), lines.view(kind)
-    counts = None
-    if mode:
-        narrow = _COUNTS.get(chunk.itemsize, _WIDE)
-        counts = np.empty(2 * lanes, narrow if members <= np.iinfo(narrow).max else _WIDE)
+    narrow = _COUNTS.get(chunk.itemsize, _WIDE)
+    counts = np.empty(2 * lanes, narrow if members <= np.iinfo(narrow).max else _WIDE)
     buffer = np.empty(members * lanes, pixels.dtype)
-    run(_sorted_windows, pixels, windows, rows, buffer, lanes, bits, counts, lines)
+    run(_sorted_windows, pixels, windows, rows, buffer, lanes, bits, mode, counts, lines)
     return out
