@@ -63,7 +63,7 @@ def resolve(
         codec=asked.codec,
         factors=_factors(spec.axes, asked, chunk),
     )
-    _check_fill(spec.dtype.type(spec.fill_value), layout.factors)
+    _check_method(spec, layout.factors)
     return Image(
         **{name: getattr(spec, name) for name in type(spec).model_fields if name != "layout"},
         layout=layout,
@@ -213,13 +213,29 @@ def _check_step(field: str, step: Shape, axes: Sequence[Axis], chunk: Shape) -> 
         raise _bad(field, f"{_text(step)} downsamples nothing")
 
 
-def _check_fill(fill_value: np.generic, factors: Sequence[Shape]) -> None:
-    """Chunks never written are absent at every level: the mean must keep the fill value.
+def _check_method(spec: ImageSpec, factors: Sequence[Shape]) -> None:
+    """Chunks never written are absent at every level: the method must keep the fill value.
 
-    For floats it may not: adding n of them rounds, or overflows.
+    For floats it may not: adding n of them rounds, or overflows; minima pass NaNs over.
     """
-    if fill_value.dtype.kind != "f":
+    method = spec.downsampling
+    if method == "gaussian":
+        raise InvalidArgument(
+            "downsampling: gaussian is not supported yet: it needs the pixels around a chunk",
+            field="downsampling",
+        )
+    fill_value: np.generic = spec.dtype.type(spec.fill_value)
+    if fill_value.dtype.kind != "f" or not factors:
         return
+    if method in ("min", "max") and np.isnan(fill_value):
+        raise InvalidArgument(
+            f"fill_value: the {method} of pixels of nan is another value", field="fill_value"
+        )
+    if method == "mean":
+        _check_mean(fill_value, factors)
+
+
+def _check_mean(fill_value: np.generic, factors: Sequence[Shape]) -> None:
     counts = np.arange(1, max(map(math.prod, factors), default=1) + 1)
     with np.errstate(over="ignore"):
         # Added one after the other, as the mean of a window is.

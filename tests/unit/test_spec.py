@@ -49,7 +49,7 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         ("layout", "codec", "blosc", "level"),
         {"layout": {"codec": {"kind": "blosc", "level": 10}}},
     ),
-    "downsampling": (("downsampling",), {"downsampling": "median"}),
+    "downsampling": (("downsampling",), {"downsampling": "blur"}),
 }
 
 

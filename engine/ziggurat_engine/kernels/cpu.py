@@ -15,9 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument
-from ziggurat_engine.kernels import _fill, _gaussian, _mean, _order, codec, reference
-from ziggurat_engine.kernels.protocol import Recipe, Settled, Surrounded
-from ziggurat_engine.kernels.reference import HaloMethod, Method, method_for, over_blocks
+from ziggurat_engine.kernels import _fill, _gaussian, _mean, _order, reference
+from ziggurat_engine.kernels.meter import Meter
+from ziggurat_engine.kernels.protocol import KernelTotals, Recipe, Settled, Surrounded
+from ziggurat_engine.kernels.reference import HaloMethod, Method, method_for
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Codec
 
@@ -46,8 +47,14 @@ class CpuKernels:
     def __init__(self, threads: int) -> None:
         if threads < 1:
             raise InvalidArgument(f"threads must be at least 1, got {threads}", field="threads")
+        self._meter = Meter()
         self._ahead = 2 * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kernel")
+
+    @property
+    def totals(self) -> KernelTotals:
+        """See Kernels.totals."""
+        return self._meter.totals
 
     def warm(self, dtypes: Iterable[np.dtype[np.generic]], method: str = "mean") -> None:
         """Compiles ahead what chunks of `dtypes` need; otherwise the first chunk waits for it.
@@ -74,11 +81,14 @@ class CpuKernels:
         """
         method = method_for(recipe, METHODS)
         pairs = zip(chunks, valid, strict=True)
-        return self._each(lambda pair: _settle(*pair, recipe, method), pairs)
+        return self._each(
+            lambda pair: reference.settle(*pair, recipe, method, _fill.is_filled, self._meter),
+            pairs,
+        )
 
     def downsample(self, blocks: Sequence[Surrounded], recipe: Recipe) -> Generator[Array]:
         """See Kernels.downsample; at work as `settle` is."""
-        return self._each(over_blocks(recipe, METHODS, HALO_METHODS), blocks)
+        return self._each(reference.over_blocks(recipe, METHODS, HALO_METHODS, self._meter), blocks)
 
     def _each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Generator[_Result]:
         going: deque[Future[_Result]] = deque()
@@ -98,17 +108,8 @@ class CpuKernels:
         self, frame: bytes, codec_: Codec, dtype: np.dtype[np.generic], shape: Shape
     ) -> Array:
         """See Kernels.decode."""
-        return codec.decode(frame, codec_, dtype, shape)
+        return reference.decode(frame, codec_, dtype, shape, self._meter)
 
     def close(self) -> None:
         """Waits for the threads to end."""
         self._pool.shutdown()
-
-
-def _settle(chunk: Array, valid: Shape, recipe: Recipe, method: Method) -> Settled:
-    frame = parent = None
-    if recipe.codec is not None and not _fill.is_filled(chunk, recipe.fill_value):
-        frame = codec.encode(chunk, recipe.codec)
-    if recipe.factors is not None:
-        parent = method(chunk, valid, recipe.factors)
-    return Settled(frame, parent)

@@ -60,6 +60,24 @@ class Surrounded:
     valid: Shape
 
 
+@dataclass(slots=True)
+class KernelTotals:
+    """What kernels did since they were made; seconds are of all threads together.
+
+    chunks, raw_bytes: settled, and blocks downsampled. encoded_bytes: of frames; encoding
+    includes looking whether all is fill value. downsampled_bytes: of what was read for it.
+    """
+
+    chunks: int = 0
+    raw_bytes: int = 0
+    encoded_bytes: int = 0
+    encode_seconds: float = 0.0
+    downsampled_bytes: int = 0
+    downsample_seconds: float = 0.0
+    decoded_bytes: int = 0
+    decode_seconds: float = 0.0
+
+
 def halo(downsampling: str, factors: Shape) -> Shape:
     """How far beyond its window, on either side, a method looks along each axis."""
     return tuple(int(downsampling == "gaussian" and f > 1) for f in factors)
@@ -71,6 +89,11 @@ class Kernels(Protocol):
     @property
     def name(self) -> str:
         """What status shows, such as "cpu"."""
+        ...
+
+    @property
+    def totals(self) -> KernelTotals:
+        """What was done so far, for status; a copy."""
         ...
 
     def settle(

@@ -16,7 +16,8 @@ import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.kernels import codec
-from ziggurat_engine.kernels.protocol import Recipe, Settled, Surrounded
+from ziggurat_engine.kernels.meter import Meter
+from ziggurat_engine.kernels.protocol import KernelTotals, Recipe, Settled, Surrounded
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Codec
 
@@ -292,20 +293,6 @@ def method_for(recipe: Recipe, methods: Mapping[str, Method]) -> Method:
     return methods[recipe.downsampling]
 
 
-def over_blocks(
-    recipe: Recipe, methods: Mapping[str, Method], halo_methods: Mapping[str, HaloMethod]
-) -> Callable[[Surrounded], Array]:
-    """What makes a block's parent; raises InvalidArgument for an unknown method."""
-    factors = recipe.factors
-    if factors is None:
-        raise InvalidArgument("the top level has no parent", field="factors")
-    if recipe.downsampling in halo_methods:
-        around = halo_methods[recipe.downsampling]
-        return lambda block: around(block.pixels, block.before, block.valid, factors)
-    method = method_for(recipe, methods)
-    return lambda block: method(block.pixels, block.valid, factors)
-
-
 def is_filled(chunk: Array, fill_value: np.generic) -> bool:
     """True where every pixel has the bits of the fill value.
 
@@ -321,26 +308,34 @@ class ReferenceKernels:
 
     name = "reference"
 
+    def __init__(self) -> None:
+        self._meter = Meter()
+
+    @property
+    def totals(self) -> KernelTotals:
+        """See Kernels.totals."""
+        return self._meter.totals
+
     def settle(
         self, chunks: Sequence[Array], valid: Sequence[Shape], recipe: Recipe
     ) -> Generator[Settled, None, None]:
         """See Kernels.settle. Raises InvalidArgument for an unknown method."""
         method = method_for(recipe, METHODS)
         return (
-            _settle(chunk, extent, recipe, method)
+            settle(chunk, extent, recipe, method, is_filled, self._meter)
             for chunk, extent in zip(chunks, valid, strict=True)
         )
 
     def downsample(self, blocks: Sequence[Surrounded], recipe: Recipe) -> Generator[Array]:
         """See Kernels.downsample."""
-        parent_of = over_blocks(recipe, METHODS, HALO_METHODS)
+        parent_of = over_blocks(recipe, METHODS, HALO_METHODS, self._meter)
         return (parent_of(block) for block in blocks)
 
     def decode(
         self, frame: bytes, codec_: Codec, dtype: np.dtype[np.generic], shape: Shape
     ) -> Array:
         """See Kernels.decode."""
-        return codec.decode(frame, codec_, dtype, shape)
+        return decode(frame, codec_, dtype, shape, self._meter)
 
     def warm(self, dtypes: Iterable[np.dtype[np.generic]], method: str = "mean") -> None:
         """Nothing to make ready."""
@@ -349,10 +344,62 @@ class ReferenceKernels:
         """Nothing to free."""
 
 
-def _settle(chunk: Array, valid: Shape, recipe: Recipe, method: Method) -> Settled:
+# --- what all implementations on a CPU share
+
+
+def settle(
+    chunk: Array,
+    valid: Shape,
+    recipe: Recipe,
+    method: Method,
+    is_filled: Callable[[Array, np.generic], bool],
+    meter: Meter,
+) -> Settled:
+    """One chunk of Kernels.settle."""
     frame = parent = None
-    if recipe.codec is not None and not is_filled(chunk, recipe.fill_value):
-        frame = codec.encode(chunk, recipe.codec)
+    meter.add(chunks=1, raw_bytes=chunk.nbytes)
+    if recipe.codec is not None:
+        with meter.timed("encode_seconds"):
+            if not is_filled(chunk, recipe.fill_value):
+                frame = codec.encode(chunk, recipe.codec)
+        meter.add(encoded_bytes=len(frame or b""))
     if recipe.factors is not None:
-        parent = method(chunk, valid, recipe.factors)
+        with meter.timed("downsample_seconds"):
+            parent = method(chunk, valid, recipe.factors)
+        meter.add(downsampled_bytes=chunk.nbytes)
     return Settled(frame, parent)
+
+
+def over_blocks(
+    recipe: Recipe,
+    methods: Mapping[str, Method],
+    halo_methods: Mapping[str, HaloMethod],
+    meter: Meter,
+) -> Callable[[Surrounded], Array]:
+    """One block of Kernels.downsample; raises InvalidArgument for an unknown method."""
+    factors = recipe.factors
+    if factors is None:
+        raise InvalidArgument("the top level has no parent", field="factors")
+    around = halo_methods.get(recipe.downsampling)
+    method = method_for(recipe, methods) if around is None else None
+
+    def parent_of(block: Surrounded) -> Array:
+        nbytes = block.pixels.nbytes
+        meter.add(chunks=1, raw_bytes=nbytes, downsampled_bytes=nbytes)
+        with meter.timed("downsample_seconds"):
+            if around is not None:
+                return around(block.pixels, block.before, block.valid, factors)
+            assert method is not None
+            return method(block.pixels, block.valid, factors)
+
+    return parent_of
+
+
+def decode(
+    frame: bytes, codec_: Codec, dtype: np.dtype[np.generic], shape: Shape, meter: Meter
+) -> Array:
+    """Kernels.decode."""
+    with meter.timed("decode_seconds"):
+        pixels = codec.decode(frame, codec_, dtype, shape)
+    meter.add(decoded_bytes=pixels.nbytes)
+    return pixels
