@@ -5,7 +5,8 @@ What the client gave is checked; what it left open is chosen:
 chunk    1 along t and c; along z, y and x powers of two of which the product is at
          most `chunk_target_bytes`, the longest side halved first, never more than
          twice the image's size; flatter where planes are so large that as many as a
-         chunk is deep would not fit `working_set_bytes`.
+         chunk is deep would not fit `working_set_bytes`. Where factors are asked for, the
+         multiple of them next below, or above where there is none.
 shard    whole planes first, then z, c and t, up to `shard_target_bytes` of raw
          pixels, so that frames that arrive in order fill shards in order.
 levels   until the coarsest fits one chunk along z, y and x.
@@ -101,7 +102,16 @@ def _chunk(spec: ImageSpec, asked: LayoutRequest, target_pixels: int, working_pi
         while chunk[z] > 1 and plane * chunk[z] > working_pixels:
             chunk[z] //= 2
             chunk[-2 if chunk[-2] <= chunk[-1] else -1] *= 2
-    return tuple(chunk)
+    return _divisible(tuple(chunk), asked.factors)
+
+
+def _divisible(chunk: Shape, factors: Sequence[Shape]) -> Shape:
+    """A chunk of about that shape that all of `factors` divide; what is wrong with them is left."""
+    steps = [1] * len(chunk)
+    for step in factors:
+        if len(step) == len(chunk) and max(step) <= MAX_FACTOR:
+            steps = [math.lcm(n, f) for n, f in zip(steps, step, strict=True)]
+    return tuple(max(1, c // n) * n for c, n in zip(chunk, steps, strict=True))
 
 
 def _shard_chunks(spec: ImageSpec, asked: LayoutRequest, chunk: Shape, target_bytes: int) -> Shape:
