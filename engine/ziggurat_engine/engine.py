@@ -29,7 +29,9 @@ from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal
+from ziggurat_engine.kernels.protocol import KernelTotals
 from ziggurat_engine.kernels.select import select
+from ziggurat_engine.labels import fitted
 from ziggurat_engine.layout import resolve
 from ziggurat_engine.log import Log, LogStats
 from ziggurat_engine.names import check_name
@@ -72,6 +74,7 @@ class Status:
     log_error: str
     recovering: bool
     replayed_bytes: int
+    kernel_totals: KernelTotals
 
 
 class Engine:
@@ -191,10 +194,12 @@ class Engine:
     def create(self, spec: ImageSpec) -> OpenImage:
         """Makes an image; its metadata is durable when it returns.
 
-        Raises InvalidArgument, AlreadyExists, OSError.
+        Raises InvalidArgument, AlreadyExists, OSError; NotFound where its labels_of is none.
         """
         self._check_ready()
         settings = self._settings
+        if spec.labels_of is not None:
+            spec = fitted(spec, self.image(spec.labels_of, "labels_of").image)
         image = resolve(
             spec,
             chunk_target_bytes=settings.chunk_target_bytes,
@@ -202,6 +207,14 @@ class Engine:
             max_chunk_bytes=min(settings.max_chunk_bytes, settings.cache_bytes // 8),
             working_set_bytes=settings.cache_bytes // 4,
         )
+        if image.downsampling != "mean" and image.layout.factors:
+            # Else its first chunk waits for the compiler.
+            threading.Thread(
+                target=self._kernels.warm,
+                args=([image.dtype], image.downsampling),
+                name="warm",
+                daemon=True,
+            ).start()
         return self._images.create(image)
 
     def image(self, name: str, field: str = "name") -> OpenImage:
@@ -225,10 +238,12 @@ class Engine:
         return self._images.names(check_name(prefix.rstrip("/"), "prefix") if prefix else "")
 
     def delete(self, image: OpenImage) -> None:
-        """Deletes an image and all its pixels; FailedPrecondition while a stream writes to it.
+        """Deletes an image and all its pixels.
 
+        FailedPrecondition while a stream writes to it, or while it has labels.
         Gone durably when it returns; what is still read or built ends with NotFound.
         """
+        self._catalog.check_no_labels(image.image.name)
         self.ingest.forget(image)
         # First: the log may still hold frames of an image that is not there any more.
         self._state.save_deleted(image.image.uid)
@@ -315,6 +330,7 @@ class Engine:
             log_error=str(self._log.error or ""),
             recovering=not self._ready,
             replayed_bytes=self._recovery.bytes_done,
+            kernel_totals=self._kernels.totals,
         )
 
 

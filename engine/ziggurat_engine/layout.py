@@ -5,7 +5,8 @@ What the client gave is checked; what it left open is chosen:
 chunk    1 along t and c; along z, y and x powers of two of which the product is at
          most `chunk_target_bytes`, the longest side halved first, never more than
          twice the image's size; flatter where planes are so large that as many as a
-         chunk is deep would not fit `working_set_bytes`.
+         chunk is deep would not fit `working_set_bytes`. Where factors are asked for, the
+         multiple of them next below, or above where there is none.
 shard    whole planes first, then z, c and t, up to `shard_target_bytes` of raw
          pixels, so that frames that arrive in order fill shards in order.
 levels   until the coarsest fits one chunk along z, y and x.
@@ -63,7 +64,7 @@ def resolve(
         codec=asked.codec,
         factors=_factors(spec.axes, asked, chunk),
     )
-    _check_fill(spec.dtype.type(spec.fill_value), layout.factors)
+    _check_method(spec, layout.factors)
     return Image(
         **{name: getattr(spec, name) for name in type(spec).model_fields if name != "layout"},
         layout=layout,
@@ -101,7 +102,16 @@ def _chunk(spec: ImageSpec, asked: LayoutRequest, target_pixels: int, working_pi
         while chunk[z] > 1 and plane * chunk[z] > working_pixels:
             chunk[z] //= 2
             chunk[-2 if chunk[-2] <= chunk[-1] else -1] *= 2
-    return tuple(chunk)
+    return _divisible(tuple(chunk), asked.factors)
+
+
+def _divisible(chunk: Shape, factors: Sequence[Shape]) -> Shape:
+    """A chunk of about that shape that all of `factors` divide; what is wrong with them is left."""
+    steps = [1] * len(chunk)
+    for step in factors:
+        if len(step) == len(chunk) and max(step) <= MAX_FACTOR:
+            steps = [math.lcm(n, f) for n, f in zip(steps, step, strict=True)]
+    return tuple(max(1, c // n) * n for c, n in zip(chunk, steps, strict=True))
 
 
 def _shard_chunks(spec: ImageSpec, asked: LayoutRequest, chunk: Shape, target_bytes: int) -> Shape:
@@ -213,13 +223,29 @@ def _check_step(field: str, step: Shape, axes: Sequence[Axis], chunk: Shape) -> 
         raise _bad(field, f"{_text(step)} downsamples nothing")
 
 
-def _check_fill(fill_value: np.generic, factors: Sequence[Shape]) -> None:
-    """Chunks never written are absent at every level: the mean must keep the fill value.
+def _check_method(spec: ImageSpec, factors: Sequence[Shape]) -> None:
+    """Chunks never written are absent at every level: the method must keep the fill value.
 
-    For floats it may not: adding n of them rounds, or overflows.
+    For floats it may not: adding n of them rounds, or overflows; minima pass NaNs over.
     """
-    if fill_value.dtype.kind != "f":
+    method = spec.downsampling
+    if method == "gaussian":
+        raise InvalidArgument(
+            "downsampling: gaussian is not supported yet: it needs the pixels around a chunk",
+            field="downsampling",
+        )
+    fill_value: np.generic = spec.dtype.type(spec.fill_value)
+    if fill_value.dtype.kind != "f" or not factors:
         return
+    if method in ("min", "max") and np.isnan(fill_value):
+        raise InvalidArgument(
+            f"fill_value: the {method} of pixels of nan is another value", field="fill_value"
+        )
+    if method == "mean":
+        _check_mean(fill_value, factors)
+
+
+def _check_mean(fill_value: np.generic, factors: Sequence[Shape]) -> None:
     counts = np.arange(1, max(map(math.prod, factors), default=1) + 1)
     with np.errstate(over="ignore"):
         # Added one after the other, as the mean of a window is.

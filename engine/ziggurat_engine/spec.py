@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,15 @@ DTypeName: TypeAlias = Literal[
     "float32",
     "float64",
 ]
+Downsampling: TypeAlias = Literal["mean", "median", "mode", "min", "max", "stride", "gaussian"]
+Kind: TypeAlias = Literal["image", "labels"]
 Extent: TypeAlias = Annotated[int, Field(ge=1, le=2**40)]
 Extents: TypeAlias = tuple[Extent, ...]
 
 SPATIAL = frozenset("zyx")
 MAX_IMAGE_BYTES = 2**62
+# What they make of labels 2 and 4 is another label, 3.
+NOT_FOR_LABELS = frozenset(("mean", "median", "gaussian"))
 
 
 class Model(BaseModel):
@@ -164,7 +168,16 @@ class _Described(Model):
     data_type: DTypeName
     fill_value: int | float = 0
     channels: tuple[Channel, ...] = ()
-    downsampling: Literal["mean"] = "mean"
+    kind: Kind = "image"
+    labels_of: str | None = None
+    downsampling: Downsampling = "mean"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_of_labels(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") == "labels":
+            return {"downsampling": "mode", **values}
+        return values
 
     @field_validator("name")
     @classmethod
@@ -187,6 +200,16 @@ class _Described(Model):
         if nbytes > MAX_IMAGE_BYTES:
             raise ValueError(f"axes: {nbytes} bytes are more than {MAX_IMAGE_BYTES}")
         _check_fill(self.fill_value, self.dtype)
+        if self.labels_of is not None and self.kind != "labels":
+            raise ValueError("labels_of: only labels belong to an image; kind is not labels")
+        if self.kind == "labels":
+            if self.dtype.kind == "f":
+                raise ValueError(f"data_type: labels are integers, not {self.data_type}")
+            if self.downsampling in NOT_FOR_LABELS:
+                raise ValueError(
+                    f"downsampling: {self.downsampling} makes labels that nothing has;"
+                    " mode, min, max and stride do not"
+                )
         channels = [axis.size for axis in self.axes if axis.name == "c"]
         if self.channels and [len(self.channels)] != channels:
             raise ValueError(
@@ -231,7 +254,7 @@ def _check_fill(value: float, dtype: np.dtype[np.generic]) -> None:
 
 
 class ImageSpec(_Described):
-    """What CreateImage asks for."""
+    """What CreateImage asks for; with `labels_of`, `name` is one segment (see labels.py)."""
 
     layout: LayoutRequest = LayoutRequest()
 

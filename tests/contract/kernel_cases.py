@@ -14,6 +14,29 @@ DTYPES = [np.dtype(name) for name in get_args(DTypeName)]
 THREADS = 2
 
 
+CASES: list[tuple[Shape, Shape, Shape]] = [  # chunk, valid, factors
+    ((8, 8), (8, 8), (2, 2)),
+    ((8, 16, 32), (8, 16, 32), (2, 2, 2)),
+    ((8, 16, 32), (7, 15, 31), (2, 2, 2)),
+    ((8, 16, 32), (1, 1, 1), (2, 2, 2)),
+    ((8, 16, 32), (8, 3, 5), (1, 2, 2)),
+    ((8, 16, 32), (5, 16, 31), (1, 1, 2)),
+    ((8, 16, 32), (8, 16, 32), (2, 1, 1)),
+    ((1, 1, 33), (1, 1, 33), (2, 2, 2)),
+    ((9, 9, 1), (9, 9, 1), (2, 2, 2)),
+    ((9, 10, 11), (9, 10, 11), (3, 4, 5)),
+    ((9, 10, 11), (8, 7, 10), (4, 3, 3)),
+    ((5, 6, 7), (4, 5, 6), (1, 1, 1)),
+    ((3, 4, 5), (3, 4, 5), (100, 100, 100)),
+    ((2, 3, 5, 6), (2, 3, 5, 6), (1, 2, 2, 2)),
+    ((2, 2, 4, 5, 6), (2, 2, 3, 5, 5), (1, 1, 2, 2, 2)),
+    ((3, 2, 4, 5, 6), (3, 2, 4, 5, 6), (3, 2, 2, 2, 2)),
+]
+
+# A window of so many pixels that narrow sums overflow.
+HUGE: tuple[Shape, Shape, Shape] = ((300, 300), (300, 299), (250, 200))
+
+
 def noise(shape: Shape, dtype: np.dtype[np.generic], seed: int = 0) -> Array:
     """All bit patterns for integers; for floats finite values of many magnitudes."""
     rng = np.random.default_rng(seed)
@@ -29,8 +52,9 @@ def recipe(
     *,
     codec: Codec | None = None,
     fill: float = 0,
+    method: str = "mean",
 ) -> Recipe:
-    return Recipe(codec or Blosc(), dtype.type(fill), factors)
+    return Recipe(codec or Blosc(), dtype.type(fill), factors, method)
 
 
 def same_bits(left: Array, right: Array) -> bool:

@@ -20,7 +20,16 @@ from ziggurat_engine.kernels.select import select
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Blosc, Codec
 
-from tests.contract.kernel_cases import DTYPES, IMPLEMENTATIONS, THREADS, noise, recipe, same_bits
+from tests.contract.kernel_cases import (
+    CASES,
+    DTYPES,
+    HUGE,
+    IMPLEMENTATIONS,
+    THREADS,
+    noise,
+    recipe,
+    same_bits,
+)
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")
@@ -81,39 +90,31 @@ def test_fill_is_compared_by_its_bits(kernels: Kernels, name: str) -> None:
 # --- downsampling
 
 
-CASES: list[tuple[Shape, Shape, Shape]] = [  # chunk, valid, factors
-    ((8, 8), (8, 8), (2, 2)),
-    ((8, 16, 32), (8, 16, 32), (2, 2, 2)),
-    ((8, 16, 32), (7, 15, 31), (2, 2, 2)),
-    ((8, 16, 32), (1, 1, 1), (2, 2, 2)),
-    ((8, 16, 32), (8, 3, 5), (1, 2, 2)),
-    ((8, 16, 32), (5, 16, 31), (1, 1, 2)),
-    ((8, 16, 32), (8, 16, 32), (2, 1, 1)),
-    ((1, 1, 33), (1, 1, 33), (2, 2, 2)),
-    ((9, 9, 1), (9, 9, 1), (2, 2, 2)),
-    ((9, 10, 11), (9, 10, 11), (3, 4, 5)),
-    ((9, 10, 11), (8, 7, 10), (4, 3, 3)),
-    ((5, 6, 7), (4, 5, 6), (1, 1, 1)),
-    ((3, 4, 5), (3, 4, 5), (100, 100, 100)),
-    ((2, 3, 5, 6), (2, 3, 5, 6), (1, 2, 2, 2)),
-    ((2, 2, 4, 5, 6), (2, 2, 3, 5, 5), (1, 1, 2, 2, 2)),
-    ((3, 2, 4, 5, 6), (3, 2, 4, 5, 6), (3, 2, 2, 2, 2)),
-    ((300, 300), (300, 299), (250, 200)),
-]
-
-
+@pytest.mark.parametrize("method", reference.METHODS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_parent_is_the_mean_of_the_valid_pixels(
-    kernels: Kernels, dtype: np.dtype[np.generic], case: tuple[Shape, Shape, Shape]
+def test_the_parent_is_made_of_the_valid_pixels(
+    kernels: Kernels, dtype: np.dtype[np.generic], case: tuple[Shape, Shape, Shape], method: str
+) -> None:
+    check_parent(kernels, dtype, case, method)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_mean_of_a_huge_window(kernels: Kernels, dtype: np.dtype[np.generic]) -> None:
+    check_parent(kernels, dtype, HUGE, "mean")
+
+
+def check_parent(
+    kernels: Kernels, dtype: np.dtype[np.generic], case: tuple[Shape, Shape, Shape], method: str
 ) -> None:
     shape, valid, factors = case
     chunk = noise(shape, dtype)
     kept = chunk.copy()
     chunk.flags.writeable = False
-    (settled,) = kernels.settle([chunk], [valid], recipe(dtype, factors))
+    (settled,) = kernels.settle([chunk], [valid], recipe(dtype, factors, method=method))
     assert settled.parent is not None
-    assert same_bits(settled.parent, reference.mean(chunk, valid, factors))
+    if kernels.name != "reference":
+        assert same_bits(settled.parent, reference.METHODS[method](chunk, valid, factors))
     assert settled.parent.shape == tuple(-(-n // f) for n, f in zip(valid, factors, strict=True))
     assert settled.parent.flags.c_contiguous
     assert settled.parent.flags.writeable

@@ -87,6 +87,15 @@ def filled(data_type: str, **value: object) -> CreateCase:
     return CreateCase(change, "spec.fill_value")
 
 
+def labels(field: str, **values: object) -> CreateCase:
+    def change(spec: image_pb2.ImageSpec) -> None:
+        spec.kind = image_pb2.IMAGE_KIND_LABELS
+        for member, value in values.items():
+            setattr(spec, member, value)
+
+    return CreateCase(change, f"spec.{field}")
+
+
 CREATE = {
     "name-empty": named(""),
     "name-traversal": named("../escape"),
@@ -127,7 +136,27 @@ CREATE = {
     "dtype-absent": CreateCase(lambda spec: spec.ClearField("data_type"), "spec.data_type"),
     "dtype-unknown": CreateCase(lambda spec: setattr(spec, "data_type", 99), "spec.data_type"),
     "downsampling-unknown": CreateCase(
-        lambda spec: setattr(spec, "downsampling", 7), "spec.downsampling"
+        lambda spec: setattr(spec, "downsampling", 99), "spec.downsampling"
+    ),
+    "downsampling-not-yet": CreateCase(
+        lambda spec: setattr(spec, "downsampling", image_pb2.DOWNSAMPLING_GAUSSIAN),
+        "spec.downsampling",
+    ),
+    "kind-unknown": CreateCase(lambda spec: setattr(spec, "kind", 3), "spec.kind"),
+    "labels-mean": labels("downsampling", downsampling=image_pb2.DOWNSAMPLING_MEAN),
+    "labels-median": labels("downsampling", downsampling=image_pb2.DOWNSAMPLING_MEDIAN),
+    "labels-gaussian": labels("downsampling", downsampling=image_pb2.DOWNSAMPLING_GAUSSIAN),
+    "labels-of-floats": labels("data_type", data_type=image_pb2.DATA_TYPE_FLOAT32),
+    "labels-of-what": CreateCase(
+        lambda spec: setattr(spec, "labels_of", "lab/there"), "spec.labels_of"
+    ),
+    "fill-nan-for-minima": CreateCase(
+        lambda spec: (
+            setattr(spec, "data_type", image_pb2.DATA_TYPE_FLOAT32),
+            setattr(spec, "downsampling", image_pb2.DOWNSAMPLING_MIN),
+            setattr(spec.fill_value, "real", math.nan),
+        ),
+        "spec.fill_value",
     ),
     "chunk-odd-for-factors": CreateCase(
         lambda spec: (

@@ -26,13 +26,13 @@ def assert_exact(image: ziggurat.Image, level0: np.ndarray) -> None:
     """Every level is the cascade of `level0`, and no reply says that it is stale."""
     image.refresh()
     assert [level.stale for level in image.levels] == [False] * len(image.levels)
-    for k, wanted in enumerate(reference_cascade(level0, factors_of(image))):
+    for k, wanted in enumerate(reference_cascade(level0, factors_of(image), image.downsampling)):
         assert_level(image, k, wanted)
 
 
 def assert_stored(server: ServerProcess, image: ziggurat.Image, level0: np.ndarray) -> None:
     """What lies on disk is the cascade of `level0`, as zarr-python reads it."""
-    for k, wanted in enumerate(reference_cascade(level0, factors_of(image))):
+    for k, wanted in enumerate(reference_cascade(level0, factors_of(image), image.downsampling)):
         found = read_zarr(server.image_path(image.name) / str(k))
         assert same_bytes(found, wanted), f"{image.name} level {k}: {difference(found, wanted)}"
 

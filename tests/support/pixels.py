@@ -44,20 +44,24 @@ def marked(shape: Sequence[int], dtype: str, offset: Sequence[int] = (), seed: i
     return values.view(kind).reshape(tuple(shape))
 
 
-def cascade(level0: np.ndarray, factors: Iterable[Sequence[int]]) -> list[np.ndarray]:
+def cascade(
+    level0: np.ndarray, factors: Iterable[Sequence[int]], method: str = "mean"
+) -> list[np.ndarray]:
     """All levels as tensorstore.downsample makes them, each from the one before."""
     levels = [level0]
     for step in factors:
         source = tensorstore.array(np.ascontiguousarray(levels[-1]))
-        levels.append(tensorstore.downsample(source, list(step), "mean").read().result())
+        levels.append(tensorstore.downsample(source, list(step), method).read().result())
     return levels
 
 
-def reference_cascade(level0: np.ndarray, factors: Iterable[Sequence[int]]) -> list[np.ndarray]:
-    """All levels by plain NumPy; equals `cascade` but for -0.0 (see kernels/reference.py)."""
+def reference_cascade(
+    level0: np.ndarray, factors: Iterable[Sequence[int]], method: str = "mean"
+) -> list[np.ndarray]:
+    """All levels by plain NumPy; equals `cascade` but for -0.0 and NaN (kernels/reference.py)."""
     levels = [level0]
     for step in factors:
-        levels.append(reference.mean(levels[-1], levels[-1].shape, tuple(step)))
+        levels.append(reference.METHODS[method](levels[-1], levels[-1].shape, tuple(step)))
     return levels
 
 

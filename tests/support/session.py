@@ -63,7 +63,9 @@ class Session:
         assert not (found.stale and level == 0)
         if found.stale:
             return False
-        levels = reference_cascade(self.model, factors_of(self.image)[:level])
+        levels = reference_cascade(
+            self.model, factors_of(self.image)[:level], self.image.downsampling
+        )
         wanted = levels[level][box.slices()]
         assert same_bytes(found.array, wanted), (
             f"level {level} {box}: {difference(found.array, wanted)}"

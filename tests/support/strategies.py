@@ -12,6 +12,7 @@ from ziggurat_engine.region import Region
 from tests.support.pixels import DTYPES
 
 AXES = ["yx", "zyx", "cyx", "tyx", "czyx", "tzyx", "tcyx", "tczyx"]
+METHODS = ["mean", "median", "mode", "min", "max", "stride"]
 CODECS = ["blosc-lz4:1", "blosc-zstd:1", "zstd:1", "gzip:1", "none"]
 MOST_PIXELS = 8000
 MOST_CHUNK_BYTES = 16 * 2**10
@@ -46,6 +47,7 @@ def image_specs(draw: st.DrawFn) -> dict[str, Any]:
             )
         ),
         "codec": draw(st.sampled_from(CODECS)),
+        "downsampling": draw(st.sampled_from(METHODS)),
         "voxel_size": {a: draw(st.sampled_from([0.5, 1.0, 3.0])) for a in axes if a in "zyx"},
         "fill_value": draw(st.sampled_from([0, 1, 100])),
     }

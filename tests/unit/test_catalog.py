@@ -9,7 +9,14 @@ import threading
 import time
 
 import pytest
-from ziggurat_engine.errors import AlreadyExists, Corrupt, NotFound, UnsupportedVersion
+from ziggurat_engine.errors import (
+    AlreadyExists,
+    Corrupt,
+    FailedPrecondition,
+    NotFound,
+    UnsupportedVersion,
+)
+from ziggurat_engine.labels import fitted
 from ziggurat_engine.layout import pyramid_of, resolve
 from ziggurat_engine.spec import Axis, Blosc, Channel, ImageSpec, LayoutRequest
 from ziggurat_engine.store.catalog import Catalog
@@ -390,3 +397,94 @@ def run(calls):
     for thread in threads:
         thread.join()
     assert not errors, errors
+
+
+# --- labels
+
+
+def labels(of, name="cells"):
+    axes = (Axis(name="z", size=20), Axis(name="y", size=30), Axis(name="x", size=30))
+    asked = ImageSpec(name=name, axes=axes, data_type="uint8", kind="labels", labels_of=of.name)
+    return resolve(fitted(asked, of))
+
+
+def listed(tmp_path, name="lab/run-3"):
+    described = json.loads((tmp_path / f"images/{name}.ome.zarr/labels/zarr.json").read_text())
+    return described["attributes"]["ome"]["labels"]
+
+
+def test_labels_come_and_go(catalog, reopen, tmp_path):
+    parent = catalog.create(image()).image
+    catalog.create(labels(parent))
+    stored = catalog.create(labels(parent, "nuclei"))
+    store_chunk(stored)
+    assert stored.image.name == "lab/run-3/labels/nuclei"
+    assert (tmp_path / "images/lab/run-3.ome.zarr/labels/nuclei/0/zarr.json").exists()
+    assert listed(tmp_path) == ["cells", "nuclei"]
+    with pytest.raises(AlreadyExists):
+        catalog.create(labels(parent))
+    with pytest.raises(FailedPrecondition, match="nuclei"):
+        catalog.delete("lab/run-3")
+    again = reopen()
+    assert again.names() == ["lab/run-3", "lab/run-3/labels/cells", "lab/run-3/labels/nuclei"]
+    assert again.load("lab/run-3/labels/nuclei").image == stored.image
+    again.delete("lab/run-3/labels/cells")
+    assert listed(tmp_path) == ["nuclei"]
+    again.delete("lab/run-3/labels/nuclei")
+    again.delete("lab/run-3")
+    assert again.names() == []
+    assert not (tmp_path / "images/lab/run-3.ome.zarr").exists()
+
+
+def test_labels_of_an_image_that_is_gone(catalog, tmp_path):
+    parent = catalog.create(image()).image
+    catalog.delete("lab/run-3")
+    with pytest.raises(NotFound) as error:
+        catalog.create(labels(parent))
+    assert error.value.field == "labels_of"
+    assert not (tmp_path / "images/lab/run-3.ome.zarr").exists()
+
+
+def test_an_image_of_the_same_name_beside(catalog, reopen):
+    """Found anew where it lies, and not in the image above it."""
+    parent = catalog.create(image()).image
+    beside = catalog.create(image("lab/run-3/labels/cells")).image
+    with pytest.raises(AlreadyExists):
+        catalog.create(labels(parent))
+    again = reopen()
+    assert again.load(beside.name).image.labels_of is None
+    again.delete("lab/run-3")
+    assert again.names() == ["lab/run-3/labels/cells"]
+
+
+def test_moved_labels_belong_to_where_they_lie(catalog, reopen, tmp_path):
+    catalog.create(labels(catalog.create(image()).image))
+    (tmp_path / "images/lab/run-3.ome.zarr").rename(tmp_path / "images/moved.ome.zarr")
+    found = reopen().load("moved/labels/cells").image
+    assert (found.name, found.labels_of) == ("moved/labels/cells", "moved")
+
+
+def test_labels_that_can_not_be_listed_do_not_appear(catalog, reopen, tmp_path, monkeypatch):
+    parent = catalog.create(image()).image
+
+    def failing(*_):
+        raise OSError(errno.EIO, "refused")
+
+    monkeypatch.setattr(type(catalog._store), "put", failing)
+    with pytest.raises(OSError, match="refused"):
+        catalog.create(labels(parent))
+    monkeypatch.undo()
+    assert catalog.names() == reopen().names() == ["lab/run-3"]
+    catalog.create(labels(parent))
+    assert listed(tmp_path) == ["cells"]
+
+
+def test_a_start_lists_labels_that_a_crash_left_out(catalog, reopen, tmp_path):
+    catalog.create(labels(catalog.create(image()).image))
+    path = tmp_path / "images/lab/run-3.ome.zarr/labels/zarr.json"
+    path.unlink()
+    reopen()
+    assert listed(tmp_path) == ["cells"]
+    path.write_text("no JSON")
+    reopen()
+    assert listed(tmp_path) == ["cells"]

@@ -131,3 +131,15 @@ def test_every_field_at_fault_is_named() -> None:
         "spec.layout.codec.gzip.level",
     ]
     assert "got 0" in error.value.message
+
+
+def test_labels_and_methods() -> None:
+    found = convert.spec_of(message(kind="IMAGE_KIND_LABELS", labels_of="lab/there"))
+    assert (found.kind, found.downsampling, found.labels_of) == ("labels", "mode", "lab/there")
+    assert convert.spec_of(message()).labels_of is None
+    for word in ("median", "mode", "min", "max", "stride", "gaussian"):
+        asked = message(downsampling=f"DOWNSAMPLING_{word.upper()}")
+        assert convert.spec_of(asked).downsampling == word
+    with pytest.raises(InvalidArgument) as error:
+        convert.spec_of(message(kind="IMAGE_KIND_LABELS", downsampling="DOWNSAMPLING_MEAN"))
+    assert error.value.field == "spec.downsampling"

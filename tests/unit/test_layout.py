@@ -21,6 +21,7 @@ def resolved(
     scale: tuple[float, ...] = (),
     dtype: str = "uint16",
     fill_value: float = 0,
+    downsampling: str = "mean",
     limits: dict[str, int] | None = None,
     **asked: Any,
 ) -> Image:
@@ -32,6 +33,7 @@ def resolved(
         ),
         data_type=dtype,
         fill_value=fill_value,
+        downsampling=downsampling,
         layout=LayoutRequest(**asked),
     )
     return resolve(spec, **(limits or {}))
@@ -183,3 +185,40 @@ def test_limits_are_those_of_the_server() -> None:
     layout = resolved("yx", (1000, 1000), limits=limits).layout
     assert math.prod(layout.chunk_shape) * 2 == 8 * KIB
     assert math.prod(layout.shard_chunks) == 8
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "good"),
+    [
+        ("min", math.nan, False),
+        ("max", math.nan, False),
+        ("min", 0.1, True),
+        ("median", math.nan, True),
+        ("mode", -0.0, True),
+        ("stride", math.nan, True),
+    ],
+)
+def test_a_fill_value_is_what_the_method_makes_of_it(method: str, value: float, good: bool) -> None:
+    asked = {"dtype": "float32", "fill_value": value, "downsampling": method}
+    if good:
+        assert resolved("yx", (5000, 5000), **asked).layout.factors
+        return
+    with pytest.raises(InvalidArgument) as error:
+        resolved("yx", (5000, 5000), **asked)
+    assert error.value.field == "fill_value"
+
+
+def test_gaussian_waits_for_the_pixels_around_a_chunk() -> None:
+    with pytest.raises(InvalidArgument, match="not supported yet") as error:
+        resolved("yx", (64, 64), downsampling="gaussian")
+    assert error.value.field == "downsampling"
+
+
+@pytest.mark.parametrize("factors", [((3, 3),), ((2, 3), (3, 1)), ((4, 16), (3, 3))])
+def test_a_chunk_left_open_is_divisible_by_the_factors(
+    factors: tuple[tuple[int, ...], ...],
+) -> None:
+    layout = resolved("yx", (700, 900), factors=factors).layout
+    assert layout.factors == factors
+    for step in factors:
+        assert all(c % f == 0 for c, f in zip(layout.chunk_shape, step, strict=True))

@@ -49,7 +49,13 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         ("layout", "codec", "blosc", "level"),
         {"layout": {"codec": {"kind": "blosc", "level": 10}}},
     ),
-    "downsampling": (("downsampling",), {"downsampling": "median"}),
+    "downsampling": (("downsampling",), {"downsampling": "blur"}),
+    "kind": (("kind",), {"kind": "mask"}),
+    "labels-mean": ((), {"kind": "labels", "downsampling": "mean"}),
+    "labels-median": ((), {"kind": "labels", "downsampling": "median"}),
+    "labels-gaussian": ((), {"kind": "labels", "downsampling": "gaussian"}),
+    "labels-of-floats": ((), {"kind": "labels", "data_type": "float32"}),
+    "labels-of": ((), {"labels_of": "lab/there"}),
 }
 
 

@@ -19,6 +19,7 @@ from ziggurat._values import (
     Channel,
     Codec,
     Gzip,
+    KernelStatus,
     Layout,
     Level,
     ServerStatus,
@@ -45,6 +46,8 @@ class ImageInfo:
     channels: tuple[Channel, ...]
     layout: Layout
     downsampling: str
+    kind: str
+    labels_of: str
     levels: tuple[Level, ...]
     created: datetime.datetime
     revision: int
@@ -69,6 +72,8 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
             _codec(image.layout.codec),
         ),
         downsampling=_word(image_pb2.Downsampling, image.downsampling or 1, "DOWNSAMPLING_"),
+        kind=_word(image_pb2.ImageKind, image.kind or 1, "IMAGE_KIND_"),
+        labels_of=image.labels_of,
         levels=tuple(_level(k, level) for k, level in enumerate(image.levels)),
         created=image.created.ToDatetime(tzinfo=datetime.UTC),
         revision=image.revision,
@@ -79,7 +84,7 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
 
 def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
     """`status` as plain values."""
-    cache, settle = status.cache, status.settle
+    cache, settle, kernels = status.cache, status.settle, status.kernel_totals
     return ServerStatus(
         version=status.version,
         uptime_seconds=status.uptime_seconds,
@@ -104,6 +109,16 @@ def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
             failures=settle.failures,
             last_failure=settle.last_failure,
             shards_failing=settle.shards_failing,
+        ),
+        kernel_totals=KernelStatus(
+            chunks=kernels.chunks,
+            raw_bytes=kernels.raw_bytes,
+            encoded_bytes=kernels.encoded_bytes,
+            encode_seconds=kernels.encode_seconds,
+            downsampled_bytes=kernels.downsampled_bytes,
+            downsample_seconds=kernels.downsample_seconds,
+            decoded_bytes=kernels.decoded_bytes,
+            decode_seconds=kernels.decode_seconds,
         ),
     )
 

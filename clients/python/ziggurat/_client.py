@@ -76,6 +76,9 @@ class Client:
         unit: str | Mapping[str, str] | None = None,
         channels: Iterable[Channel | str] | None = None,
         fill_value: float = 0,
+        kind: str = "image",
+        labels_of: str | None = None,
+        downsampling: str | None = None,
         unbounded: bool = False,
         chunk_shape: Sequence[int] | None = None,
         shard_chunks: Sequence[int] | None = None,
@@ -98,6 +101,16 @@ class Client:
             {"t": "millisecond", "y": "micrometer", "x": "micrometer"}.
         channels: one Channel (or label) for each pixel of axis c.
         fill_value: what pixels hold that were never written.
+        kind: "image", or "labels", of which each value is the name of an object; their dtype
+            is an integer.
+        labels_of: the path of the image that these labels belong to. `name` is then one
+            segment, the label image is called "<labels_of>/labels/<name>", and lies in the
+            image's OME-Zarr as NGFF wants it. It has the sizes of the image along z, y and
+            x, and as many levels; voxel sizes, chunk shape and factors, where they are left
+            out, are the image's.
+        downsampling: how a pixel is made of those below it: "mean", "median" (the lower),
+            "mode" (the smallest of several), "min", "max" or "stride" (the first). Without
+            it mean, and mode for labels, which mean and median would spoil.
         unbounded: whether axis t, the first, grows as frames arrive; `shape` then says
             where it begins, 0 for an image without a frame.
 
@@ -111,7 +124,7 @@ class Client:
         factors: factors[k] leads from level k to k + 1, one number an axis, 1 along t
             and c.
 
-        Raises InvalidArgument, naming the argument, and AlreadyExists.
+        Raises InvalidArgument, naming the argument, AlreadyExists, and NotFound for `labels_of`.
         """
         layout = layout_request(
             axes,
@@ -132,6 +145,9 @@ class Client:
             unit=unit,
             channels=channels,
             fill_value=fill_value,
+            kind=kind,
+            labels_of=labels_of,
+            downsampling=downsampling,
             unbounded=unbounded,
             layout=layout,
         )
@@ -160,7 +176,8 @@ class Client:
     def delete(self, name: str) -> None:
         """Deletes an image with all its pixels.
 
-        Raises NotFound, and FailedPrecondition while a stream writes to it.
+        Raises NotFound, and FailedPrecondition while a stream writes to it, or while it has
+        labels.
         """
         request = service_pb2.DeleteImageRequest(name=name)
         self._connection.unary("DeleteImage", request, service_pb2.DeleteImageResponse)

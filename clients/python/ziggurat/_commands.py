@@ -114,6 +114,8 @@ def info(client: ziggurat.Client, name: str) -> None:
 )
 @click.option("--codec", default="auto", help="blosc-zstd, blosc-lz4, zstd, gzip (:LEVEL), none")
 @click.option("--levels", type=click.IntRange(1, 32), help="Resolution levels with level 0.")
+@click.option("--labels", is_flag=True, help="Each value is the name of an object.")
+@click.option("--downsampling", help="mean, median, mode, min, max, stride; for labels mode.")
 @_connected
 def put(
     client: ziggurat.Client,
@@ -127,6 +129,8 @@ def put(
     shard_chunks: tuple[int, ...] | None,
     codec: str,
     levels: int | None,
+    labels: bool,
+    downsampling: str | None,
 ) -> None:
     """Make image NAME of a TIFF file: ImageJ, OME or plain."""
     with TiffStack(file, series=series) as stack:
@@ -143,6 +147,8 @@ def put(
             shard_chunks=shard_chunks,
             codec=codec,
             levels=levels,
+            kind="labels" if labels else "image",
+            downsampling=downsampling,
         )
         try:
             _send(stack, image)

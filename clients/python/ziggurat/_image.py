@@ -107,8 +107,18 @@ class Image:
 
     @property
     def downsampling(self) -> str:
-        """How a level is made from the one before: "mean"."""
+        """How a level is made from the one before: "mean"; see `Client.create`."""
         return self._info.downsampling
+
+    @property
+    def kind(self) -> str:
+        """What the pixels are: "image" or "labels"."""
+        return self._info.kind
+
+    @property
+    def labels_of(self) -> str:
+        """The path of the image that these labels belong to; "" where they belong to none."""
+        return self._info.labels_of
 
     @property
     def levels(self) -> tuple[Level, ...]:

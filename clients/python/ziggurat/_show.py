@@ -54,11 +54,13 @@ def image_tables(image: Image) -> tuple[Table, ...]:
     rows = {
         "name": image.name,
         "axes": f"{image.axes} {_shape(image.shape)} {image.dtype.name}"
+        + (", labels" if image.kind == "labels" else "")
         + (", t unbounded" if image.unbounded else ""),
         "voxel size": ", ".join(sizes) or "-",
         "chunk": f"{_shape(layout.chunk_shape)}",
         "shard": f"{_shape(layout.shard_shape)} ({_shape(layout.shard_chunks)} chunks)",
         "codec": str(layout.codec),
+        "downsampling": image.downsampling,
         "fill value": str(image.fill_value),
         "created": image.created.isoformat(sep=" "),
     }
@@ -106,7 +108,13 @@ def status_table(status: ServerStatus, server: str) -> Table:
     table = _table("", "")
     table.show_header = False
     table.add_row("server", server)
-    for name, group in (("", status), ("cache ", status.cache), ("settle ", status.settle)):
+    groups: dict[str, Any] = {
+        "": status,
+        "cache ": status.cache,
+        "settle ": status.settle,
+        "kernel ": status.kernel_totals,
+    }
+    for name, group in groups.items():
         for field in dataclasses.fields(group):
             value = getattr(group, field.name)
             if not dataclasses.is_dataclass(value):

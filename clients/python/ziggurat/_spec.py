@@ -45,6 +45,9 @@ def image_spec(
     unit: str | Mapping[str, str] | None,
     channels: Iterable[Channel | str] | None,
     fill_value: float,
+    kind: str,
+    labels_of: str | None,
+    downsampling: str | None,
     unbounded: bool,
     layout: image_pb2.LayoutRequest,
 ) -> image_pb2.ImageSpec:
@@ -55,7 +58,7 @@ def image_spec(
     sizes = _sizes("shape", shape, names, least=[0] if unbounded else [])
     scales = _scales(voxel_size, names)
     units = _units(unit, names, scales)
-    kind = data_type(dtype)
+    pixel = data_type(dtype)
     described = _channels(channels, dict(zip(names, sizes, strict=True)))
     return image_pb2.ImageSpec(
         name=_text("name", name),
@@ -69,9 +72,14 @@ def image_spec(
             )
             for a, n in zip(names, sizes, strict=True)
         ],
-        data_type=f"DATA_TYPE_{kind.name.upper()}",
-        fill_value=_fill(fill_value, kind),
+        data_type=f"DATA_TYPE_{pixel.name.upper()}",
+        fill_value=_fill(fill_value, pixel),
         channels=described,
+        kind=_member("kind", kind, image_pb2.ImageKind, "IMAGE_KIND_"),
+        labels_of=None if labels_of is None else _text("labels_of", labels_of),
+        downsampling=None
+        if downsampling is None
+        else _member("downsampling", downsampling, image_pb2.Downsampling, "DOWNSAMPLING_"),
         layout=layout,
     )
 
@@ -155,6 +163,14 @@ def parse_codec(text: str) -> Codec:
     if isinstance(codec, Blosc):
         return Blosc(codec.compressor, int(digits))
     return Zstd(int(digits)) if isinstance(codec, Zstd) else Gzip(int(digits))
+
+
+def _member(field: str, word: str, enum: Any, prefix: str) -> str:
+    """The name of an enum's member that `word` is written for."""
+    words = [name.removeprefix(prefix).lower() for name in enum.keys()[1:]]
+    if word not in words:
+        raise _bad(field, f"must be one of {', '.join(words)}, got {word!r}")
+    return f"{prefix}{word.upper()}"
 
 
 def _axes(axes: Iterable[str]) -> str:

@@ -216,6 +216,24 @@ class SettleStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelStatus:
+    """What the server encoded, downsampled and decoded since it started.
+
+    chunks, raw_bytes: encoded, downsampled or both. encoded_bytes: of the frames.
+    Seconds are of all threads together.
+    """
+
+    chunks: int
+    raw_bytes: int
+    encoded_bytes: int
+    encode_seconds: float
+    downsampled_bytes: int
+    downsample_seconds: float
+    decoded_bytes: int
+    decode_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServerStatus:
     """How the server is. draining: it was told to stop and finishes what it has."""
 
@@ -227,6 +245,7 @@ class ServerStatus:
     open_streams: int
     cache: CacheStatus
     settle: SettleStatus
+    kernel_totals: KernelStatus
 
 
 def _checked_window(window: object) -> tuple[float, float]:

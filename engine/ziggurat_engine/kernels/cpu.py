@@ -8,19 +8,32 @@ the consumer is.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument
-from ziggurat_engine.kernels import _mean, codec
-from ziggurat_engine.kernels.protocol import Recipe, Settled
-from ziggurat_engine.kernels.reference import Method, method_for
+from ziggurat_engine.kernels import _fill, _gaussian, _mean, _order, reference
+from ziggurat_engine.kernels.meter import Meter
+from ziggurat_engine.kernels.protocol import KernelTotals, Recipe, Settled, Surrounded
+from ziggurat_engine.kernels.reference import HaloMethod, Method, method_for
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Codec
 
-METHODS: Mapping[str, Method] = {"mean": _mean.mean}
+METHODS: Mapping[str, Method] = {
+    "mean": _mean.mean,
+    "median": _order.median,
+    "mode": _order.mode,
+    "min": _order.minimum,
+    "max": _order.maximum,
+    "stride": reference.stride,
+}
+HALO_METHODS: Mapping[str, HaloMethod] = {"gaussian": _gaussian.gaussian}
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class CpuKernels:
@@ -34,12 +47,27 @@ class CpuKernels:
     def __init__(self, threads: int) -> None:
         if threads < 1:
             raise InvalidArgument(f"threads must be at least 1, got {threads}", field="threads")
+        self._meter = Meter()
         self._ahead = 2 * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kernel")
 
-    def warm(self, dtypes: Iterable[np.dtype[np.generic]]) -> None:
-        """Compiles ahead what chunks of `dtypes` need; otherwise the first chunk waits for it."""
-        _mean.warm(dtypes)
+    @property
+    def totals(self) -> KernelTotals:
+        """See Kernels.totals."""
+        return self._meter.totals
+
+    def warm(self, dtypes: Iterable[np.dtype[np.generic]], method: str = "mean") -> None:
+        """Compiles ahead what chunks of `dtypes` need; otherwise the first chunk waits for it.
+
+        What an earlier process compiled is loaded.
+        """
+        for dtype in dtypes:
+            pixels: Array = np.zeros((2, 2), dtype)
+            if method in HALO_METHODS:
+                HALO_METHODS[method](pixels, (0, 0), (2, 2), (2, 2))
+            else:
+                METHODS[method](pixels, (2, 2), (2, 2))
+            _fill.is_filled(pixels, pixels[0, 0])
 
     def settle(
         self, chunks: Sequence[Array], valid: Sequence[Shape], recipe: Recipe
@@ -51,17 +79,24 @@ class CpuKernels:
         raised, no thread reads the arrays any more.
         Raises InvalidArgument for an unknown method.
         """
-        return self._settle(chunks, valid, recipe, method_for(recipe, METHODS))
+        method = method_for(recipe, METHODS)
+        pairs = zip(chunks, valid, strict=True)
+        return self._each(
+            lambda pair: reference.settle(*pair, recipe, method, _fill.is_filled, self._meter),
+            pairs,
+        )
 
-    def _settle(
-        self, chunks: Sequence[Array], valid: Sequence[Shape], recipe: Recipe, method: Method
-    ) -> Generator[Settled, None, None]:
-        going: deque[Future[Settled]] = deque()
+    def downsample(self, blocks: Sequence[Surrounded], recipe: Recipe) -> Generator[Array]:
+        """See Kernels.downsample; at work as `settle` is."""
+        return self._each(reference.over_blocks(recipe, METHODS, HALO_METHODS, self._meter), blocks)
+
+    def _each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Generator[_Result]:
+        going: deque[Future[_Result]] = deque()
         try:
-            for chunk, extent in zip(chunks, valid, strict=True):
+            for item in items:
                 if len(going) == self._ahead:
                     yield going.popleft().result()
-                going.append(self._pool.submit(_settle, chunk, extent, recipe, method))
+                going.append(self._pool.submit(work, item))
             while going:
                 yield going.popleft().result()
         finally:
@@ -73,17 +108,8 @@ class CpuKernels:
         self, frame: bytes, codec_: Codec, dtype: np.dtype[np.generic], shape: Shape
     ) -> Array:
         """See Kernels.decode."""
-        return codec.decode(frame, codec_, dtype, shape)
+        return reference.decode(frame, codec_, dtype, shape, self._meter)
 
     def close(self) -> None:
         """Waits for the threads to end."""
         self._pool.shutdown()
-
-
-def _settle(chunk: Array, valid: Shape, recipe: Recipe, method: Method) -> Settled:
-    frame = parent = None
-    if recipe.codec is not None and not _mean.is_filled(chunk, recipe.fill_value):
-        frame = codec.encode(chunk, recipe.codec)
-    if recipe.factors is not None:
-        parent = method(chunk, valid, recipe.factors)
-    return Settled(frame, parent)

@@ -23,7 +23,7 @@ class Recipe:
     codec: None: nothing is encoded, and every frame is None.
     fill_value: of the level's dtype; a chunk of nothing else is not stored.
     factors: binning to the next level, one number an axis; None at the top level.
-    downsampling: the method, "mean".
+    downsampling: the method, a key of reference.METHODS or reference.HALO_METHODS.
     """
 
     codec: Codec | None
@@ -45,12 +45,55 @@ class Settled:
     parent: Array | None
 
 
+@dataclass(frozen=True, slots=True)
+class Surrounded:
+    """A block of a level, and of the pixels around it those that its parent needs too.
+
+    pixels: C-contiguous, native byte order, nothing beyond the level. before: how many pixels
+    of `halo` lie in front of the block along each axis, 0 at the level's edge. valid: pixels of
+    the block; it begins at a multiple of the factors and ends at one or at the level's edge.
+    What `pixels` has more is halo behind it, 0 again at the level's edge.
+    """
+
+    pixels: Array
+    before: Shape
+    valid: Shape
+
+
+@dataclass(slots=True)
+class KernelTotals:
+    """What kernels did since they were made; seconds are of all threads together.
+
+    chunks, raw_bytes: settled, and blocks downsampled. encoded_bytes: of frames; encoding
+    includes looking whether all is fill value. downsampled_bytes: of what was read for it.
+    """
+
+    chunks: int = 0
+    raw_bytes: int = 0
+    encoded_bytes: int = 0
+    encode_seconds: float = 0.0
+    downsampled_bytes: int = 0
+    downsample_seconds: float = 0.0
+    decoded_bytes: int = 0
+    decode_seconds: float = 0.0
+
+
+def halo(downsampling: str, factors: Shape) -> Shape:
+    """How far beyond its window, on either side, a method looks along each axis."""
+    return tuple(int(downsampling == "gaussian" and f > 1) for f in factors)
+
+
 class Kernels(Protocol):
     """Encodes, downsamples and decodes chunks; all methods may be called from any thread."""
 
     @property
     def name(self) -> str:
         """What status shows, such as "cpu"."""
+        ...
+
+    @property
+    def totals(self) -> KernelTotals:
+        """What was done so far, for status; a copy."""
         ...
 
     def settle(
@@ -65,6 +108,15 @@ class Kernels(Protocol):
         """
         ...
 
+    def downsample(self, blocks: Sequence[Surrounded], recipe: Recipe) -> Generator[Array]:
+        """The parents of `blocks`, each of shape ceil(valid / factors), as `settle` gives them.
+
+        For the methods that look beyond a window, which `settle` refuses to downsample with, and
+        for all others; the recipe has factors. However a level is cut into blocks, its
+        parent is the same, byte for byte. Otherwise as `settle`.
+        """
+        ...
+
     def decode(
         self, frame: bytes, codec: Codec, dtype: np.dtype[np.generic], shape: Shape
     ) -> Array:
@@ -74,7 +126,7 @@ class Kernels(Protocol):
         """
         ...
 
-    def warm(self, dtypes: Iterable[np.dtype[np.generic]]) -> None:
+    def warm(self, dtypes: Iterable[np.dtype[np.generic]], method: str = "mean") -> None:
         """Makes ready what the first chunk of each of `dtypes` would else wait for."""
         ...
 

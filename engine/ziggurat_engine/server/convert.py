@@ -6,6 +6,7 @@ says of them becomes an InvalidArgument that names the fields of the request.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,8 +41,13 @@ _SHUFFLES = {
     image_pb2.SHUFFLE_BIT: "bit",
 }
 _DOWNSAMPLINGS = {
-    image_pb2.DOWNSAMPLING_UNSPECIFIED: "mean",
-    image_pb2.DOWNSAMPLING_MEAN: "mean",
+    image_pb2.Downsampling.Value(name): name.removeprefix("DOWNSAMPLING_").lower()
+    for name in image_pb2.Downsampling.keys()  # noqa: SIM118 - an enum, not a dict
+}
+_KINDS = {
+    image_pb2.IMAGE_KIND_UNSPECIFIED: "image",
+    image_pb2.IMAGE_KIND_IMAGE: "image",
+    image_pb2.IMAGE_KIND_LABELS: "labels",
 }
 
 
@@ -53,8 +59,13 @@ def spec_of(message: image_pb2.ImageSpec) -> ImageSpec:
         "data_type": _known(_TYPES, message.data_type, "spec.data_type"),
         "channels": [_channel(channel) for channel in message.channels],
         "layout": _layout(message.layout),
-        "downsampling": _known(_DOWNSAMPLINGS, message.downsampling, "spec.downsampling"),
+        "kind": _known(_KINDS, message.kind, "spec.kind"),
     }
+    method = _known(_DOWNSAMPLINGS, message.downsampling, "spec.downsampling")
+    if message.labels_of:
+        values["labels_of"] = message.labels_of
+    if message.downsampling:
+        values["downsampling"] = method
     if message.HasField("fill_value"):
         kind = message.fill_value.WhichOneof("value")
         values["fill_value"] = getattr(message.fill_value, kind) if kind else 0
@@ -76,7 +87,9 @@ def image_message(
         name=image.name,
         data_type=_NUMBERS[image.data_type],
         fill_value=_scalar(image),
-        downsampling=image_pb2.DOWNSAMPLING_MEAN,
+        downsampling=f"DOWNSAMPLING_{image.downsampling.upper()}",
+        kind=f"IMAGE_KIND_{image.kind.upper()}",
+        labels_of=image.labels_of or "",
         revision=open_image.revision,
     )
     message.created.FromDatetime(image.created)
@@ -197,6 +210,7 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
             error=status.log_error,
         ),
         recovering=status.recovering,
+        kernel_totals=service_pb2.KernelStatus(**dataclasses.asdict(status.kernel_totals)),
     )
 
 
@@ -208,7 +222,9 @@ def _known(table: Mapping[Any, str], value: int, field: str) -> str:
 
 def _axis(axis: image_pb2.Axis) -> dict[str, Any]:
     scale = {"scale": axis.scale} if axis.HasField("scale") else {}
-    values = {"name": axis.name, "size": axis.size, "unit": axis.unit, **scale}
+    values = {"name": axis.name, "size": axis.size, **scale}
+    if axis.unit:
+        values["unit"] = axis.unit
     return values | ({"unbounded": True} if axis.unbounded else {})
 
 

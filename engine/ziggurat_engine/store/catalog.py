@@ -1,11 +1,16 @@
 """Which images does a data directory hold?
 
     DIR/images/lab/2026/run-3.ome.zarr    the image "lab/2026/run-3"
+               run-3.ome.zarr/labels/cells    its label image "lab/2026/run-3/labels/cells"
     DIR/tmp                               writes under way, and what a crash left
 
 An image appears and disappears with one rename of its directory. Directories above
 images are made as needed and stay when the last image below them goes: removing one
 could race with a creation, and they hold nothing.
+
+The group `labels` names the label images of an image. It is written after one of them
+appears and before one disappears, so that what it names is there; the next start adds
+what a crash kept from being named. An image that has labels is not deleted.
 """
 
 from __future__ import annotations
@@ -17,7 +22,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ziggurat_engine.errors import AlreadyExists, Corrupt, DataError, InvalidArgument, NotFound
+from ziggurat_engine.errors import (
+    AlreadyExists,
+    Corrupt,
+    DataError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
 from ziggurat_engine.layout import pyramid_of
 from ziggurat_engine.names import check_name
 from ziggurat_engine.pyramid import Pyramid
@@ -31,6 +43,7 @@ from ziggurat_engine.store.objects import LocalStore, ObjectStore
 from ziggurat_engine.vfs import FileSystem
 
 SUFFIX = ".ome.zarr"
+LABELS = "labels"
 
 _log = logging.getLogger(__name__)
 
@@ -61,10 +74,15 @@ class Catalog:
         self._handles = handles
         self._lock = threading.Lock()
         # Every name that is taken; None until it is loaded. Names in `_busy` are being
-        # created or deleted, by one thread each.
+        # created or deleted, by one thread each. Label images that lie in another image, and
+        # those that are about to, with that image.
+        self._attached: dict[str, str] = {}
+        self._arriving: dict[str, str] = {}
         self._images: dict[str, StoredImage | None] = {}
         self._refused: set[str] = set()
         self._busy: set[str] = set()
+        # Held while a list of labels is changed; never with `_lock` held.
+        self._listing = threading.Lock()
 
     @classmethod
     def open(cls, fs: FileSystem, directory: Path, *, max_open_shards: int = 256) -> Catalog:
@@ -84,7 +102,9 @@ class Catalog:
 
     def scan(self) -> None:
         """Finds the images of the store; to be called once, before the other methods."""
-        for name in self._find():
+        for name, labels_of in self._find():
+            if labels_of is not None:
+                self._attached[name] = labels_of
             try:
                 self._load(name)
             except DataError as error:
@@ -92,6 +112,9 @@ class Catalog:
                 self._refused.add(name)
             else:
                 self._images[name] = None
+        for name, labels_of in self._attached.items():
+            if name in self._images:
+                self._list_label(name, labels_of, there=True)
 
     def create(self, image: Image) -> StoredImage:
         """Adds an empty image: all of its metadata, no chunks. Durable when it returns.
@@ -99,18 +122,26 @@ class Catalog:
         It appears whole or not at all. AlreadyExists, with the field "name", where the
         name is taken; of two calls at once exactly one gets through. OSError as the
         disk gives it: only one from the very last sync may leave an image that the
-        next start finds.
+        next start finds. NotFound, with the field "labels_of", where there is no such image.
         """
         name = image.name
         documents = omezarr.documents(image)
-        with self._reserved(name, taken=False):
+        with self._reserved(name, taken=False, labels_of=image.labels_of):
             try:
-                self._store.create_tree(_key(name), documents)
+                self._store.create_tree(_key(name, image.labels_of), documents)
             except FileExistsError as error:
                 raise _taken(name) from error
+            if image.labels_of is not None:
+                try:
+                    self._list_label(name, image.labels_of, there=True)
+                except BaseException:
+                    self._store.delete_tree(_key(name, image.labels_of))
+                    raise
             stored = self._build(image)
             with self._lock:
                 self._images[name] = stored
+                if image.labels_of is not None:
+                    self._attached[name] = image.labels_of
             return stored
 
     def load(self, name: str) -> StoredImage:
@@ -146,53 +177,96 @@ class Catalog:
     def delete(self, name: str) -> None:
         """Removes an image: it disappears at once, and durably before it returns.
 
-        Waits for the `replace` calls that run in its arrays; later ones, and reads,
-        raise NotFound. Returns when the space is freed. Errors as of `load`; after an
-        OSError the image is still there, whole, or gone.
+        FailedPrecondition while it has labels. Waits for the `replace` calls that run in its
+        arrays; later ones, and reads, raise NotFound. Returns when the space is freed. Errors
+        as of `load`; after an OSError the image is still there, whole, or gone.
         """
         stored = self.load(name)
+        labels_of = stored.image.labels_of
+        key = _key(name, labels_of)
         with self._reserved(name, taken=True):
             with self._lock:
                 del self._images[name]
             stored.gate.close()
             try:
-                self._store.delete_tree(_key(name))
+                if labels_of is not None:
+                    self._list_label(name, labels_of, there=False)
+                self._store.delete_tree(key)
             except BaseException:
-                if self._store.list(_key(name)) != ([], []):
+                if self._store.list(key) != ([], []):
                     with self._lock:
                         self._images[name] = stored
                     stored.gate.reopen()
                 raise
             finally:
-                self._handles.drop_prefix(_key(name))
+                self._handles.drop_prefix(key)
+            with self._lock:
+                self._attached.pop(name, None)
+
+    def check_no_labels(self, name: str) -> None:
+        """Raises FailedPrecondition where the image `name` has labels, or is about to."""
+        with self._lock:
+            self._check_no_labels(name)
+
+    def _check_no_labels(self, name: str) -> None:
+        known = self._attached | self._arriving
+        labels = sorted(label for label, image in known.items() if image == name)
+        if labels:
+            raise FailedPrecondition(
+                f"image {name!r} has labels, to be deleted first: {', '.join(labels)}"
+            )
+
+    def _list_label(self, name: str, image: str, *, there: bool) -> None:
+        """Names a label image in the group `labels` of its image, or no longer.
+
+        What others have written there stays.
+        """
+        label, key = name.rpartition("/")[2], f"{_key(image)}/{LABELS}/zarr.json"
+        with self._listing:
+            old = self._store.get(key)
+            new = omezarr.labels_document(old, label, there=there)
+            if new != old:
+                self._store.put(key, [new])
 
     def close(self) -> None:
         """Closes the open shards. The catalog is not to be used after."""
         self._handles.close()
 
     @contextmanager
-    def _reserved(self, name: str, *, taken: bool) -> Iterator[None]:
-        """Keeps `name` for one creation (not taken) or deletion (taken) at a time."""
+    def _reserved(self, name: str, *, taken: bool, labels_of: str | None = None) -> Iterator[None]:
+        """Keeps `name` for one creation (not taken) or deletion (taken) at a time.
+
+        An image is not deleted while labels of it exist or are being created.
+        """
         with self._lock:
             if taken and name not in self._images:
                 raise _missing(name)
             if not taken and any(name in s for s in (self._images, self._refused, self._busy)):
                 raise _taken(name)
+            if taken:
+                self._check_no_labels(name)
+            if labels_of is not None:
+                if labels_of not in self._images or labels_of in self._busy:
+                    raise _missing(labels_of, "labels_of")
+                self._arriving[name] = labels_of
             self._busy.add(name)
         try:
             yield
         finally:
             with self._lock:
                 self._busy.discard(name)
+                self._arriving.pop(name, None)
 
     def _load(self, name: str) -> Image:
-        data = self._store.get(f"{_key(name)}/zarr.json")
+        labels_of = self._attached.get(name)
+        data = self._store.get(f"{_key(name, labels_of)}/zarr.json")
         if data is None:
             raise Corrupt(f"image {name!r} has no zarr.json")
-        return omezarr.read_image(data, name)
+        return omezarr.read_image(data, name, labels_of)
 
     def _build(self, image: Image) -> StoredImage:
-        pyramid, gate, key = pyramid_of(image), Gate(image.name), _key(image.name)
+        pyramid, gate = pyramid_of(image), Gate(image.name)
+        key = _key(image.name, image.labels_of)
         arrays = tuple(
             ChunkArray(self._store, f"{key}/{omezarr.level_path(k)}", level, self._handles, gate)
             for k, level in enumerate(pyramid.levels)
@@ -201,8 +275,8 @@ class Catalog:
         frames = FrameTable(self._store, key, gate, image)
         return StoredImage(image, pyramid, arrays, gate, metadata, frames)
 
-    def _find(self) -> Iterator[str]:
-        """Walks the directories above images; an image is not descended into."""
+    def _find(self) -> Iterator[tuple[str, str | None]]:
+        """(name, the image it is a label image of), from a walk of the directories above images."""
         above = [""]
         while above:
             parent = above.pop()
@@ -214,13 +288,22 @@ class Catalog:
                     if name != path:
                         _log.warning("directory %r is skipped: no image has this name", path)
                 elif name != path:
-                    yield name
+                    yield name, None
+                    yield from self._find_labels(name)
                 else:
                     above.append(path)
 
+    def _find_labels(self, image: str) -> Iterator[tuple[str, str]]:
+        for segment in self._store.list(f"{_key(image)}/{LABELS}")[1]:
+            name = f"{image}/{LABELS}/{segment}"
+            if _is_name(name):
+                yield name, image
+            else:
+                _log.warning("labels %r of %r are skipped: no image has this name", segment, image)
 
-def _key(name: str) -> str:
-    return name + SUFFIX
+
+def _key(name: str, labels_of: str | None = None) -> str:
+    return name + SUFFIX if labels_of is None else labels_of + SUFFIX + name[len(labels_of) :]
 
 
 def _is_name(name: str) -> bool:
@@ -230,8 +313,8 @@ def _is_name(name: str) -> bool:
         return False
 
 
-def _missing(name: str) -> NotFound:
-    return NotFound(f"there is no image {name!r}", field="name")
+def _missing(name: str, field: str = "name") -> NotFound:
+    return NotFound(f"there is no image {name!r}", field=field)
 
 
 def _taken(name: str) -> AlreadyExists:

@@ -27,6 +27,7 @@ from ziggurat_engine.spec import Axis, Blosc, Channel, Codec, Gzip, Image, Uncom
 if TYPE_CHECKING:
     from ome_zarr_models.common.omero import Channel as OmeroChannel
     from ome_zarr_models.v05.image import ImageAttrs
+    from ome_zarr_models.v05.image_label import ImageLabelAttrs
     from ome_zarr_models.v05.multiscales import Multiscale
     from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
@@ -39,9 +40,18 @@ _SHUFFLES: dict[str, Literal["noshuffle", "shuffle", "bitshuffle"]] = {
     "byte": "shuffle",
     "bit": "bitshuffle",
 }
+_CASCADE = (
+    "Each level bins the stored level before it; a window at the edge has the pixels there are."
+)
 _DOWNSAMPLING = {
-    "mean": "Each level bins the stored level before it. Integer means round half to even;"
-    " a window at the edge averages the pixels that exist."
+    "mean": "The mean of each window; of integers rounded half to even.",
+    "median": "The lower median of each window.",
+    "mode": "The most frequent pixel of each window, the smallest of several.",
+    "min": "The smallest pixel of each window.",
+    "max": "The largest pixel of each window.",
+    "stride": "The first pixel of each window.",
+    "gaussian": "The mean of each window and one pixel around it, with binomial weights"
+    " (1 3 3 1 for 2, 1 4 6 4 1 for 3, 1 5 10 10 5 1 for 4); of integers rounded half to even.",
 }
 
 
@@ -61,7 +71,7 @@ def documents(image: Image) -> dict[str, bytes]:
     content: dict[str, Buffer] = {}
     store = MemoryStore(content)
     attributes = {
-        "ome": _ome(image).model_dump(mode="json", exclude_none=True),
+        "ome": _ome(image).model_dump(mode="json", by_alias=True, exclude_none=True),
         ATTRIBUTE: {"version": VERSION, "image": json.loads(image.model_dump_json())},
     }
     zarr.create_group(store, attributes=attributes)
@@ -84,8 +94,29 @@ def documents(image: Image) -> dict[str, bytes]:
     return {path: content[path].to_bytes() for path in [*levels, "zarr.json"]}
 
 
-def read_image(document: bytes, name: str) -> Image:
+def labels_document(old: bytes | None, name: str, *, there: bool) -> bytes:
+    """The zarr.json of the group of an image's labels, in which `name` is listed or not.
+
+    old: what it was, None where there is none.
+    """
+    try:
+        document = json.loads(old or b"{}")
+        listed = list(document.setdefault("attributes", {}).setdefault("ome", {}).get("labels", []))
+    except (ValueError, AttributeError, TypeError):
+        # Not a group: nothing of it can be kept.
+        document, listed = {"attributes": {"ome": {}}}, []
+    others = [label for label in listed if label != name]
+    ome = {**document["attributes"]["ome"], "version": "0.5"}
+    ome["labels"] = sorted([*others, name]) if there else others
+    document |= {"zarr_format": 3, "node_type": "group"}
+    document["attributes"]["ome"] = ome
+    return json.dumps(document, indent=2).encode()
+
+
+def read_image(document: bytes, name: str, labels_of: str | None = None) -> Image:
     """The image that the group's zarr.json describes, under the name it lies at now.
+
+    labels_of: the image in which it lies.
 
     Raises UnsupportedVersion for a description of another version, Corrupt for
     anything else that `documents` does not write; `name` is named in both.
@@ -105,7 +136,9 @@ def read_image(document: bytes, name: str) -> Image:
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"image {name!r}: its description does not parse: {error}") from error
     # Directories are moved and copied: where an image lies is what it is called.
-    return image if image.name == name else image.model_copy(update={"name": name})
+    if (image.name, image.labels_of) == (name, labels_of):
+        return image
+    return image.model_copy(update={"name": name, "labels_of": labels_of})
 
 
 def _compressor(codec: Codec, itemsize: int) -> BloscCodec | GzipCodec | ZstdCodec | None:
@@ -128,10 +161,22 @@ def _compressor(codec: Codec, itemsize: int) -> BloscCodec | GzipCodec | ZstdCod
             return None
 
 
-def _ome(image: Image) -> ImageAttrs:
+def _ome(image: Image) -> ImageAttrs | ImageLabelAttrs:
     from ome_zarr_models.common.omero import Omero
     from ome_zarr_models.v05.image import ImageAttrs
+    from ome_zarr_models.v05.image_label import ImageLabelAttrs
+    from ome_zarr_models.v05.image_label_types import Label, Source
 
+    if image.kind == "labels":
+        # From IMAGE.ome.zarr/labels/NAME to IMAGE.ome.zarr.
+        source = Source(image="../../") if image.labels_of is not None else None
+        return ImageLabelAttrs.model_validate(
+            {
+                "version": "0.5",
+                "multiscales": [_multiscale(image)],
+                "image-label": Label(source=source),
+            }
+        )
     extra: dict[str, Any] = {}
     if image.channels:
         channels = [_omero_channel(c, image.dtype) for c in image.channels]
@@ -156,7 +201,7 @@ def _multiscale(image: Image) -> Multiscale:
         type=image.downsampling,
         metadata={
             "method": image.downsampling,
-            "description": _DOWNSAMPLING[image.downsampling],
+            "description": f"{_DOWNSAMPLING[image.downsampling]} {_CASCADE}",
         },
     )
 

@@ -41,6 +41,18 @@ class Downsampling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DOWNSAMPLING_UNSPECIFIED: _ClassVar[Downsampling]
     DOWNSAMPLING_MEAN: _ClassVar[Downsampling]
+    DOWNSAMPLING_MEDIAN: _ClassVar[Downsampling]
+    DOWNSAMPLING_MODE: _ClassVar[Downsampling]
+    DOWNSAMPLING_MIN: _ClassVar[Downsampling]
+    DOWNSAMPLING_MAX: _ClassVar[Downsampling]
+    DOWNSAMPLING_STRIDE: _ClassVar[Downsampling]
+    DOWNSAMPLING_GAUSSIAN: _ClassVar[Downsampling]
+
+class ImageKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IMAGE_KIND_UNSPECIFIED: _ClassVar[ImageKind]
+    IMAGE_KIND_IMAGE: _ClassVar[ImageKind]
+    IMAGE_KIND_LABELS: _ClassVar[ImageKind]
 
 class StreamOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -69,6 +81,15 @@ SHUFFLE_BYTE: Shuffle
 SHUFFLE_BIT: Shuffle
 DOWNSAMPLING_UNSPECIFIED: Downsampling
 DOWNSAMPLING_MEAN: Downsampling
+DOWNSAMPLING_MEDIAN: Downsampling
+DOWNSAMPLING_MODE: Downsampling
+DOWNSAMPLING_MIN: Downsampling
+DOWNSAMPLING_MAX: Downsampling
+DOWNSAMPLING_STRIDE: Downsampling
+DOWNSAMPLING_GAUSSIAN: Downsampling
+IMAGE_KIND_UNSPECIFIED: ImageKind
+IMAGE_KIND_IMAGE: ImageKind
+IMAGE_KIND_LABELS: ImageKind
 STREAM_OUTCOME_UNSPECIFIED: StreamOutcome
 STREAM_OUTCOME_OPEN: StreamOutcome
 STREAM_OUTCOME_COMPLETE: StreamOutcome
@@ -190,7 +211,7 @@ class Layout(_message.Message):
     def __init__(self, chunk_shape: _Optional[_Union[Shape, _Mapping]] = ..., shard_chunks: _Optional[_Union[Shape, _Mapping]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ...) -> None: ...
 
 class ImageSpec(_message.Message):
-    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling")
+    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "kind", "labels_of")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AXES_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +219,8 @@ class ImageSpec(_message.Message):
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LABELS_OF_FIELD_NUMBER: _ClassVar[int]
     name: str
     axes: _containers.RepeatedCompositeFieldContainer[Axis]
     data_type: DataType
@@ -205,7 +228,9 @@ class ImageSpec(_message.Message):
     channels: _containers.RepeatedCompositeFieldContainer[Channel]
     layout: LayoutRequest
     downsampling: Downsampling
-    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[LayoutRequest, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ...) -> None: ...
+    kind: ImageKind
+    labels_of: str
+    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[LayoutRequest, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., kind: _Optional[_Union[ImageKind, str]] = ..., labels_of: _Optional[str] = ...) -> None: ...
 
 class StoredSize(_message.Message):
     __slots__ = ("chunks", "objects", "bytes")
@@ -258,7 +283,7 @@ class StreamInfo(_message.Message):
     def __init__(self, stream_id: _Optional[str] = ..., outcome: _Optional[_Union[StreamOutcome, str]] = ..., next_sequence: _Optional[int] = ..., durable: _Optional[int] = ..., regions: _Optional[int] = ..., bytes: _Optional[int] = ..., skipped_frames: _Optional[int] = ..., duplicates: _Optional[int] = ..., expected_frames: _Optional[int] = ..., held: _Optional[bool] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "levels", "created", "revision", "streams")
+    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "levels", "created", "revision", "streams", "kind", "labels_of")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AXES_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +295,8 @@ class Image(_message.Message):
     CREATED_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LABELS_OF_FIELD_NUMBER: _ClassVar[int]
     name: str
     axes: _containers.RepeatedCompositeFieldContainer[Axis]
     data_type: DataType
@@ -281,4 +308,6 @@ class Image(_message.Message):
     created: _timestamp_pb2.Timestamp
     revision: int
     streams: _containers.RepeatedCompositeFieldContainer[StreamInfo]
-    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ...) -> None: ...
+    kind: ImageKind
+    labels_of: str
+    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ..., kind: _Optional[_Union[ImageKind, str]] = ..., labels_of: _Optional[str] = ...) -> None: ...

@@ -76,7 +76,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatus(_message.Message):
-    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle", "log", "recovering")
+    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle", "log", "recovering", "kernel_totals")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class ServerStatus(_message.Message):
     SETTLE_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     RECOVERING_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_TOTALS_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_seconds: float
     draining: bool
@@ -97,7 +98,28 @@ class ServerStatus(_message.Message):
     settle: SettleStatus
     log: LogStatus
     recovering: bool
-    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ..., log: _Optional[_Union[LogStatus, _Mapping]] = ..., recovering: _Optional[bool] = ...) -> None: ...
+    kernel_totals: KernelStatus
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ..., log: _Optional[_Union[LogStatus, _Mapping]] = ..., recovering: _Optional[bool] = ..., kernel_totals: _Optional[_Union[KernelStatus, _Mapping]] = ...) -> None: ...
+
+class KernelStatus(_message.Message):
+    __slots__ = ("chunks", "raw_bytes", "encoded_bytes", "encode_seconds", "downsampled_bytes", "downsample_seconds", "decoded_bytes", "decode_seconds")
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DOWNSAMPLED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DOWNSAMPLE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DECODED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    chunks: int
+    raw_bytes: int
+    encoded_bytes: int
+    encode_seconds: float
+    downsampled_bytes: int
+    downsample_seconds: float
+    decoded_bytes: int
+    decode_seconds: float
+    def __init__(self, chunks: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., encoded_bytes: _Optional[int] = ..., encode_seconds: _Optional[float] = ..., downsampled_bytes: _Optional[int] = ..., downsample_seconds: _Optional[float] = ..., decoded_bytes: _Optional[int] = ..., decode_seconds: _Optional[float] = ...) -> None: ...
 
 class LogStatus(_message.Message):
     __slots__ = ("bytes", "appended_bytes", "syncs", "failed_syncs", "sync_seconds_max", "replayed_bytes", "error")

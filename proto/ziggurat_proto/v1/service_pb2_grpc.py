@@ -112,7 +112,7 @@ class ZigguratServicer:
 
     def DeleteImage(self, request, context):
         """Deletes an image with all its pixels. FAILED_PRECONDITION while a stream
-        writes to it.
+        writes to it, or while it has labels.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -30,6 +30,9 @@ def spec(**arguments):
         "unit": None,
         "channels": None,
         "fill_value": 0,
+        "kind": "image",
+        "labels_of": None,
+        "downsampling": None,
     } | arguments
     layout_arguments = {k: arguments.pop(k) for k in list(arguments) if k in NO_LAYOUT}
     layout = layout_request(arguments["axes"], **(NO_LAYOUT | layout_arguments))

@@ -22,6 +22,7 @@ EXPORTED = {
     "Gzip",
     "Image",
     "InvalidArgument",
+    "KernelStatus",
     "Layout",
     "Level",
     "LevelView",

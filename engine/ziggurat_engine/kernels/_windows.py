@@ -1,0 +1,131 @@
+"""How is a chunk cut into windows for compiled loops? By rows, five axes always.
+
+An output row is made of the input rows of its windows, in lexicographic order; along
+a row each window has `factors[-1]` neighbouring pixels. What is kept beside the input
+and the output is about one output row long and stays in the nearest cache.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+
+import numba
+import numpy as np
+
+from ziggurat_engine.region import Shape
+from ziggurat_engine.spec import Array
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+Vector: TypeAlias = np.ndarray[Any, Any]
+Five: TypeAlias = tuple[int, int, int, int, int]
+
+_AXES = 5
+
+
+class Windows(NamedTuple):
+    """How a chunk of `shape` is cut into windows; axes of one pixel fill up to five in front."""
+
+    shape: Five
+    valid: Five
+    factors: Five
+
+
+def compiled(function: _F) -> _F:
+    """Compiled on first use for the types it meets; runs without the GIL.
+
+    Division by zero is not looked for (no window is empty), which lets loops become vectors.
+    What is kept on disk is looked up by the caller's file alone: who changes this module
+    while developing removes __pycache__.
+    """
+    try:
+        decorated = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+    except RuntimeError:  # there is no folder to keep compiled code in: a read-only install
+        decorated = numba.njit(nogil=True, error_model="numpy")(function)
+    return cast(_F, decorated)
+
+
+@compiled
+def window_rows(row: int, windows: Windows, rows: Vector) -> int:
+    """Puts the input rows of output row `row` into `rows`, in order; returns their number."""
+    valid, factors, shape = windows.valid, windows.factors, windows.shape
+    n3 = -(-valid[3] // factors[3])
+    n2 = -(-valid[2] // factors[2])
+    n1 = -(-valid[1] // factors[1])
+    start3 = row % n3 * factors[3]
+    row //= n3
+    start2 = row % n2 * factors[2]
+    row //= n2
+    start1 = row % n1 * factors[1]
+    start0 = row // n1 * factors[0]
+    count = 0
+    for i0 in range(start0, min(start0 + factors[0], valid[0])):
+        for i1 in range(start1, min(start1 + factors[1], valid[1])):
+            for i2 in range(start2, min(start2 + factors[2], valid[2])):
+                first = ((i0 * shape[1] + i1) * shape[2] + i2) * shape[3]
+                for i3 in range(start3, min(start3 + factors[3], valid[3])):
+                    rows[count] = first + i3
+                    count += 1
+    return count
+
+
+class Cut(NamedTuple):
+    """A chunk made ready for a kernel.
+
+    pixels: (rows, pixels of a row), read-only. windows: of it. rows: room for `window_rows`.
+    out: the parent block, C-contiguous, not filled in. lines: `out` as (rows, pixels).
+    """
+
+    pixels: Vector
+    windows: Windows
+    rows: Vector
+    out: Array
+    lines: Vector
+
+
+def cut(chunk: Array, valid: Shape, factors: Shape) -> Cut:
+    """chunk: at most 5 axes, of at least one valid pixel each."""
+    out: Array = np.empty([-(-n // f) for n, f in zip(valid, factors, strict=True)], chunk.dtype)
+    clipped = tuple(max(1, min(f, n)) for f, n in zip(factors, valid, strict=True))
+    windows = Windows(five(chunk.shape), five(valid), five(clipped))
+    rows = np.empty(math.prod(windows.factors[:-1]), np.int64)
+    return Cut(rows_of(chunk), windows, rows, out, out.reshape(-1, out.shape[-1]))
+
+
+def five(numbers: Shape, front: int = 1) -> Five:
+    """One number for each of five axes: `front` where `numbers` has none."""
+    return cast(Five, (front,) * (_AXES - len(numbers)) + tuple(numbers))
+
+
+def rows_of(chunk: Array) -> Array:
+    """The chunk as (rows, pixels): aligned and read-only, so that one compiled type serves all."""
+    rows = np.require(chunk, chunk.dtype, ["C", "A"]).reshape(-1, chunk.shape[-1])
+    rows.flags.writeable = False
+    return rows
+
+
+def run(kernel: Callable[..., Any], *arguments: object) -> Any:
+    """Calls a compiled function."""
+    try:
+        return kernel(*arguments)
+    except OSError:  # compiled just now, but a full disk could not keep that for later
+        return kernel(*arguments)
+
+
+_compiling = threading.Lock()
+_ready: set[tuple[str, np.dtype[np.generic]]] = set()
+
+
+def once(what: str, dtype: np.dtype[np.generic], compile_: Callable[[], object]) -> None:
+    """Calls `compile_` where that was not done for (what, dtype); the compiler takes one at a time.
+
+    The threads that come meanwhile wait for it.
+    """
+    if (what, dtype) in _ready:
+        return
+    with _compiling:
+        if (what, dtype) not in _ready:
+            compile_()
+            _ready.add((what, dtype))
