@@ -19,6 +19,7 @@ from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
+from ziggurat_engine.vfs import FileSystem
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,9 @@ log = logging.getLogger(__name__)
 class Server:
     """A gRPC server over an engine of its own; `address` is where it listens."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, fs: FileSystem | None = None) -> None:
         self._settings = settings
-        self._engine = Engine(settings)
+        self._engine = Engine(settings, fs)
         self._server = grpc.server(
             ThreadPoolExecutor(
                 settings.max_streams + settings.max_calls, thread_name_prefix="call"
@@ -85,14 +86,18 @@ class Server:
         self._engine.close()
 
 
-def serve(settings: Settings, signals: Collection[signal.Signals]) -> int:
+def serve(
+    settings: Settings, signals: Collection[signal.Signals], fs: FileSystem | None = None
+) -> int:
     """Serves until one of `signals` says stop; returns the process's exit code.
+
+    fs: where the engine's files are; None: the operating system's.
 
     All threads must have them blocked: they are waited for. (A handler would run only
     once the main thread wakes, which a signal taken by another thread does not do.)
     Prints one line, "listening on HOST:PORT", on standard output once calls are taken.
     """
-    server = Server(settings)
+    server = Server(settings, fs)
     try:
         server.start()
     except (ZigguratError, OSError) as error:
