@@ -14,6 +14,7 @@ when nobody wrote to it for a while, or when a caller waits for it.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -131,12 +132,14 @@ class Settler:
                 with shard.lock:
                     needed = shard.absent(parts) * image.chunk_bytes
                     if self._budget.reserve(needed, force=not wait):
+                        # Before chunks are made: they are to take the place of clean ones.
+                        self._clean.shrink()
                         tick = self._dirty.next_tick()
                         extra = shard.write(parts, pixels, tick, time.monotonic(), source)
                         whole = shard.whole
                         break
                 self._make_room(needed)
-        if needed or extra:
+        if extra:
             self._budget.reserve(extra, force=True)
             self._clean.shrink()
         if whole:
@@ -317,23 +320,30 @@ class Settler:
             note = self._state.mark_stale(
                 image.image.uid, level, shard.key.shard, frozen.keys() | touched
             )
-        parents = self._store(image, shard, frozen) if frozen else []
-        if level == 0 and image.image.unbounded and frozen:
-            # While the shard is dirty: log and acknowledgements wait for it, so that a crash
-            # can't shorten the image.
-            stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
-            image.stored.metadata.write_extent(min(image.extent, stop))
-        parents += self._blocks(image, level, touched)
-        for n, (parts, block) in enumerate(parents, 1):
-            # The note goes with the last block: whoever stores that one has, or others had
-            # before, stored all of them.
-            source = note if n == len(parents) else None
-            self.merge(image, level + 1, parts, block, wait=False, source=source)
+        with self._budget.held(_block_bytes(image, level, len(frozen) + len(touched))):
+            self._clean.shrink()
+            parents = deque(self._store(image, shard, frozen) if frozen else ())
+            if level == 0 and image.image.unbounded and frozen:
+                # While the shard is dirty: log and acknowledgements wait for it, so that a
+                # crash can't shorten the image.
+                stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
+                image.stored.metadata.write_extent(min(image.extent, stop))
+            parents += self._blocks(image, level, touched)
+            barren = not parents
+            while parents:
+                # A block's memory goes as soon as it is merged.
+                parts, block = parents.popleft()
+                # The note goes with the last block: whoever stores that one has, or others
+                # had before, stored all of them.
+                source = None if parents else note
+                self.merge(image, level + 1, parts, block, wait=False, source=source)
         freed, notes = shard.stored(touched)
+        # Nothing may hold the chunks whose bytes are given back.
+        del frozen
         self._budget.release(freed)
         shard.failures, shard.retry_at, shard.error = 0, 0.0, None
         self._failing = None
-        if note is not None and not parents:
+        if note is not None and barren:
             notes.append(note)
         self._clear(notes)
         if level == 0:
@@ -428,6 +438,8 @@ class Settler:
         delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(shard.failures, 10))
         shard.retry_at = time.monotonic() + delay
         log.error("shard %s can't be stored, next try in %.1f s", shard.key, delay, exc_info=error)
+        # It is kept, and its frames would keep the chunks.
+        error.__traceback__ = None
         with self._wake:
             if not isinstance(error, DataError):
                 # What is broken in one place keeps nothing else from being stored.
@@ -443,6 +455,12 @@ def _refused(error: Exception | None, what: str) -> ZigguratError:
     if isinstance(error, DataError):
         return type(error)(f"{what}: {error.message}", field=error.field, **error.details)
     return Unavailable(f"{what}: {error}")
+
+
+def _block_bytes(image: OpenImage, level: int, chunks: int) -> int:
+    """Of the blocks that so many chunks of `level` leave for the level above."""
+    factors = image.recipes[level].factors
+    return 0 if factors is None else chunks * image.chunk_bytes // math.prod(factors)
 
 
 def parent_write(

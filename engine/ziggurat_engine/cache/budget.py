@@ -9,6 +9,8 @@ had to wait for room, room would never come.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Budget:
@@ -58,6 +60,15 @@ class Budget:
         with self._room:
             self._dirty -= nbytes
             self._room.notify_all()
+
+    @contextmanager
+    def held(self, nbytes: int) -> Iterator[None]:
+        """Adds `nbytes` of what settling needs beside chunks while the block runs, by force."""
+        self.reserve(nbytes, force=True)
+        try:
+            yield
+        finally:
+            self.release(nbytes)
 
     def wait(self, nbytes: int, timeout_seconds: float) -> bool:
         """Waits until `nbytes` can be reserved; False where the time ran out first."""
