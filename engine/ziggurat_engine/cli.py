@@ -90,7 +90,7 @@ def serve(
     try:
         loaded = load(config, **flags)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(": ".join((*map(str, e["loc"]), e["msg"])) for e in error.errors())
         raise click.UsageError(f"settings: {problems}") from None
     except (OSError, ValueError) as error:
         raise click.UsageError(f"settings: {error}") from None

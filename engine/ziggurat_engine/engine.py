@@ -190,11 +190,12 @@ class Engine:
         """
         self._check_ready()
         settings = self._settings
+        max_chunk_bytes = min(settings.max_chunk_bytes, settings.cache_bytes // 8)
         image = resolve(
             spec,
-            chunk_target_bytes=settings.chunk_target_bytes,
+            chunk_target_bytes=min(settings.chunk_target_bytes, max_chunk_bytes),
             shard_target_bytes=settings.shard_target_bytes,
-            max_chunk_bytes=min(settings.max_chunk_bytes, settings.cache_bytes // 8),
+            max_chunk_bytes=max_chunk_bytes,
             working_set_bytes=settings.cache_bytes // 4,
         )
         return self._images.create(image)
