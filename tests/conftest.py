@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ziggurat
@@ -54,7 +55,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     count = itertools.count()
     started: list[ServerProcess] = []
 
-    def start(data: Path | None = None, **settings: object) -> ServerProcess:
+    def start(data: Path | None = None, **settings: Any) -> ServerProcess:
         number = next(count)
         directory = data or tmp_path / f"data-{number}"
         started.append(ServerProcess(directory, tmp_path / f"stderr-{number}", **settings))

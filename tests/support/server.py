@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.waiting import SECONDS
@@ -21,15 +22,26 @@ class ServerProcess:
     """`python -m ziggurat_engine serve` over a directory, on a free port.
 
     stderr_path: what the server says; `stop` and `kill` end the process by its pid.
+    program: what Python runs as that command. open_files: the most that it may have open.
     """
 
-    def __init__(self, data: Path, stderr_path: Path, **settings: object) -> None:
+    def __init__(
+        self,
+        data: Path,
+        stderr_path: Path,
+        *,
+        program: Sequence[str] = ("-m", "ziggurat_engine"),
+        open_files: int | None = None,
+        **settings: object,
+    ) -> None:
         self.data, self.stderr_path = data, stderr_path
         self._told = False
         chosen = {**SETTINGS, **settings}
-        command = [sys.executable, "-m", "ziggurat_engine", "serve", "--data", str(data)]
+        command = [sys.executable, *program, "serve", "--data", str(data)]
         command += ["--listen", "127.0.0.1:0"]
         command += [f"--set={name}={value}" for name, value in chosen.items()]
+        if open_files is not None:
+            command = ["/bin/sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *command]
         with stderr_path.open("ab") as stderr:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=stderr, env=clean_environment()
