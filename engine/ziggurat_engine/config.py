@@ -85,7 +85,7 @@ class Settings(BaseSettings):
 
     cache_bytes: Bytes = Field(
         default_factory=lambda: ByteSize(max(256 * MIB, _memory_bytes() // 4)),
-        ge=2**16,
+        ge=2**14,
         description="memory for chunks, dirty and clean together; default a quarter of all memory",
     )
     max_open_shards: PositiveInt = Field(default=256, description="files kept open for reads")

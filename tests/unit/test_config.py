@@ -69,7 +69,7 @@ BAD = [
     ("kernels", "quantum"),
     ("tune_malloc", "perhaps"),
     ("no_such_setting", "1"),
-    ("cache_bytes", "32KiB"),
+    ("cache_bytes", "8KiB"),
     ("log_segment_bytes", "32000001"),
     ("log_segment_bytes", "2KiB"),
     ("log_segment_bytes", "4GiB"),

@@ -20,6 +20,9 @@ from ziggurat_engine.kernels.reference import Method, method_for
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Codec
 
+# Of raw pixels: what a batch's results that nobody took yet may have been.
+AHEAD_BYTES = 64 * 2**20
+
 METHODS: Mapping[str, Method] = {"mean": _mean.mean}
 
 
@@ -44,11 +47,12 @@ class CpuKernels:
     def settle(
         self, chunks: Sequence[Array], valid: Sequence[Shape], recipe: Recipe
     ) -> Generator[Settled, None, None]:
-        """See Kernels.settle. At most 2 * threads results are ahead of the consumer.
+        """See Kernels.settle. Few results are ahead of the consumer.
 
-        Work starts when the first result is asked for. The error of a chunk is raised
-        in its turn and ends the batch. When the iterator is exhausted, closed or has
-        raised, no thread reads the arrays any more.
+        At most 2 * threads, and of AHEAD_BYTES of pixels unless it is one. Work starts
+        when the first result is asked for. The error of a chunk is raised in its turn and
+        ends the batch. When the iterator is exhausted, closed or has raised, no thread
+        reads the arrays any more.
         Raises InvalidArgument for an unknown method.
         """
         return self._settle(chunks, valid, recipe, method_for(recipe, METHODS))
@@ -59,7 +63,8 @@ class CpuKernels:
         going: deque[Future[Settled]] = deque()
         try:
             for chunk, extent in zip(chunks, valid, strict=True):
-                if len(going) == self._ahead:
+                ahead = max(1, min(self._ahead, AHEAD_BYTES // max(1, chunk.nbytes)))
+                if len(going) == ahead:
                     yield going.popleft().result()
                 going.append(self._pool.submit(_settle, chunk, extent, recipe, method))
             while going:
