@@ -16,6 +16,7 @@ __all__ = [
     "cpu_seconds",
     "disk_written_bytes",
     "exit_on_sigterm",
+    "held_bytes",
     "peak_rss_bytes",
 ]
 
@@ -32,6 +33,12 @@ def cpu_seconds(pid: int) -> float:
 def peak_rss_bytes(pid: int) -> int:
     """The most memory that a process ever had in RAM."""
     return _number(Path(f"/proc/{pid}/status"), "VmHWM") * 1024
+
+
+def held_bytes(pid: int) -> int:
+    """Memory that a process has now and nobody can take back: all but pages of files."""
+    status = Path(f"/proc/{pid}/status")
+    return (_number(status, "RssAnon") + _number(status, "RssShmem")) * 1024
 
 
 def disk_written_bytes(pid: int) -> int:

@@ -63,6 +63,7 @@ class Victim:
         for name, value in {
             "cache_bytes": "64MiB",
             "log_segment_bytes": "8MiB",
+            "max_message_bytes": "4MiB",
             "max_log_bytes": "48MiB",
             "settle_idle_seconds": 0.2,
         }.items():

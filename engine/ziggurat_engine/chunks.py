@@ -91,15 +91,17 @@ class Chunks:
         """Completes all chunks that are dirty, and makes them settling. For the shard's owner."""
         with shard.lock:
             bare = [index for index, chunk in shard.chunks.items() if not chunk.complete]
-        bases = {index: self.stored(image, shard.key.level, index) for index in bare}
+        # One base at a time: all of them could be as large as the shard.
+        for index in bare:
+            base = self.stored(image, shard.key.level, index)
+            with shard.lock:
+                shard.chunks[index].finish(image.fill_value if base is None else base)
         with shard.lock:
             for index, chunk in shard.chunks.items():
                 if not chunk.complete:
-                    if index not in bases:
-                        # Made dirty since: rare, so that loading it under the lock is cheaper
-                        # than going round again, which a busy writer could keep up forever.
-                        bases[index] = self.stored(image, shard.key.level, index)
-                    base = bases[index]
+                    # Made dirty since: rare, so that loading it under the lock is cheaper than
+                    # going round again, which a busy writer could keep up forever.
+                    base = self.stored(image, shard.key.level, index)
                     chunk.finish(image.fill_value if base is None else base)
             return shard.freeze()
 

@@ -9,12 +9,17 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ziggurat_engine import __version__
 from ziggurat_engine.errors import ZigguratError
+
+if TYPE_CHECKING:
+    from ziggurat_engine.vfs import FileSystem
 
 # Large messages come and go many times a second. Left alone, malloc maps and unmaps
 # memory for each, and page faults then take half of the CPU time of receiving.
@@ -55,7 +60,9 @@ def main() -> None:
     help="TOML file with settings.",
 )
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
+@click.pass_obj
 def serve(
+    files: Callable[[], FileSystem] | None,
     data: Path | None,
     listen: str | None,
     cache_bytes: str | None,
@@ -69,6 +76,7 @@ def serve(
     ...) or from a TOML file; flags win over the environment, the environment over the
     file. `ziggurat-engine settings` lists them all.
     """
+    # files: makes the file system to serve from, where a test brings its own.
     from pydantic import ValidationError
 
     from ziggurat_engine.config import load
@@ -82,7 +90,7 @@ def serve(
     try:
         loaded = load(config, **flags)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(": ".join((*map(str, e["loc"]), e["msg"])) for e in error.errors())
         raise click.UsageError(f"settings: {problems}") from None
     except (OSError, ValueError) as error:
         raise click.UsageError(f"settings: {error}") from None
@@ -100,7 +108,7 @@ def serve(
     from ziggurat_engine.server.serve import serve as run
 
     try:
-        code = run(loaded, STOP_SIGNALS)
+        code = run(loaded, STOP_SIGNALS, files() if files is not None else None)
     except (OSError, ZigguratError) as error:
         raise click.ClickException(str(error)) from None
     raise SystemExit(code)

@@ -2,7 +2,8 @@
 
 Flags win over the environment (ZIGGURAT_CACHE_BYTES=...), the environment over the TOML
 file, the file over the defaults. Sizes may carry a unit ("512MiB"); every number's unit
-is in its name. Settings are read once and passed down as plain values.
+is in its name. Settings are read once and passed down as plain values. What can't work
+together is refused here, by the names of both.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import os
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import ByteSize, Field, PositiveFloat, PositiveInt
+from pydantic import ByteSize, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,6 +22,11 @@ from pydantic_settings import (
 )
 
 MIB = 2**20
+
+# What a segment of the log holds beside the largest message: headers and names.
+SEGMENT_OVERHEAD_BYTES = 2048
+# The active segment of the log, one ahead of need, and two kept to be used again.
+LEAST_SEGMENTS = 4
 
 Bytes: TypeAlias = Annotated[ByteSize, Field(gt=0)]
 # gRPC counts in milliseconds that have 31 bits.
@@ -63,7 +69,11 @@ class Settings(BaseSettings):
         default=None, description="directory of the write-ahead log; default: log in the data one"
     )
     log_segment_bytes: Bytes = Field(
-        default=ByteSize(256 * MIB), description="size of one file of the log"
+        default=ByteSize(256 * MIB),
+        ge=4096,
+        le=4096 * MIB - 64,
+        multiple_of=64,
+        description="size of one file of the log; a multiple of 64, and room for a message",
     )
     max_log_bytes: Bytes = Field(
         default=ByteSize(4096 * MIB),
@@ -82,6 +92,7 @@ class Settings(BaseSettings):
 
     cache_bytes: Bytes = Field(
         default_factory=lambda: ByteSize(max(256 * MIB, _memory_bytes() // 4)),
+        ge=2**14,
         description="memory for chunks, dirty and clean together; default a quarter of all memory",
     )
     max_open_shards: PositiveInt = Field(default=256, description="files kept open for reads")
@@ -139,6 +150,27 @@ class Settings(BaseSettings):
     tune_malloc: bool = Field(
         default=True, description="re-execute the server with malloc settings for large messages"
     )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        least = self.max_message_bytes + SEGMENT_OVERHEAD_BYTES
+        if self.log_segment_bytes < least:
+            raise ValueError(
+                f"log_segment_bytes = {self.log_segment_bytes:d} can't hold a message of"
+                f" max_message_bytes = {self.max_message_bytes:d}: at least {least} are needed"
+            )
+        if self.max_log_bytes < LEAST_SEGMENTS * self.log_segment_bytes:
+            raise ValueError(
+                f"max_log_bytes = {self.max_log_bytes:d} is less than {LEAST_SEGMENTS} times"
+                f" log_segment_bytes = {self.log_segment_bytes:d}, which the log needs at least"
+            )
+        for name in ("max_chunk_bytes", "shard_target_bytes"):
+            if self.chunk_target_bytes > getattr(self, name):
+                raise ValueError(
+                    f"chunk_target_bytes = {self.chunk_target_bytes:d} is more than"
+                    f" {name} = {getattr(self, name):d}"
+                )
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -200,11 +200,12 @@ class Engine:
         settings = self._settings
         if spec.labels_of is not None:
             spec = fitted(spec, self.image(spec.labels_of, "labels_of").image)
+        max_chunk_bytes = min(settings.max_chunk_bytes, settings.cache_bytes // 8)
         image = resolve(
             spec,
-            chunk_target_bytes=settings.chunk_target_bytes,
+            chunk_target_bytes=min(settings.chunk_target_bytes, max_chunk_bytes),
             shard_target_bytes=settings.shard_target_bytes,
-            max_chunk_bytes=min(settings.max_chunk_bytes, settings.cache_bytes // 8),
+            max_chunk_bytes=max_chunk_bytes,
             working_set_bytes=settings.cache_bytes // 4,
         )
         if image.downsampling != "mean" and image.layout.factors:

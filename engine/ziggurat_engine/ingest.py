@@ -235,7 +235,7 @@ class Ingest:
         cells = image.pyramid.levels[0].shards
         logged = stream.logged and (bool(said) or not covers_cells(cells, region))
         record = Record(bytes.fromhex(image.image.uid), stream.stream_id, sequence, region, said)
-        with image.write_order:
+        with self._budget.beside(payload.nbytes), image.write_order:
             appended = self._journal.append(record, payload) if logged else None
             # Before the pixels: when they are stored the image's metadata has to reach so far.
             image.grow(region)

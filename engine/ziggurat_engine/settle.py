@@ -111,6 +111,8 @@ class Settler:
                 with shard.lock:
                     needed = shard.absent(parts) * image.chunk_bytes
                     if self._budget.reserve(needed, force=not wait):
+                        # Before chunks are made: they are to take the place of clean ones.
+                        self._clean.shrink()
                         tick = self._dirty.next_tick()
                         try:
                             extra = shard.write(parts, pixels, tick, time.monotonic(), source)
@@ -121,7 +123,7 @@ class Settler:
                         whole = shard.whole
                         break
                 self._make_room(needed)
-        if needed or extra:
+        if extra:
             self._budget.reserve(extra, force=True)
             self._clean.shrink()
         if whole:
@@ -309,21 +311,28 @@ class Settler:
             # Deleted, with a write under way: nobody will ask for it.
             self._budget.release(shard.clear())
             return
-        blocks, touched, note = self._storing.store(image, shard)
-        level = shard.key.level
-        for n, (parts, pixels) in enumerate(blocks, 1):
-            # The note goes with the last block: whoever stores that one has, or others had
-            # before, stored all of them.
-            source = note if n == len(blocks) else None
-            self.merge(image, level + 1, parts, pixels, wait=False, source=source)
-        freed, notes = shard.stored(touched)
+        taken = self._storing.take(image, shard)
+        with self._budget.held(taken.block_bytes):
+            self._clean.shrink()
+            blocks = deque(self._storing.store(taken))
+            barren = not blocks
+            while blocks:
+                # A block's memory goes as soon as it is merged.
+                parts, pixels = blocks.popleft()
+                # The note goes with the last block: whoever stores that one has, or others
+                # had before, stored all of them.
+                source = None if blocks else taken.note
+                self.merge(image, shard.key.level + 1, parts, pixels, wait=False, source=source)
+        freed, notes = shard.stored(taken.touched)
+        # Nothing may hold the chunks whose bytes are given back.
+        taken.chunks.clear()
         self._budget.release(freed)
         shard.failures, shard.retry_at, shard.error = 0, 0.0, None
         self._failing = None
-        if note is not None and not blocks:
-            notes.append(note)
+        if taken.note is not None and barren:
+            notes.append(taken.note)
         self._storing.clear(notes)
-        if level == 0:
+        if shard.key.level == 0:
             for observer in (*image.observers, *self.observers):
                 observer()
 
@@ -334,6 +343,8 @@ class Settler:
         delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(shard.failures, 10))
         shard.retry_at = time.monotonic() + delay
         log.error("shard %s can't be stored, next try in %.1f s", shard.key, delay, exc_info=error)
+        # It is kept, and its frames would keep the chunks.
+        error.__traceback__ = None
         with self._wake:
             if not isinstance(error, DataError):
                 # What is broken in one place keeps nothing else from being stored.

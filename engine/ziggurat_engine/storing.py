@@ -9,6 +9,7 @@ that the parents are not right yet.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -39,12 +40,26 @@ class Block(NamedTuple):
     pixels: Array
 
 
-class Stored(NamedTuple):
-    """What storing a shard left to do. note: to be cleared once all blocks are stored."""
+@dataclass(slots=True)
+class Taken:
+    """What is being stored of a shard.
 
-    blocks: list[Block]
+    chunks: dirty until now, settling from now on. touched: stored chunks of which the blocks
+    are to be made anew. note: to be cleared once all blocks are stored.
+    """
+
+    image: OpenImage
+    shard: DirtyShard
+    chunks: dict[Shape, DirtyChunk]
     touched: set[Shape]
     note: StaleShard | None
+
+    @property
+    def block_bytes(self) -> int:
+        """Of the blocks for the level above."""
+        factors = self.image.recipes[self.shard.key.level].factors
+        count = len(self.chunks) + len(self.touched)
+        return 0 if factors is None else count * self.image.chunk_bytes // math.prod(factors)
 
 
 @dataclass(slots=True)
@@ -70,27 +85,34 @@ class Storing:
         self._counting = threading.Lock()
         self.counters = SettleCounters()
 
-    def store(self, image: OpenImage, shard: DirtyShard) -> Stored:
-        """Stores what is dirty in an owned shard, which then is settling.
+    def take(self, image: OpenImage, shard: DirtyShard) -> Taken:
+        """Begins to store what is dirty in an owned shard: it is settling now.
 
-        Raises OSError and DataError as the store does, having changed nothing there, or
-        all: the shard is to be thawed then.
+        Whatever is raised here or by `store`: the shard is to be thawed then.
         """
-        level = shard.key.level
         note: StaleShard | None = None
-        frozen, touched = self._chunks.freeze(image, shard)
-        if image.recipes[level].factors is not None and (frozen or touched):
+        level = shard.key.level
+        chunks, touched = self._chunks.freeze(image, shard)
+        if image.recipes[level].factors is not None and (chunks or touched):
             # Before the store changes: a crash must not leave the level above wrong.
             note = self._state.mark_stale(
-                image.image.uid, level, shard.key.shard, frozen.keys() | touched
+                image.image.uid, level, shard.key.shard, chunks.keys() | touched
             )
-        blocks = self._store(image, shard, frozen) if frozen else []
-        if level == 0 and image.image.unbounded and frozen:
+        return Taken(image, shard, dict(chunks), touched, note)
+
+    def store(self, taken: Taken) -> list[Block]:
+        """Stores what was taken; returns the blocks for the level above.
+
+        OSError, DataError as of the store, where nothing or all has changed.
+        """
+        image, shard = taken.image, taken.shard
+        blocks = self._store(image, shard, taken.chunks) if taken.chunks else []
+        if shard.key.level == 0 and image.image.unbounded and taken.chunks:
             # While the shard is dirty: log and acknowledgements wait for it, so that a crash
             # can't shorten the image.
             stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
             image.stored.metadata.write_extent(min(image.extent, stop))
-        return Stored(blocks + self._blocks(image, level, touched), touched, note)
+        return blocks + self._blocks(image, shard.key.level, taken.touched)
 
     def clear(self, notes: list[StaleShard]) -> None:
         """What these notes say is right now."""

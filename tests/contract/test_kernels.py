@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.kernels import codec as codec_module
-from ziggurat_engine.kernels import reference
+from ziggurat_engine.kernels import cpu, reference
 from ziggurat_engine.kernels.protocol import Kernels, Recipe
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.region import Shape
@@ -237,6 +237,16 @@ def test_few_results_are_ahead_of_the_consumer(kernels: Kernels) -> None:
     batch = kernels.settle(chunks, [(4, 8)] * 100, recipe(np.dtype("u2"), (2, 2)))
     for consumed, _ in enumerate(itertools.islice(batch, 60), start=1):
         assert chunks.taken <= consumed + 2 * THREADS
+
+
+def test_fewer_of_large_chunks_are_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "AHEAD_BYTES", 2 * Counting.chunk(0).nbytes)
+    kernels = cpu.CpuKernels(THREADS)
+    chunks = Counting(20)
+    batch = kernels.settle(chunks, [(4, 8)] * 20, recipe(np.dtype("u2"), (2, 2)))
+    for consumed, _ in enumerate(batch, start=1):
+        assert chunks.taken <= consumed + 2
+    kernels.close()
 
 
 def test_a_batch_closed_early_abandons_the_rest(kernels: Kernels) -> None:

@@ -146,6 +146,7 @@ class World:
         chosen: dict[str, object] = {
             "cache_bytes": 1 << 20,
             "log_segment_bytes": 16 << 10,
+            "max_message_bytes": 14 << 10,
             "kernels": "reference",
             "settle_workers": 1,
             "read_threads": 1,

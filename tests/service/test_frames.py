@@ -129,7 +129,11 @@ def send(writers: dict[str, ziggurat.Writer], numbers: range) -> None:
 def test_rows_are_neither_lost_nor_doubled(
     serve: Callable[..., ServerProcess], durability: str
 ) -> None:
-    settings = {"settle_idle_seconds": 0.1, "log_segment_bytes": "16KiB"}
+    settings = {
+        "settle_idle_seconds": 0.1,
+        "log_segment_bytes": "16KiB",
+        "max_message_bytes": "14KiB",
+    }
     server, sent = serve(**settings), 0
     for end in ("kill", "kill", "stop", "kill"):
         with ziggurat.connect(server.address) as client:

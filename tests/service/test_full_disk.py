@@ -45,7 +45,9 @@ def test_a_stream_completes_once_there_is_room(
     full = small_disk / place
     data = full if place == "data" else tmp_path / "data"
     log = full if place == "log" else tmp_path / "log"
-    server = serve(data, log=log, log_segment_bytes="4MiB", cache_bytes="64MiB")
+    server = serve(
+        data, log=log, log_segment_bytes="4MiB", max_message_bytes="2MiB", cache_bytes="64MiB"
+    )
     ballast = small_disk / "ballast"
     pixels = marked(SHAPE, "uint16")
     with ziggurat.connect(server.address) as client:

@@ -21,6 +21,11 @@ from tests.support.server import ServerProcess
 from tests.support.waiting import SECONDS, until
 
 PLANE = (40, 50)
+SMALL_LOG = {
+    "settle_idle_seconds": 0.1,
+    "log_segment_bytes": "16KiB",
+    "max_message_bytes": "14KiB",
+}
 SPEC = {
     "axes": "tyx",
     "shape": (0, *PLANE),
@@ -93,7 +98,7 @@ def test_gaps_hold_the_fill_value(
 
 def test_the_extent_outlives_kill(serve: Callable[..., ServerProcess]) -> None:
     pixels = marked((30, *PLANE), "uint16")
-    server = serve(settle_idle_seconds=0.1, log_segment_bytes="16KiB")
+    server = serve(**SMALL_LOG)
     for start, stop in ((0, 9), (9, 14), (14, 30)):
         with ziggurat.connect(server.address) as client:
             image = client.open("run") if start else client.create("run", **SPEC)
@@ -105,7 +110,7 @@ def test_the_extent_outlives_kill(serve: Callable[..., ServerProcess]) -> None:
             server.kill()
             writer.cancel()
         assert on_disk(server, "run")[0][0] <= stop
-        server = serve(server.data, settle_idle_seconds=0.1, log_segment_bytes="16KiB")
+        server = serve(server.data, **SMALL_LOG)
         with ziggurat.connect(server.address) as client:
             image = client.open("run")
             assert (image[...] == pixels[:stop]).all()

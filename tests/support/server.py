@@ -23,6 +23,7 @@ class ServerProcess:
 
     stderr_path: what the server says; `stop` and `kill` end the process by its pid.
     within: a command that becomes the server's, such as one that enters a namespace.
+    program: what Python runs as that command. open_files: the most that it may have open.
     """
 
     def __init__(
@@ -32,14 +33,18 @@ class ServerProcess:
         *,
         host: str = "127.0.0.1",
         within: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "ziggurat_engine"),
+        open_files: int | None = None,
         **settings: object,
     ) -> None:
         self.data, self.stderr_path = data, stderr_path
         self._told = False
         chosen = {**SETTINGS, **settings}
-        command = [*within, sys.executable, "-m", "ziggurat_engine", "serve", "--data", str(data)]
+        command = [*within, sys.executable, *program, "serve", "--data", str(data)]
         command += ["--listen", f"{host}:0"]
         command += [f"--set={name}={value}" for name, value in chosen.items()]
+        if open_files is not None:
+            command = ["/bin/sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *command]
         with stderr_path.open("ab") as stderr:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=stderr, env=clean_environment()

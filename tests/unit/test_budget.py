@@ -28,6 +28,18 @@ def test_limits() -> None:
     assert (budget.dirty_bytes, budget.pressed) == (0, False)
 
 
+def test_what_is_beside_chunks_takes_room_of_clean_ones() -> None:
+    budget = Budget(1000)
+    with budget.held(100), budget.beside(200):
+        assert budget.dirty_bytes == 100
+        assert budget.clean_allowance_bytes == 700
+        # Writers wait for what settles, never for what waits itself.
+        assert budget.reserve(650)
+        assert not budget.reserve(1)
+        budget.release(650)
+    assert (budget.dirty_bytes, budget.clean_allowance_bytes) == (0, 1000)
+
+
 def test_one_write_larger_than_the_limit_gets_in_alone() -> None:
     """Else it would wait for ever."""
     budget = Budget(100)

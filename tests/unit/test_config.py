@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from ziggurat_engine.config import Settings, load
+from ziggurat_engine import log
+from ziggurat_engine.config import SEGMENT_OVERHEAD_BYTES, Settings, load
+from ziggurat_engine.frames import pack
+from ziggurat_engine.ingest import MAX_STREAM_ID_BYTES
+from ziggurat_engine.region import Region
+from ziggurat_engine.vfs import OsFileSystem
 
 MIB = 2**20
 
@@ -65,6 +71,10 @@ BAD = [
     ("kernels", "quantum"),
     ("tune_malloc", "perhaps"),
     ("no_such_setting", "1"),
+    ("cache_bytes", "8KiB"),
+    ("log_segment_bytes", "32000001"),
+    ("log_segment_bytes", "2KiB"),
+    ("log_segment_bytes", "4GiB"),
 ]
 
 
@@ -73,6 +83,46 @@ def test_refused(name: str, value: str) -> None:
     with pytest.raises(ValidationError) as error:
         load(data="d", **{name: value})
     assert [e["loc"] for e in error.value.errors()] == [(name,)]
+
+
+TOGETHER = [
+    ({"log_segment_bytes": "16MiB"}, "max_message_bytes"),
+    ({"max_message_bytes": "256MiB"}, "log_segment_bytes"),
+    ({"log_segment_bytes": "2GiB"}, "max_log_bytes"),
+    ({"max_log_bytes": "512MiB"}, "log_segment_bytes"),
+    ({"chunk_target_bytes": "128MiB"}, "max_chunk_bytes"),
+    ({"max_chunk_bytes": "1MiB"}, "chunk_target_bytes"),
+    ({"shard_target_bytes": "1MiB"}, "chunk_target_bytes"),
+]
+
+
+@pytest.mark.parametrize(("given", "other"), TOGETHER)
+def test_what_cannot_work_together_is_refused_by_both_names(
+    given: dict[str, str], other: str
+) -> None:
+    with pytest.raises(ValidationError) as error:
+        load(data="d", **given)
+    (name,) = given
+    assert name in str(error.value)
+    assert other in str(error.value)
+
+
+@pytest.mark.parametrize("segment_bytes", [64 * 2**10, 2**24 + 64])
+def test_the_smallest_segment_holds_the_largest_record(tmp_path: Path, segment_bytes: int) -> None:
+    """As much metadata as can be said is part of the message, and the rest is pixels."""
+    message = segment_bytes - SEGMENT_OVERHEAD_BYTES
+    settings = load(data="d", log_segment_bytes=segment_bytes, max_message_bytes=message)
+    said = pack(2**63 - 1, "m" * settings.max_metadata_bytes)
+    pixels = bytes(message - settings.max_metadata_bytes)
+    box = Region((2**40,) * 5, (2**20,) * 5)
+    record = log.Region(bytes(16), "s" * MAX_STREAM_ID_BYTES, 2**62, box, said)
+    with closing(
+        log.Log.open(OsFileSystem(), tmp_path / "log", segment_bytes=settings.log_segment_bytes)
+    ) as opened:
+        assert list(opened.replay()) == []
+        opened.append(record, pixels)
+    with pytest.raises(ValidationError, match="max_message_bytes"):
+        load(data="d", log_segment_bytes=segment_bytes, max_message_bytes=message + 1)
 
 
 def test_a_file_that_is_not_there_or_not_toml(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ had to wait for room, room would never come.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Budget:
@@ -24,6 +26,7 @@ class Budget:
         # Late: what is stored before it is whole has to be stored again.
         self.pressure_bytes = self.dirty_limit_bytes * 7 // 8
         self._dirty = 0
+        self._beside = 0
         self._waiting = 0
         self._room = threading.Condition()
 
@@ -35,7 +38,7 @@ class Budget:
     @property
     def clean_allowance_bytes(self) -> int:
         """What is left for clean chunks now; may be 0."""
-        return max(0, self.total_bytes - self._dirty)
+        return max(0, self.total_bytes - self._dirty - self._beside)
 
     @property
     def pressed(self) -> bool:
@@ -58,6 +61,29 @@ class Budget:
         with self._room:
             self._dirty -= nbytes
             self._room.notify_all()
+
+    @contextmanager
+    def held(self, nbytes: int) -> Iterator[None]:
+        """Adds `nbytes` of what settling needs beside chunks while the block runs, by force."""
+        self.reserve(nbytes, force=True)
+        try:
+            yield
+        finally:
+            self.release(nbytes)
+
+    @contextmanager
+    def beside(self, nbytes: int) -> Iterator[None]:
+        """Takes `nbytes` from what clean chunks may have while the block runs.
+
+        For what waits to become dirty: counted with that, it could wait for itself.
+        """
+        with self._room:
+            self._beside += nbytes
+        try:
+            yield
+        finally:
+            with self._room:
+                self._beside -= nbytes
 
     def wait(self, nbytes: int, timeout_seconds: float) -> bool:
         """Waits until `nbytes` can be reserved; False where the time ran out first."""

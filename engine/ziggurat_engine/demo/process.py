@@ -39,8 +39,8 @@ class ServerProcess:
     """A server over the directory `data`; a context manager that ends it.
 
     address: HOST:PORT. pid: of the process. log: the file with what it logged.
-    arguments: more of `ziggurat-engine serve`. Raises ServerError where it does not
-    listen within `start_seconds`.
+    arguments: more of `ziggurat-engine serve`. program: what Python runs as that
+    command. Raises ServerError where it does not listen within `start_seconds`.
     """
 
     def __init__(
@@ -49,10 +49,11 @@ class ServerProcess:
         log: Path,
         *,
         arguments: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "ziggurat_engine"),
         start_seconds: float = 60.0,
     ) -> None:
         self.log = log
-        command = [sys.executable, "-m", "ziggurat_engine", "serve"]
+        command = [sys.executable, *program, "serve"]
         command += ["--data", str(data), "--listen", "127.0.0.1:0", *arguments]
         with log.open("wb") as out:
             self._process = subprocess.Popen(

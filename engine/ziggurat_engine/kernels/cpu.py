@@ -22,6 +22,9 @@ from ziggurat_engine.kernels.reference import HaloMethod, Method, method_for
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Codec
 
+# Of raw pixels: what a batch's results that nobody took yet may have been.
+AHEAD_BYTES = 64 * 2**20
+
 METHODS: Mapping[str, Method] = {
     "mean": _mean.mean,
     "median": _order.median,
@@ -72,11 +75,12 @@ class CpuKernels:
     def settle(
         self, chunks: Sequence[Array], valid: Sequence[Shape], recipe: Recipe
     ) -> Generator[Settled, None, None]:
-        """See Kernels.settle. At most 2 * threads results are ahead of the consumer.
+        """See Kernels.settle. Few results are ahead of the consumer.
 
-        Work starts when the first result is asked for. The error of a chunk is raised
-        in its turn and ends the batch. When the iterator is exhausted, closed or has
-        raised, no thread reads the arrays any more.
+        At most 2 * threads, and of AHEAD_BYTES of pixels unless it is one. Work starts
+        when the first result is asked for. The error of a chunk is raised in its turn and
+        ends the batch. When the iterator is exhausted, closed or has raised, no thread
+        reads the arrays any more.
         Raises InvalidArgument for an unknown method.
         """
         method = method_for(recipe, METHODS)
@@ -84,17 +88,28 @@ class CpuKernels:
         return self._each(
             lambda pair: reference.settle(*pair, recipe, method, _fill.is_filled, self._meter),
             pairs,
+            lambda pair: pair[0].nbytes,
         )
 
     def downsample(self, blocks: Sequence[Surrounded], recipe: Recipe) -> Generator[Array]:
         """See Kernels.downsample; at work as `settle` is."""
-        return self._each(reference.over_blocks(recipe, METHODS, HALO_METHODS, self._meter), blocks)
+        return self._each(
+            reference.over_blocks(recipe, METHODS, HALO_METHODS, self._meter),
+            blocks,
+            lambda block: block.pixels.nbytes,
+        )
 
-    def _each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Generator[_Result]:
+    def _each(
+        self,
+        work: Callable[[_Item], _Result],
+        items: Iterable[_Item],
+        nbytes: Callable[[_Item], int],
+    ) -> Generator[_Result]:
         going: deque[Future[_Result]] = deque()
         try:
             for item in items:
-                if len(going) == self._ahead:
+                ahead = max(1, min(self._ahead, AHEAD_BYTES // max(1, nbytes(item))))
+                if len(going) == ahead:
                     yield going.popleft().result()
                 going.append(self._pool.submit(work, item))
             while going:

@@ -19,16 +19,21 @@ from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
+from ziggurat_engine.server.files import fitted
+from ziggurat_engine.vfs import FileSystem
 
 log = logging.getLogger(__name__)
+
+# What a stream's client may send ahead of the message that is taken in.
+WINDOW_BYTES = 4 * 2**20
 
 
 class Server:
     """A gRPC server over an engine of its own; `address` is where it listens."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._engine = Engine(settings)
+    def __init__(self, settings: Settings, fs: FileSystem | None = None) -> None:
+        self._settings = settings = fitted(settings)
+        self._engine = Engine(settings, fs)
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
             ThreadPoolExecutor(
@@ -38,6 +43,10 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
+                # A window that does not grow: what a client sends ahead is memory beside
+                # the budget, and left alone it becomes many MiB a stream.
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
                 # Clients that wait for hours may ask whether the server is still there, every
                 # second; left alone it would end the connection for less than 5 minutes.
                 ("grpc.http2.min_ping_interval_without_data_ms", 500),
@@ -92,14 +101,18 @@ class Server:
         self._engine.close()
 
 
-def serve(settings: Settings, signals: Collection[signal.Signals]) -> int:
+def serve(
+    settings: Settings, signals: Collection[signal.Signals], fs: FileSystem | None = None
+) -> int:
     """Serves until one of `signals` says stop; returns the process's exit code.
+
+    fs: where the engine's files are; None: the operating system's.
 
     All threads must have them blocked: they are waited for. (A handler would run only
     once the main thread wakes, which a signal taken by another thread does not do.)
     Prints one line, "listening on HOST:PORT", on standard output once calls are taken.
     """
-    server = Server(settings)
+    server = Server(settings, fs)
     try:
         server.start()
     except (ZigguratError, OSError) as error:
