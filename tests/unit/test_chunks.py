@@ -59,7 +59,7 @@ class Held:
         (shard,) = directory.shards()
         assert directory.try_own(shard)
         self.owned = shard
-        self.engine._settler._chunks.freeze(self.image, shard)
+        self.engine._storing._chunks.freeze(self.image, shard)
 
     def failed(self) -> None:
         """What the owner does where the store failed."""
