@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ziggurat_engine.build import Builder
-from ziggurat_engine.cache import Budget, CleanChunks, DirtyDirectory
+from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.config import Settings
 from ziggurat_engine.errors import NotFound, Unavailable, ZigguratError
@@ -117,13 +117,15 @@ class Engine:
         self._budget = Budget(settings.cache_bytes)
         self._clean = CleanChunks(self._budget)
         self._dirty = DirtyDirectory()
+        self._deferred = Deferred()
         self._images = Images(self._catalog)
         chunks = Chunks(self._clean, self._dirty, self._kernels)
-        self._storing = Storing(chunks, self._clean, self._kernels, self._state)
+        self._storing = Storing(chunks, self._clean, self._deferred, self._kernels, self._state)
         self._settler = Settler(
             self._images,
             self._clean,
             self._dirty,
+            self._deferred,
             self._budget,
             self._storing,
             workers=settings.settle_workers,
@@ -150,11 +152,12 @@ class Engine:
         self.query = Query(
             chunks,
             self._dirty,
+            self._deferred,
             threads=settings.read_threads,
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
         )
-        self.builder = Builder(self._settler)
+        self.builder = Builder(self._settler, self._state)
         self._recovery = Recovery(
             self._log,
             self._state,
@@ -285,7 +288,8 @@ class Engine:
             stored = False
             for image in self._images.opened():
                 try:
-                    self._settler.drain_all(image)
+                    # What is deferred is noted, and goes on at the next start.
+                    self._settler.drain_all(image, deferred=False)
                 except ZigguratError as error:
                     log.error("%s is not stored wholly: %s", image.image.name, error)
                     failed = failed or error

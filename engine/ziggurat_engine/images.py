@@ -72,6 +72,11 @@ class OpenImage:
         if self.image.unbounded:
             self.extent = max(self.extent, region.stop[0])
 
+    def lazy(self, level: int) -> bool:
+        """True where the parents of what is written to `level` are made when asked for."""
+        deferred = self.image.pyramid == "deferred"
+        return deferred and level == 0 and self.recipes[0].factors is not None
+
     @property
     def arrays(self) -> tuple[ChunkArray, ...]:
         """The encoded chunks of each level."""

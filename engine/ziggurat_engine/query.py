@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ziggurat_engine.cache import DirtyDirectory
+from ziggurat_engine.cache import Deferred, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.errors import InvalidArgument, LimitExceeded, OutOfRange
 from ziggurat_engine.grid import Grid
@@ -48,6 +48,7 @@ class Query:
         self,
         chunks: Chunks,
         dirty: DirtyDirectory,
+        deferred: Deferred,
         *,
         threads: int,
         part_bytes: int,
@@ -55,6 +56,7 @@ class Query:
     ) -> None:
         self._chunks = chunks
         self._dirty = dirty
+        self._deferred = deferred
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
         self._ahead = 2 * threads
@@ -97,14 +99,33 @@ class Query:
         """True where a write below has not reached `region` of `level` (or any of it) yet."""
         pyramid = image.pyramid
         region = region or Region.whole(image.shape(level))
-        return any(
-            self._dirty.touches(
-                image.number,
-                below,
-                pyramid.levels[below].chunks.touched(pyramid.project(region, level, below)),
-            )
-            for below in range(level)
-        )
+        for below in range(level):
+            grid = pyramid.levels[below]
+            chunks = grid.chunks.touched(pyramid.project(region, level, below))
+            while True:
+                seen = self._deferred.changes
+                # In this order: what is deferred goes from there once it is touched.
+                if self._deferred.touches(image.number, below, chunks, grid.shard_of):
+                    return True
+                if self._dirty.touches(image.number, below, chunks):
+                    return True
+                # The other way about, what was dirty may have been deferred meanwhile.
+                if seen == self._deferred.changes:
+                    break
+        return False
+
+    def stale_chunks(self, image: OpenImage) -> list[int]:
+        """How many chunks of each level a write below has not reached yet."""
+        counts, stale = [], np.empty((0, len(image.image.axes)), np.int64)
+        for below, level in enumerate(image.pyramid.levels):
+            if below:
+                stale = np.unique(stale // level.factors, axis=0)
+            counts.append(len(stale))
+            deferred = self._deferred.indices(image.number, below)
+            found = [*deferred, *self._dirty.indices(image.number, below)]
+            if found:
+                stale = np.concatenate([stale, np.array(found, np.int64)])
+        return counts
 
     def parts(self, answer: Answer) -> Iterator[tuple[Region, Array]]:
         """The pixels, part by part: (box relative to the answer's region, C-order array).

@@ -12,8 +12,8 @@ A stream is as far as its numbers are known without a gap, from the state databa
 then from the log. A record behind a gap was never acknowledged as durable; it is
 merged all the same, and its client sends it again.
 
-Then the shards whose parents may not be stored are touched, and settle in the
-background.
+Then the shards whose parents may not be stored are deferred: these are made in the
+background, or, in an image whose pyramid is, when they are asked for.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Recovery:
         self.bytes_done = 0
 
     def run(self) -> Recovered:
-        """Replays the log, then touches what is stale; returns when reads see all of it.
+        """Replays the log, then defers what is stale; returns when reads see all of it.
 
         Raises Corrupt and UnsupportedVersion as the log does, DataLoss unless that is
         accepted, Unavailable where memory is full and the store fails.
@@ -146,7 +146,8 @@ class Recovery:
         for note in notes:
             image = by_uid.get(note.image)
             if image is not None:
-                self._settler.touch(image, note.level, note.shard, note.chunks)
+                lazy = image.lazy(note.level)
+                self._settler.defer(image, note.level, note.shard, note.chunks, lazy=lazy)
         found = Recovered(records, self.bytes_done, skipped, len(notes), time.monotonic() - started)
         log.info(
             "replayed %d log records (%d MiB, %d skipped) in %.2f s; %d shards are stale",

@@ -15,14 +15,16 @@ waits for it. What storing one does is told in storing.py.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from ziggurat_engine.cache import (
     Budget,
     CleanChunks,
+    Deferred,
     DirtyDirectory,
     DirtyShard,
     ShardKey,
@@ -30,7 +32,7 @@ from ziggurat_engine.cache import (
 from ziggurat_engine.errors import Cancelled, DataError, Unavailable, ZigguratError, disk_error
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import Images, OpenImage
-from ziggurat_engine.region import Shape
+from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard
 from ziggurat_engine.storing import Storing
@@ -56,6 +58,7 @@ class Settler:
         images: Images,
         clean: CleanChunks,
         dirty: DirtyDirectory,
+        deferred: Deferred,
         budget: Budget,
         storing: Storing,
         *,
@@ -66,6 +69,7 @@ class Settler:
         self._images = images
         self._clean = clean
         self._dirty = dirty
+        self._deferred = deferred
         self._budget = budget
         self._storing = storing
         # Called after a shard of level 0 was stored; they must not block.
@@ -139,9 +143,15 @@ class Settler:
             self._wake.notify_all()
 
     def drain(
-        self, image: OpenImage, level: int, cancelled: Callable[[], bool] = never
+        self,
+        image: OpenImage,
+        level: int,
+        cancelled: Callable[[], bool] = never,
+        within: Region | None = None,
     ) -> Iterator[tuple[int, int]]:
         """Settles what is dirty in `level` now; yields (chunks done, chunks in all) as it goes.
+
+        within: only shards of which a chunk in this box of chunk indices is dirty.
 
         When it is exhausted, all writes to the level that were accepted before the call
         are stored, and merged into the level above. Raises Unavailable (DiskError) where
@@ -153,7 +163,7 @@ class Settler:
         pending = []
         for shard in self._dirty.shards(image.number, level):
             tick = shard.oldest_tick()
-            if tick is not None and tick < target:
+            if tick is not None and tick < target and (within is None or shard.touches(within)):
                 count = len(shard.chunks) + len(shard.settling) + len(shard.touched)
                 pending.append((shard, count, shard.failures))
         total, done = sum(count for _, count, _ in pending), 0
@@ -170,20 +180,94 @@ class Settler:
         if broken is not None:
             raise broken
 
-    def touch(self, image: OpenImage, level: int, shard: Shape, chunks: Iterable[Shape]) -> None:
-        """Makes the parents of these stored chunks anew; until then the level above is stale."""
-        grid = image.pyramid.levels[level]
-        key = ShardKey(image.number, level, shard)
-        with self._dirty.pin(key, grid, image.fill_value) as touched:
-            touched.touch(chunks, self._dirty.next_tick())
-        self.offer([touched])
+    def defer(
+        self, image: OpenImage, level: int, shard: Shape, chunks: Collection[Shape], *, lazy: bool
+    ) -> None:
+        """The parents of these stored chunks are to be made anew, and are stale until then.
 
-    def drain_all(self, image: OpenImage, cancelled: Callable[[], bool] = never) -> None:
-        """Drains every level, lowest first: all is stored and exact. Raises as `drain` does."""
+        lazy: only when `complete` is asked for it; else also where there is nothing better
+        to do.
+        """
+        self._deferred.add(ShardKey(image.number, level, shard), chunks, lazy=lazy)
+        if not lazy:
+            self._rouse()
+
+    def complete(
+        self,
+        image: OpenImage,
+        level: int,
+        cancelled: Callable[[], bool] = never,
+        within: Region | None = None,
+    ) -> Iterator[tuple[int, int]]:
+        """Makes the blocks of `level` that are deferred, and drains it; as `drain` does.
+
+        What is touched at a time is bounded, however much there is. Waits while memory
+        is short.
+        """
+        keys = sorted(self._deferred.keys(image.number, level, within), key=lambda key: key.shard)
+        left = sum(len(self._deferred.get(key)) for key in keys)
+        done = 0
+        for batch in self._batches(image, keys):
+            self._wait_for_memory(cancelled)
+            for key in batch:
+                self._touch(image, key)
+            step = count = 0
+            for step, count in self.drain(image, level, cancelled, within):
+                yield done + step, max(left, done + count)
+            done += step
+        step = count = 0
+        for step, count in self.drain(image, level, cancelled, within):
+            yield done + step, done + count
+
+    def _batches(self, image: OpenImage, keys: list[ShardKey]) -> Iterator[list[ShardKey]]:
+        """So few shards at a time that their blocks take an eighth of memory, or one."""
+        room = self._budget.dirty_limit_bytes // 8
+        batch: list[ShardKey] = []
+        nbytes = 0
+        for key in keys:
+            factors = image.recipes[key.level].factors or ()
+            size = len(self._deferred.get(key)) * image.chunk_bytes // math.prod(factors)
+            if batch and nbytes + size > room:
+                yield batch
+                batch, nbytes = [], 0
+            batch.append(key)
+            nbytes += size
+        if batch:
+            yield batch
+
+    def _wait_for_memory(self, cancelled: Callable[[], bool]) -> None:
+        """Returns once there is room for blocks; raises as `_make_room` does."""
+        while self._budget.pressed:
+            if cancelled():
+                raise Cancelled("the caller gave up")
+            seen = self._dirty.changes
+            self._rouse()
+            if self._failing is not None:
+                raise _refused(self._failing, "memory is full and the store fails")
+            self._dirty.wait_for_change(seen, 0.5)
+
+    def _touch(self, image: OpenImage, key: ShardKey) -> DirtyShard:
+        grid = image.pyramid.levels[key.level]
+        with self._dirty.pin(key, grid, image.fill_value) as shard:
+            chunks = self._deferred.get(key)
+            if chunks:
+                shard.touch(chunks, self._dirty.next_tick())
+                self._deferred.remove(key, chunks)
+        return shard
+
+    def drain_all(
+        self, image: OpenImage, cancelled: Callable[[], bool] = never, *, deferred: bool = True
+    ) -> None:
+        """Drains every level, lowest first: all that was written is stored.
+
+        deferred: and every level is exact, but for what is deferred lazily. Raises as
+        `drain` does.
+        """
         broken: DataError | None = None
         for level in range(len(image.pyramid.levels)):
+            step = self.complete if deferred and not image.lazy(level) else self.drain
             try:
-                for _ in self.drain(image, level, cancelled):
+                for _ in step(image, level, cancelled):
                     pass
             except DataError as error:
                 broken = broken or error
@@ -197,6 +281,7 @@ class Settler:
             with self._dirty.own(shard.key, level, image.fill_value) as owned:
                 self._budget.release(owned.clear())
         self._clean.drop_image(image.number)
+        self._deferred.drop_image(image.number)
 
     @property
     def failing(self) -> int:
@@ -205,8 +290,8 @@ class Settler:
 
     @property
     def waiting(self) -> int:
-        """Shards that are dirty or settling."""
-        return sum(not shard.idle for shard in self._dirty.shards())
+        """Shards that are dirty or settling, or have blocks to be made."""
+        return sum(not shard.idle for shard in self._dirty.shards()) + self._deferred.eager
 
     def close(self) -> None:
         """Stops the workers: what they are at is finished, what is dirty stays dirty."""
@@ -279,12 +364,24 @@ class Settler:
             pressed = self._pressed()
             due = [(s.tick, s) for s in self._dirty.shards() if self._is_due(s, pressed)]
             due.sort(key=lambda item: item[0] or 0)
+            if not due and not pressed and self._begin_deferred():
+                continue
             with self._wake:
                 # Looking at all of them may take longer than storing one, so not for each.
                 self._backlog.extend(shard for _, shard in due[:BACKLOG_SHARDS])
                 if not (due or self._urgent or self._roused or self._stopping):
                     self._wake.wait(min(1.0, self._idle_seconds / 2))
                 self._roused = False
+
+    def _begin_deferred(self) -> bool:
+        """Now that nothing else is to be done: offers a shard whose blocks are deferred."""
+        while (key := self._deferred.next_key()) is not None:
+            image = self._images.numbered(key.image)
+            if image is not None:
+                self.offer([self._touch(image, key)])
+                return True
+            self._deferred.drop_image(key.image)
+        return False
 
     def _pressed(self) -> bool:
         return self._budget.pressed or self.hurry()

@@ -171,6 +171,7 @@ class _Described(Model):
     kind: Kind = "image"
     labels_of: str | None = None
     downsampling: Downsampling = "mean"
+    pyramid: Literal["live", "deferred"] = "live"
 
     @model_validator(mode="before")
     @classmethod

@@ -25,7 +25,7 @@ import errno
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,18 +143,31 @@ class State:
 
         What an earlier note of the shard says still holds, so that this one includes it.
         """
-        key = (image, level, _text(shard))
         with self._transaction() as db:
-            row = db.execute(
-                "SELECT chunks FROM stale WHERE image = ? AND level = ? AND shard = ?", key
-            ).fetchone()
-            known = _shapes(row[0]) if row else frozenset()
-            self._version += 1
-            note = StaleShard(image, level, shard, known | set(chunks), self._version)
-            db.execute(
-                "INSERT OR REPLACE INTO stale VALUES (?, ?, ?, ?, ?)",
-                (*key, json.dumps(sorted(note.chunks)), note.version),
-            )
+            return self._mark(db, image, level, shard, chunks)
+
+    def mark_all_stale(
+        self, image: str, level: int, shards: Mapping[Shape, Iterable[Shape]]
+    ) -> None:
+        """As mark_stale, of many shards at once."""
+        with self._transaction() as db:
+            for shard, chunks in shards.items():
+                self._mark(db, image, level, shard, chunks)
+
+    def _mark(
+        self, db: sqlite3.Connection, image: str, level: int, shard: Shape, chunks: Iterable[Shape]
+    ) -> StaleShard:
+        key = (image, level, _text(shard))
+        row = db.execute(
+            "SELECT chunks FROM stale WHERE image = ? AND level = ? AND shard = ?", key
+        ).fetchone()
+        known = _shapes(row[0]) if row else frozenset()
+        self._version += 1
+        note = StaleShard(image, level, shard, known | set(chunks), self._version)
+        db.execute(
+            "INSERT OR REPLACE INTO stale VALUES (?, ?, ?, ?, ?)",
+            (*key, json.dumps(sorted(note.chunks)), note.version),
+        )
         return note
 
     def clear_stale(self, notes: Iterable[StaleShard]) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ziggurat_engine.cache import ChunkKey, CleanChunks, DirtyChunk, DirtyShard
+from ziggurat_engine.cache import ChunkKey, CleanChunks, Deferred, DirtyChunk, DirtyShard
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import OpenImage
@@ -45,7 +45,8 @@ class Taken:
     """What is being stored of a shard.
 
     chunks: dirty until now, settling from now on. touched: stored chunks of which the blocks
-    are to be made anew. note: to be cleared once all blocks are stored.
+    are to be made anew. note: to be cleared once all blocks are stored. later: no blocks are
+    made of `chunks` now.
     """
 
     image: OpenImage
@@ -53,19 +54,24 @@ class Taken:
     chunks: dict[Shape, DirtyChunk]
     touched: set[Shape]
     note: StaleShard | None
+    later: bool
 
     @property
     def block_bytes(self) -> int:
         """Of the blocks for the level above."""
-        factors = self.image.recipes[self.shard.key.level].factors
+        factors = None if self.later else self.image.recipes[self.shard.key.level].factors
         count = len(self.chunks) + len(self.touched)
         return 0 if factors is None else count * self.image.chunk_bytes // math.prod(factors)
 
 
 @dataclass(slots=True)
 class SettleCounters:
-    """Totals since the start. failures: settles that were to be tried again."""
+    """Totals since the start. failures: settles that were to be tried again.
 
+    blocks_made: of downsampled chunks, for the level above.
+    """
+
+    blocks_made: int = 0
     shards_stored: int = 0
     chunks_encoded: int = 0
     raw_bytes: int = 0
@@ -77,7 +83,15 @@ class SettleCounters:
 class Storing:
     """Stores shards. All methods may be called from any thread, for shards that it owns."""
 
-    def __init__(self, chunks: Chunks, clean: CleanChunks, kernels: Kernels, state: State) -> None:
+    def __init__(
+        self,
+        chunks: Chunks,
+        clean: CleanChunks,
+        deferred: Deferred,
+        kernels: Kernels,
+        state: State,
+    ) -> None:
+        self._deferred = deferred
         self._chunks = chunks
         self._clean = clean
         self._kernels = kernels
@@ -92,13 +106,20 @@ class Storing:
         """
         note: StaleShard | None = None
         level = shard.key.level
+        if shard.touched:
+            # All that is deferred of it as well: one note stands for all of a shard, and goes
+            # once these are made.
+            waiting = self._deferred.get(shard.key)
+            shard.touch_more(waiting)
+            self._deferred.remove(shard.key, waiting)
         chunks, touched = self._chunks.freeze(image, shard)
+        later = image.lazy(level) and not touched
         if image.recipes[level].factors is not None and (chunks or touched):
             # Before the store changes: a crash must not leave the level above wrong.
             note = self._state.mark_stale(
                 image.image.uid, level, shard.key.shard, chunks.keys() | touched
             )
-        return Taken(image, shard, dict(chunks), touched, note)
+        return Taken(image, shard, dict(chunks), touched, note, later)
 
     def store(self, taken: Taken) -> list[Block]:
         """Stores what was taken; returns the blocks for the level above.
@@ -106,13 +127,20 @@ class Storing:
         OSError, DataError as of the store, where nothing or all has changed.
         """
         image, shard = taken.image, taken.shard
-        blocks = self._store(image, shard, taken.chunks) if taken.chunks else []
+        blocks = self._store(taken) if taken.chunks else []
+        if taken.later:
+            # Before the shard is clean: the level above is stale all the time.
+            self._deferred.add(shard.key, taken.chunks.keys(), lazy=True)
+            taken.note = None
         if shard.key.level == 0 and image.image.unbounded and taken.chunks:
             # While the shard is dirty: log and acknowledgements wait for it, so that a crash
             # can't shorten the image.
             stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
             image.stored.metadata.write_extent(min(image.extent, stop))
-        return blocks + self._blocks(image, shard.key.level, taken.touched)
+        blocks += self._blocks(image, shard.key.level, taken.touched)
+        with self._counting:
+            self.counters.blocks_made += len(blocks)
+        return blocks
 
     def clear(self, notes: list[StaleShard]) -> None:
         """What these notes say is right now."""
@@ -129,11 +157,13 @@ class Storing:
             self.counters.failures += 1
             self.counters.last_failure = f"{type(error).__name__}: {error}"
 
-    def _store(
-        self, image: OpenImage, shard: DirtyShard, frozen: dict[Shape, DirtyChunk]
-    ) -> list[Block]:
-        """Puts the frozen chunks into the store and the clean cache; returns their parents."""
+    def _store(self, taken: Taken) -> list[Block]:
+        """Puts the chunks taken into the store and the clean cache; returns their parents."""
+        image, shard, frozen = taken.image, taken.shard, taken.chunks
         level = shard.key.level
+        recipe = image.recipes[level]
+        if taken.later:
+            recipe = replace(recipe, factors=None)
         grid = image.pyramid.levels[level].chunks
         order = sorted(frozen)
         batch = [frozen[index].data for index in order]
@@ -149,7 +179,7 @@ class Storing:
                     absent.add(index)
                 yield index, result.frame
 
-        with closing(self._kernels.settle(batch, valid, image.recipes[level])) as results:
+        with closing(self._kernels.settle(batch, valid, recipe)) as results:
             stored = image.arrays[level].replace(shard.key.shard, frames(), frozen.keys())
         for index in order:
             key = ChunkKey(image.number, level, index)

@@ -317,3 +317,52 @@ class TestSettling:
         world.put(stream, Write("left", 2, OTHER, 2))
         world.engine.ingest.finish(stream)
         assert world.engine.status().dirty_bytes == 0
+
+
+class TestDeferred:
+    """An image whose pyramid is made when it is asked for."""
+
+    WRITES = (Write("left", 1, Region.whole(SHAPE), 3), Write("left", 2, PART, 9))
+
+    def begun(self, world: World) -> World:
+        world.create(pyramid="deferred")
+        stream = world.streams()["left"]
+        for write in self.WRITES:
+            world.write(stream, write)
+        world.engine.ingest.finish(stream)
+        return world
+
+    def build(self, world: World) -> None:
+        image = world.engine.image(NAME)
+        for _ in world.engine.builder.build(image):
+            pass
+        for _ in world.engine.builder.build(image, force=True):
+            pass
+
+    def test_a_power_cut_after_every_sync_point_leaves_stale_what_is(self, live):
+        world = self.begun(live())
+        start = world.fs.sync_points
+        self.build(world)
+        check_levels(world, painted(*self.WRITES))
+        points = world.fs.sync_points - start
+        assert points > 10
+        for k in range(points):
+            for mode in ("drop", "keep", k):
+                world = self.begun(live())
+                world.fs.stop_after(world.fs.sync_points + 1 + k)
+                try:
+                    self.build(world)
+                except Exception:
+                    assert world.fs.is_cut
+                after = live(cut(world, mode))
+                image = after.engine.image(NAME)
+                level0 = painted(*self.WRITES)
+                assert np.array_equal(after.pixels(), level0)
+                for level in range(1, len(image.pyramid.levels)):
+                    region = Region.whole(image.shape(level))
+                    # What does not say that it is stale is right.
+                    if not after.engine.query.stale(image, level):
+                        break
+                    after.engine.builder.exact(image, level, region)
+                check_levels(after, level0)
+                cut(after)

@@ -159,13 +159,13 @@ class World:
         )
         self.engine.recover()
 
-    def create(self) -> None:
+    def create(self, **options: object) -> None:
         axes = [Axis(name=n, size=s) for n, s in zip("zyx", SHAPE, strict=True)]
         layout = LayoutRequest(
             chunk_shape=(2, 8, 8), shard_chunks=(1, 2, 2), factors=((1, 2, 2), (2, 2, 2))
         )
         self.engine.create(
-            ImageSpec(name=NAME, axes=tuple(axes), data_type="uint16", layout=layout)
+            ImageSpec(name=NAME, axes=tuple(axes), data_type="uint16", layout=layout, **options)
         )
 
     def streams(self) -> dict[str, Stream]:

@@ -48,6 +48,7 @@ class ImageInfo:
     downsampling: str
     kind: str
     labels_of: str
+    pyramid: str
     levels: tuple[Level, ...]
     created: datetime.datetime
     revision: int
@@ -74,6 +75,7 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
         downsampling=_word(image_pb2.Downsampling, image.downsampling or 1, "DOWNSAMPLING_"),
         kind=_word(image_pb2.ImageKind, image.kind or 1, "IMAGE_KIND_"),
         labels_of=image.labels_of,
+        pyramid=_word(image_pb2.PyramidMode, image.pyramid or 1, "PYRAMID_MODE_"),
         levels=tuple(_level(k, level) for k, level in enumerate(image.levels)),
         created=image.created.ToDatetime(tzinfo=datetime.UTC),
         revision=image.revision,
@@ -108,6 +110,7 @@ def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
             stored_bytes=settle.stored_bytes,
             failures=settle.failures,
             last_failure=settle.last_failure,
+            blocks_made=settle.blocks_made,
             shards_failing=settle.shards_failing,
         ),
         kernel_totals=KernelStatus(
@@ -176,6 +179,7 @@ def _level(index: int, level: image_pb2.Level) -> Level:
         scale=tuple(level.scale),
         translation=tuple(level.translation),
         stale=level.stale,
+        stale_chunks=level.stale_chunks,
         stored=StoredSize(stored.chunks, stored.objects, stored.bytes)
         if level.HasField("stored")
         else None,

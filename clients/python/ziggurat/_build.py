@@ -13,7 +13,7 @@ from ziggurat._values import BuildProgress
 class PyramidBuild:
     """A build that is running; made by `Image.build_pyramid`.
 
-    An iterator of BuildProgress that ends when every level is exact and stored. The
+    An iterator of BuildProgress that ends when the levels are exact and stored. The
     server works only while someone listens: iterate to the end, or call `wait`.
     Iterating raises the errors of the call, NotFound and Cancelled among them. One
     thread at a time; cancel() may come from any.
@@ -47,4 +47,6 @@ def _progress(message: service_pb2.BuildPyramidProgress) -> BuildProgress:
         chunks_done=message.chunks_done,
         chunks_total=message.chunks_total,
         bytes_done=message.bytes_done,
+        bytes_total=message.bytes_total,
+        elapsed_seconds=message.elapsed_seconds,
     )

@@ -79,6 +79,7 @@ class Client:
         kind: str = "image",
         labels_of: str | None = None,
         downsampling: str | None = None,
+        pyramid: str = "live",
         unbounded: bool = False,
         chunk_shape: Sequence[int] | None = None,
         shard_chunks: Sequence[int] | None = None,
@@ -111,6 +112,9 @@ class Client:
         downsampling: how a pixel is made of those below it: "mean", "median" (the lower),
             "mode" (the smallest of several), "min", "max" or "stride" (the first). Without
             it mean, and mode for labels, which mean and median would spoil.
+        pyramid: when levels are made: "live", as frames arrive, or "deferred", when
+            `Image.build_pyramid` or an exact read asks for them, for runs that want every
+            cycle of the server.
         unbounded: whether axis t, the first, grows as frames arrive; `shape` then says
             where it begins, 0 for an image without a frame.
 
@@ -148,6 +152,7 @@ class Client:
             kind=kind,
             labels_of=labels_of,
             downsampling=downsampling,
+            pyramid=pyramid,
             unbounded=unbounded,
             layout=layout,
         )

@@ -121,6 +121,11 @@ class Image:
         return self._info.labels_of
 
     @property
+    def pyramid(self) -> str:
+        """When its levels are made: "live" or "deferred"; see `Client.create`."""
+        return self._info.pyramid
+
+    @property
     def levels(self) -> tuple[Level, ...]:
         """The resolution levels as of the last look, level 0 first."""
         return self._info.levels
@@ -167,6 +172,7 @@ class Image:
         offset: Sequence[int] | None = None,
         shape: Sequence[int] | None = None,
         level: int = 0,
+        exact: bool = False,
         out: NDArray[Any] | None = None,
         timeout_seconds: float | None = None,
     ) -> NDArray[Any]:
@@ -174,6 +180,9 @@ class Image:
 
         box: slices without a step, one an axis; axes left out are taken whole. Instead,
             offset and shape: one number an axis, in pixels of `level`.
+        exact: wait until the level is exact there, as of now; the server computes just
+            what the box needs. Else it may be behind writes that were just acknowledged:
+            see `fetch`.
         out: an array of the box's shape and the image's dtype to fill in place, with
             any strides and byte order; it is also returned.
         timeout_seconds: None waits as long as it takes.
@@ -183,7 +192,13 @@ class Image:
         box.
         """
         return self.fetch(
-            box, offset=offset, shape=shape, level=level, out=out, timeout_seconds=timeout_seconds
+            box,
+            offset=offset,
+            shape=shape,
+            level=level,
+            exact=exact,
+            out=out,
+            timeout_seconds=timeout_seconds,
         ).array
 
     def fetch(
@@ -193,6 +208,7 @@ class Image:
         offset: Sequence[int] | None = None,
         shape: Sequence[int] | None = None,
         level: int = 0,
+        exact: bool = False,
         out: NDArray[Any] | None = None,
         timeout_seconds: float | None = None,
     ) -> ReadResult:
@@ -205,6 +221,7 @@ class Image:
             level,
             chosen,
             self.dtype,
+            exact=exact,
             out=out,
             timeout_seconds=timeout_seconds,
         )
@@ -275,13 +292,31 @@ class Image:
         answers = messages(call, lambda answer: answer, self._connection.server)
         return frames_of(answers, self.ndim)
 
-    def build_pyramid(self, *, force: bool = False) -> PyramidBuild:
-        """Starts making every level exact and stored; iterate the result for progress.
+    def build_pyramid(
+        self,
+        box: slice | tuple[slice, ...] | None = None,
+        *,
+        up_to_level: int | None = None,
+        force: bool = False,
+    ) -> PyramidBuild:
+        """Starts making levels exact and stored; iterate the result for progress.
 
-        force: compute every level anew, also where it is not stale. Nothing is waited
-        for here: see PyramidBuild.
+        box: only above this box of level 0, slices as for `read`. up_to_level: enough if
+            the levels up to this one are.
+        force: compute them anew, also where they are not stale. The server remembers
+            that: what it has not come to when the call ends, or it restarts, it makes in
+            the background, or at the next build where `pyramid` is "deferred".
+
+        Nothing is waited for here: see PyramidBuild.
         """
-        request = service_pb2.BuildPyramidRequest(image=self.name, force=force)
+        chosen = None if box is None else box_of(box, None, None, self.shape)
+        request = service_pb2.BuildPyramidRequest(
+            image=self.name,
+            force=force,
+            offset=chosen.offset if chosen else (),
+            shape=chosen.shape if chosen else (),
+            up_to_level=up_to_level,
+        )
         return PyramidBuild(self._connection.build(request), self._connection.server)
 
     def __getitem__(self, index: Any) -> Any:

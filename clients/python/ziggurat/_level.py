@@ -84,6 +84,7 @@ class LevelView:
         self,
         box: slice | tuple[slice, ...] | None = None,
         *,
+        exact: bool = False,
         out: NDArray[Any] | None = None,
         timeout_seconds: float | None = None,
     ) -> NDArray[Any]:
@@ -94,6 +95,7 @@ class LevelView:
             self.index,
             box_of(box, None, None, self.shape),
             self.dtype,
+            exact=exact,
             out=out,
             timeout_seconds=timeout_seconds,
         ).array

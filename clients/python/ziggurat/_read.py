@@ -51,6 +51,7 @@ def read_box(
     box: Selection,
     dtype: np.dtype[Any],
     *,
+    exact: bool = False,
     out: NDArray[Any] | None = None,
     timeout_seconds: float | None = None,
 ) -> ReadResult:
@@ -62,7 +63,9 @@ def read_box(
     of the box.
     """
     array = _destination(out, box.shape, dtype)
-    request = read_pb2.ReadRequest(image=image, level=level, offset=box.offset, shape=box.shape)
+    request = read_pb2.ReadRequest(
+        image=image, level=level, offset=box.offset, shape=box.shape, exact=exact
+    )
     call = connection.read(request, timeout_seconds)
     answers = messages(call, decode_response, connection.server)
     try:

@@ -48,6 +48,7 @@ def image_spec(
     kind: str,
     labels_of: str | None,
     downsampling: str | None,
+    pyramid: str,
     unbounded: bool,
     layout: image_pb2.LayoutRequest,
 ) -> image_pb2.ImageSpec:
@@ -75,6 +76,7 @@ def image_spec(
         data_type=f"DATA_TYPE_{pixel.name.upper()}",
         fill_value=_fill(fill_value, pixel),
         channels=described,
+        pyramid=_member("pyramid", pyramid, image_pb2.PyramidMode, "PYRAMID_MODE_"),
         kind=_member("kind", kind, image_pb2.ImageKind, "IMAGE_KIND_"),
         labels_of=None if labels_of is None else _text("labels_of", labels_of),
         downsampling=None

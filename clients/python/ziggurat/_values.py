@@ -120,7 +120,8 @@ class Level:
     shape: pixels. factors: downsampling from the level before, all 1 for level 0.
     scale, translation: pixel distance and centre of pixel 0 in axis units; the centre
     of pixel 0 of level 0 is the origin.
-    stale: a write to a lower level had not reached this one yet.
+    stale: a write to a lower level had not reached this one yet; stale_chunks: how many of
+    its chunks.
     stored: present only where it was measured (`Image.refresh(measure=True)`).
     """
 
@@ -130,6 +131,7 @@ class Level:
     scale: tuple[float, ...]
     translation: tuple[float, ...]
     stale: bool
+    stale_chunks: int
     stored: StoredSize | None = None
 
 
@@ -137,14 +139,27 @@ class Level:
 class BuildProgress:
     """How far a pyramid build is.
 
-    level: the level being read from. chunks_total grows as parents become known.
-    bytes_done: raw bytes of the chunks done.
+    level: the level being read from. The totals grow as parents become known. Bytes are
+    raw bytes of the chunks. elapsed_seconds: since the build began.
     """
 
     level: int
     chunks_done: int
     chunks_total: int
     bytes_done: int
+    bytes_total: int
+    elapsed_seconds: float
+
+    @property
+    def bytes_per_second(self) -> float:
+        """The rate so far."""
+        return self.bytes_done / self.elapsed_seconds if self.elapsed_seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """How long what is known of will take at this rate; infinite without one."""
+        left = self.bytes_total - self.bytes_done
+        return left / self.bytes_per_second if self.bytes_done else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +218,7 @@ class SettleStatus:
 
     failures: settles that failed and will be tried again, the last for `last_failure`.
     shards_failing: shards that the last try could not store; they stay in memory and log.
+    blocks_made: downsampled chunks that levels above were made from.
     """
 
     shards_waiting: int
@@ -213,6 +229,7 @@ class SettleStatus:
     failures: int
     last_failure: str
     shards_failing: int
+    blocks_made: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from ziggurat_engine.cache.budget import Budget
 from ziggurat_engine.cache.clean import ChunkKey, CleanChunks
+from ziggurat_engine.cache.deferred import Deferred
 from ziggurat_engine.cache.directory import DirtyDirectory
 from ziggurat_engine.cache.dirty import DirtyChunk, DirtyShard, ShardKey
 
@@ -9,6 +10,7 @@ __all__ = [
     "Budget",
     "ChunkKey",
     "CleanChunks",
+    "Deferred",
     "DirtyChunk",
     "DirtyDirectory",
     "DirtyShard",

@@ -63,6 +63,10 @@ class DirtyDirectory:
         """True where a chunk in the box of indices `chunks` is dirty or settling."""
         return any(shard.touches(chunks) for shard in self.shards(image, level))
 
+    def indices(self, image: int, level: int) -> list[Shape]:
+        """All chunks of a level that are dirty, settling or touched."""
+        return [index for shard in self.shards(image, level) for index in shard.indices()]
+
     @contextmanager
     def pin(self, key: ShardKey, level: Level, fill_value: np.generic) -> Iterator[DirtyShard]:
         """The shard, made where there is none; it stays in the directory meanwhile."""

@@ -144,6 +144,11 @@ class DirtyShard:
             held = itertools.chain(self.chunks, self.settling, self.touched)
             return any(chunks.holds(index) for index in held)
 
+    def indices(self) -> set[Shape]:
+        """The chunks that are dirty, settling or touched. Takes the lock."""
+        with self.lock:
+            return self.chunks.keys() | self.settling.keys() | self.touched
+
     def stored(self, touched: Iterable[Shape]) -> tuple[int, list[StaleShard]]:
         """The settling chunks are clean now, and the blocks of `touched` are right.
 
@@ -163,6 +168,11 @@ class DirtyShard:
         with self.lock:
             self.touched.update(chunks)
             self.tick = tick if self.tick is None else min(tick, self.tick)
+
+    def touch_more(self, chunks: Iterable[Shape]) -> None:
+        """As `touch`, of a shard that is touched already."""
+        with self.lock:
+            self.touched.update(chunks)
 
     def thaw(self) -> int:
         """The settling chunks could not be stored: they are dirty again.

@@ -44,6 +44,11 @@ _DOWNSAMPLINGS = {
     image_pb2.Downsampling.Value(name): name.removeprefix("DOWNSAMPLING_").lower()
     for name in image_pb2.Downsampling.keys()  # noqa: SIM118 - an enum, not a dict
 }
+_PYRAMIDS = {
+    image_pb2.PYRAMID_MODE_UNSPECIFIED: "live",
+    image_pb2.PYRAMID_MODE_LIVE: "live",
+    image_pb2.PYRAMID_MODE_DEFERRED: "deferred",
+}
 _KINDS = {
     image_pb2.IMAGE_KIND_UNSPECIFIED: "image",
     image_pb2.IMAGE_KIND_IMAGE: "image",
@@ -60,6 +65,7 @@ def spec_of(message: image_pb2.ImageSpec) -> ImageSpec:
         "channels": [_channel(channel) for channel in message.channels],
         "layout": _layout(message.layout),
         "kind": _known(_KINDS, message.kind, "spec.kind"),
+        "pyramid": _known(_PYRAMIDS, message.pyramid, "spec.pyramid"),
     }
     method = _known(_DOWNSAMPLINGS, message.downsampling, "spec.downsampling")
     if message.labels_of:
@@ -83,12 +89,14 @@ def image_message(
 ) -> image_pb2.Image:
     """An Image; `measure` also counts what lies in the store."""
     image = open_image.image
+    stale_chunks = query.stale_chunks(open_image)
     message = image_pb2.Image(
         name=image.name,
         data_type=_NUMBERS[image.data_type],
         fill_value=_scalar(image),
         downsampling=f"DOWNSAMPLING_{image.downsampling.upper()}",
         kind=f"IMAGE_KIND_{image.kind.upper()}",
+        pyramid=f"PYRAMID_MODE_{image.pyramid.upper()}",
         labels_of=image.labels_of or "",
         revision=open_image.revision,
     )
@@ -112,6 +120,7 @@ def image_message(
             scale=level.scale,
             translation=level.translation,
             stale=query.stale(open_image, k),
+            stale_chunks=stale_chunks[k],
         )
         if measure:
             size = open_image.arrays[k].measure()
@@ -169,6 +178,8 @@ def progress_message(progress: Progress) -> service_pb2.BuildPyramidProgress:
         chunks_done=progress.chunks_done,
         chunks_total=progress.chunks_total,
         bytes_done=progress.bytes_done,
+        bytes_total=progress.bytes_total,
+        elapsed_seconds=progress.elapsed_seconds,
     )
 
 
@@ -199,6 +210,7 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
             stored_bytes=settle.stored_bytes,
             failures=settle.failures,
             last_failure=settle.last_failure,
+            blocks_made=settle.blocks_made,
         ),
         log=service_pb2.LogStatus(
             bytes=status.log.disk_bytes,

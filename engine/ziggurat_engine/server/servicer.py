@@ -20,6 +20,7 @@ from ziggurat_engine import __version__
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.region import Region
 from ziggurat_engine.server import convert, wire
 from ziggurat_engine.server.status import abort
 from ziggurat_engine.server.write_call import WriteCall
@@ -116,8 +117,13 @@ class _Calls:
         self, request: service_pb2.BuildPyramidRequest, context: grpc.ServicerContext
     ) -> Iterator[service_pb2.BuildPyramidProgress]:
         image = self._engine.image(request.image, "image")
+        box = Region(tuple(request.offset), tuple(request.shape))
         steps = self._engine.builder.build(
-            image, force=request.force, cancelled=lambda: not context.is_active()
+            image,
+            region=box if box.offset or box.shape else None,
+            top=request.up_to_level if request.HasField("up_to_level") else None,
+            force=request.force,
+            cancelled=lambda: not context.is_active(),
         )
         for progress in steps:
             yield convert.progress_message(progress)
@@ -134,7 +140,13 @@ class _Calls:
     ) -> Iterator[bytes]:
         query = self._engine.query
         image = self._engine.image(request.image, "image")
-        answer = query.plan(image, request.level, tuple(request.offset), tuple(request.shape))
+        place = (request.level, tuple(request.offset), tuple(request.shape))
+        answer = query.plan(image, *place)
+        if request.exact and answer.stale:
+            self._engine.builder.exact(
+                image, answer.level, answer.region, lambda: not context.is_active()
+            )
+            answer = query.plan(image, *place)
         yield wire.encode_header(convert.header_message(answer))
         for box, pixels in query.parts(answer):
             if not context.is_active():

@@ -48,6 +48,12 @@ class Downsampling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DOWNSAMPLING_STRIDE: _ClassVar[Downsampling]
     DOWNSAMPLING_GAUSSIAN: _ClassVar[Downsampling]
 
+class PyramidMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PYRAMID_MODE_UNSPECIFIED: _ClassVar[PyramidMode]
+    PYRAMID_MODE_LIVE: _ClassVar[PyramidMode]
+    PYRAMID_MODE_DEFERRED: _ClassVar[PyramidMode]
+
 class ImageKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     IMAGE_KIND_UNSPECIFIED: _ClassVar[ImageKind]
@@ -87,6 +93,9 @@ DOWNSAMPLING_MIN: Downsampling
 DOWNSAMPLING_MAX: Downsampling
 DOWNSAMPLING_STRIDE: Downsampling
 DOWNSAMPLING_GAUSSIAN: Downsampling
+PYRAMID_MODE_UNSPECIFIED: PyramidMode
+PYRAMID_MODE_LIVE: PyramidMode
+PYRAMID_MODE_DEFERRED: PyramidMode
 IMAGE_KIND_UNSPECIFIED: ImageKind
 IMAGE_KIND_IMAGE: ImageKind
 IMAGE_KIND_LABELS: ImageKind
@@ -211,7 +220,7 @@ class Layout(_message.Message):
     def __init__(self, chunk_shape: _Optional[_Union[Shape, _Mapping]] = ..., shard_chunks: _Optional[_Union[Shape, _Mapping]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ...) -> None: ...
 
 class ImageSpec(_message.Message):
-    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "kind", "labels_of")
+    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "pyramid", "kind", "labels_of")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AXES_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +228,7 @@ class ImageSpec(_message.Message):
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    PYRAMID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     LABELS_OF_FIELD_NUMBER: _ClassVar[int]
     name: str
@@ -228,9 +238,10 @@ class ImageSpec(_message.Message):
     channels: _containers.RepeatedCompositeFieldContainer[Channel]
     layout: LayoutRequest
     downsampling: Downsampling
+    pyramid: PyramidMode
     kind: ImageKind
     labels_of: str
-    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[LayoutRequest, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., kind: _Optional[_Union[ImageKind, str]] = ..., labels_of: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[LayoutRequest, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., pyramid: _Optional[_Union[PyramidMode, str]] = ..., kind: _Optional[_Union[ImageKind, str]] = ..., labels_of: _Optional[str] = ...) -> None: ...
 
 class StoredSize(_message.Message):
     __slots__ = ("chunks", "objects", "bytes")
@@ -243,20 +254,22 @@ class StoredSize(_message.Message):
     def __init__(self, chunks: _Optional[int] = ..., objects: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Level(_message.Message):
-    __slots__ = ("shape", "factors", "scale", "translation", "stale", "stored")
+    __slots__ = ("shape", "factors", "scale", "translation", "stale", "stored", "stale_chunks")
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     FACTORS_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     TRANSLATION_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
+    STALE_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     shape: _containers.RepeatedScalarFieldContainer[int]
     factors: _containers.RepeatedScalarFieldContainer[int]
     scale: _containers.RepeatedScalarFieldContainer[float]
     translation: _containers.RepeatedScalarFieldContainer[float]
     stale: bool
     stored: StoredSize
-    def __init__(self, shape: _Optional[_Iterable[int]] = ..., factors: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., stored: _Optional[_Union[StoredSize, _Mapping]] = ...) -> None: ...
+    stale_chunks: int
+    def __init__(self, shape: _Optional[_Iterable[int]] = ..., factors: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., stored: _Optional[_Union[StoredSize, _Mapping]] = ..., stale_chunks: _Optional[int] = ...) -> None: ...
 
 class StreamInfo(_message.Message):
     __slots__ = ("stream_id", "outcome", "next_sequence", "durable", "regions", "bytes", "skipped_frames", "duplicates", "expected_frames", "held")
@@ -283,7 +296,7 @@ class StreamInfo(_message.Message):
     def __init__(self, stream_id: _Optional[str] = ..., outcome: _Optional[_Union[StreamOutcome, str]] = ..., next_sequence: _Optional[int] = ..., durable: _Optional[int] = ..., regions: _Optional[int] = ..., bytes: _Optional[int] = ..., skipped_frames: _Optional[int] = ..., duplicates: _Optional[int] = ..., expected_frames: _Optional[int] = ..., held: _Optional[bool] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "levels", "created", "revision", "streams", "kind", "labels_of")
+    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "levels", "created", "revision", "streams", "kind", "labels_of", "pyramid")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AXES_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +310,7 @@ class Image(_message.Message):
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     LABELS_OF_FIELD_NUMBER: _ClassVar[int]
+    PYRAMID_FIELD_NUMBER: _ClassVar[int]
     name: str
     axes: _containers.RepeatedCompositeFieldContainer[Axis]
     data_type: DataType
@@ -310,4 +324,5 @@ class Image(_message.Message):
     streams: _containers.RepeatedCompositeFieldContainer[StreamInfo]
     kind: ImageKind
     labels_of: str
-    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ..., kind: _Optional[_Union[ImageKind, str]] = ..., labels_of: _Optional[str] = ...) -> None: ...
+    pyramid: PyramidMode
+    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ..., kind: _Optional[_Union[ImageKind, str]] = ..., labels_of: _Optional[str] = ..., pyramid: _Optional[_Union[PyramidMode, str]] = ...) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ziggurat_proto.v1 import image_pb2 as ziggurat__proto_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cziggurat_proto/v1/read.proto\x12\x0bziggurat.v1\x1a\x1dziggurat_proto/v1/image.proto\"J\n\x0bReadRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x03(\x04\x12\r\n\x05shape\x18\x04 \x03(\x04\"\"\n\x11ListFramesRequest\x12\r\n\x05image\x18\x01 \x01(\t\"\x8d\x01\n\tFrameRows\x12\x12\n\nstream_ids\x18\x01 \x03(\t\x12\x0e\n\x06stream\x18\x02 \x03(\r\x12\x10\n\x08sequence\x18\x03 \x03(\x04\x12\x0e\n\x06offset\x18\x04 \x03(\x04\x12\r\n\x05shape\x18\x05 \x03(\x04\x12\x14\n\x0ctimestamp_ns\x18\x06 \x03(\x12\x12\x15\n\rmetadata_json\x18\x07 \x03(\t\"k\n\x0cReadResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.ziggurat.v1.ReadHeaderH\x00\x12%\n\x04part\x18\x02 \x01(\x0b\x32\x15.ziggurat.v1.ReadPartH\x00\x42\t\n\x07message\"\xa9\x01\n\nReadHeader\x12\r\n\x05level\x18\x01 \x01(\r\x12(\n\tdata_type\x18\x02 \x01(\x0e\x32\x15.ziggurat.v1.DataType\x12\x0e\n\x06offset\x18\x03 \x03(\x04\x12\r\n\x05shape\x18\x04 \x03(\x04\x12\r\n\x05scale\x18\x05 \x03(\x01\x12\x13\n\x0btranslation\x18\x06 \x03(\x01\x12\r\n\x05stale\x18\x07 \x01(\x08\x12\x10\n\x08revision\x18\x08 \x01(\x04\":\n\x08ReadPart\x12\x0e\n\x06offset\x18\x01 \x03(\x04\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cziggurat_proto/v1/read.proto\x12\x0bziggurat.v1\x1a\x1dziggurat_proto/v1/image.proto\"Y\n\x0bReadRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x03(\x04\x12\r\n\x05shape\x18\x04 \x03(\x04\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\"\"\n\x11ListFramesRequest\x12\r\n\x05image\x18\x01 \x01(\t\"\x8d\x01\n\tFrameRows\x12\x12\n\nstream_ids\x18\x01 \x03(\t\x12\x0e\n\x06stream\x18\x02 \x03(\r\x12\x10\n\x08sequence\x18\x03 \x03(\x04\x12\x0e\n\x06offset\x18\x04 \x03(\x04\x12\r\n\x05shape\x18\x05 \x03(\x04\x12\x14\n\x0ctimestamp_ns\x18\x06 \x03(\x12\x12\x15\n\rmetadata_json\x18\x07 \x03(\t\"k\n\x0cReadResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.ziggurat.v1.ReadHeaderH\x00\x12%\n\x04part\x18\x02 \x01(\x0b\x32\x15.ziggurat.v1.ReadPartH\x00\x42\t\n\x07message\"\xa9\x01\n\nReadHeader\x12\r\n\x05level\x18\x01 \x01(\r\x12(\n\tdata_type\x18\x02 \x01(\x0e\x32\x15.ziggurat.v1.DataType\x12\x0e\n\x06offset\x18\x03 \x03(\x04\x12\r\n\x05shape\x18\x04 \x03(\x04\x12\r\n\x05scale\x18\x05 \x03(\x01\x12\x13\n\x0btranslation\x18\x06 \x03(\x01\x12\r\n\x05stale\x18\x07 \x01(\x08\x12\x10\n\x08revision\x18\x08 \x01(\x04\":\n\x08ReadPart\x12\x0e\n\x06offset\x18\x01 \x03(\x04\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,15 +33,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ziggurat_proto.v1.read_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_READREQUEST']._serialized_start=76
-  _globals['_READREQUEST']._serialized_end=150
-  _globals['_LISTFRAMESREQUEST']._serialized_start=152
-  _globals['_LISTFRAMESREQUEST']._serialized_end=186
-  _globals['_FRAMEROWS']._serialized_start=189
-  _globals['_FRAMEROWS']._serialized_end=330
-  _globals['_READRESPONSE']._serialized_start=332
-  _globals['_READRESPONSE']._serialized_end=439
-  _globals['_READHEADER']._serialized_start=442
-  _globals['_READHEADER']._serialized_end=611
-  _globals['_READPART']._serialized_start=613
-  _globals['_READPART']._serialized_end=671
+  _globals['_READREQUEST']._serialized_end=165
+  _globals['_LISTFRAMESREQUEST']._serialized_start=167
+  _globals['_LISTFRAMESREQUEST']._serialized_end=201
+  _globals['_FRAMEROWS']._serialized_start=204
+  _globals['_FRAMEROWS']._serialized_end=345
+  _globals['_READRESPONSE']._serialized_start=347
+  _globals['_READRESPONSE']._serialized_end=454
+  _globals['_READHEADER']._serialized_start=457
+  _globals['_READHEADER']._serialized_end=626
+  _globals['_READPART']._serialized_start=628
+  _globals['_READPART']._serialized_end=686
 # @@protoc_insertion_point(module_scope)

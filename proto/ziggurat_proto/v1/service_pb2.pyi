@@ -52,24 +52,34 @@ class DeleteImageResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class BuildPyramidRequest(_message.Message):
-    __slots__ = ("image", "force")
+    __slots__ = ("image", "force", "offset", "shape", "up_to_level")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    UP_TO_LEVEL_FIELD_NUMBER: _ClassVar[int]
     image: str
     force: bool
-    def __init__(self, image: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+    offset: _containers.RepeatedScalarFieldContainer[int]
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    up_to_level: int
+    def __init__(self, image: _Optional[str] = ..., force: _Optional[bool] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., up_to_level: _Optional[int] = ...) -> None: ...
 
 class BuildPyramidProgress(_message.Message):
-    __slots__ = ("level", "chunks_done", "chunks_total", "bytes_done")
+    __slots__ = ("level", "chunks_done", "chunks_total", "bytes_done", "bytes_total", "elapsed_seconds")
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_DONE_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     BYTES_DONE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     level: int
     chunks_done: int
     chunks_total: int
     bytes_done: int
-    def __init__(self, level: _Optional[int] = ..., chunks_done: _Optional[int] = ..., chunks_total: _Optional[int] = ..., bytes_done: _Optional[int] = ...) -> None: ...
+    bytes_total: int
+    elapsed_seconds: float
+    def __init__(self, level: _Optional[int] = ..., chunks_done: _Optional[int] = ..., chunks_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
@@ -156,7 +166,7 @@ class CacheStatus(_message.Message):
     def __init__(self, budget_bytes: _Optional[int] = ..., clean_bytes: _Optional[int] = ..., dirty_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., evictions: _Optional[int] = ...) -> None: ...
 
 class SettleStatus(_message.Message):
-    __slots__ = ("shards_waiting", "shards_stored", "chunks_encoded", "raw_bytes", "stored_bytes", "failures", "last_failure", "shards_failing")
+    __slots__ = ("shards_waiting", "shards_stored", "chunks_encoded", "raw_bytes", "stored_bytes", "failures", "last_failure", "shards_failing", "blocks_made")
     SHARDS_WAITING_FIELD_NUMBER: _ClassVar[int]
     SHARDS_STORED_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_ENCODED_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +175,7 @@ class SettleStatus(_message.Message):
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FAILING_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_MADE_FIELD_NUMBER: _ClassVar[int]
     shards_waiting: int
     shards_stored: int
     chunks_encoded: int
@@ -173,4 +184,5 @@ class SettleStatus(_message.Message):
     failures: int
     last_failure: str
     shards_failing: int
-    def __init__(self, shards_waiting: _Optional[int] = ..., shards_stored: _Optional[int] = ..., chunks_encoded: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., failures: _Optional[int] = ..., last_failure: _Optional[str] = ..., shards_failing: _Optional[int] = ...) -> None: ...
+    blocks_made: int
+    def __init__(self, shards_waiting: _Optional[int] = ..., shards_stored: _Optional[int] = ..., chunks_encoded: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., failures: _Optional[int] = ..., last_failure: _Optional[str] = ..., shards_failing: _Optional[int] = ..., blocks_made: _Optional[int] = ...) -> None: ...

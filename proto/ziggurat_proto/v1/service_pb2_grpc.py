@@ -133,9 +133,10 @@ class ZigguratServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BuildPyramid(self, request, context):
-        """Makes every level exact and stored, and says how far it is. Returns at
-        once where nothing is stale. Cancelling the call stops the work at the next
-        shard; what is done stays done.
+        """Makes levels exact and stored, and says how far it is. Returns at once
+        where nothing is stale. Cancelling the call stops the work at the next
+        shard; what is done stays done. OUT_OF_RANGE where the box or the level is not
+        there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

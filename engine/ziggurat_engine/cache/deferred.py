@@ -1,0 +1,107 @@
+"""Of which stored chunks are the parents to be made later?
+
+Of those that a start found in the state database, of those that a forced build has not
+come to, and, in an image whose pyramid is deferred, of those that were written. Only
+their indices are held, by shard, so that an image of a million chunks takes megabytes;
+what is being made is touched in its DirtyShard (dirty.py). An entry goes from here once
+it is touched there, so that the level above is known to be stale at every instant.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection
+
+from ziggurat_engine.cache.dirty import ShardKey
+from ziggurat_engine.region import Region, Shape
+
+
+class Deferred:
+    """Chunks by shard. All methods may be called from any thread.
+
+    Shards that are not `lazy` are made by whoever has nothing better to do (`next_key`).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Grows whenever something was added.
+        self.changes = 0
+        # By image and level, and there by shard.
+        self._chunks: dict[tuple[int, int], dict[Shape, set[Shape]]] = defaultdict(dict)
+        # By level, in the order in which they came.
+        self._eager: dict[int, dict[ShardKey, None]] = defaultdict(dict)
+
+    def add(self, key: ShardKey, chunks: Collection[Shape], *, lazy: bool = False) -> None:
+        """The parents of these chunks are to be made."""
+        if not chunks:
+            return
+        with self._lock:
+            self.changes += 1
+            self._chunks[key[:2]].setdefault(key.shard, set()).update(chunks)
+            if not lazy:
+                self._eager[key.level][key] = None
+
+    def get(self, key: ShardKey) -> frozenset[Shape]:
+        """What is held of a shard."""
+        with self._lock:
+            return frozenset(self._chunks.get(key[:2], {}).get(key.shard, ()))
+
+    def remove(self, key: ShardKey, chunks: Collection[Shape]) -> None:
+        """These are touched now."""
+        with self._lock:
+            shards = self._chunks.get(key[:2], {})
+            held = shards.get(key.shard)
+            if held is not None:
+                held.difference_update(chunks)
+                if not held:
+                    del shards[key.shard]
+                    self._eager[key.level].pop(key, None)
+
+    def next_key(self) -> ShardKey | None:
+        """The first shard that is not lazy, of the lowest level there is."""
+        with self._lock:
+            for level in sorted(self._eager):
+                for key in self._eager[level]:
+                    return key
+            return None
+
+    @property
+    def eager(self) -> int:
+        """Shards that are not lazy."""
+        with self._lock:
+            return sum(map(len, self._eager.values()))
+
+    def keys(self, image: int, level: int, chunks: Region | None = None) -> list[ShardKey]:
+        """The shards of a level of which something is held, in the box of chunk indices."""
+        with self._lock:
+            return [
+                ShardKey(image, level, shard)
+                for shard, held in self._chunks.get((image, level), {}).items()
+                if chunks is None or any(chunks.holds(index) for index in held)
+            ]
+
+    def touches(
+        self, image: int, level: int, chunks: Region, shard_of: Callable[[Shape], Shape]
+    ) -> bool:
+        """True where a chunk in the box of indices `chunks` is held; shard_of: as of the level."""
+        with self._lock:
+            shards = self._chunks.get((image, level), {})
+            if chunks.size < sum(map(len, shards.values())):
+                return any(index in shards.get(shard_of(index), ()) for index in chunks.indices())
+            return any(chunks.holds(index) for held in shards.values() for index in held)
+
+    def indices(self, image: int, level: int) -> list[Shape]:
+        """All chunks of a level that are held."""
+        with self._lock:
+            shards = self._chunks.get((image, level), {})
+            return [index for held in shards.values() for index in held]
+
+    def drop_image(self, image: int) -> None:
+        """Forgets an image that was deleted."""
+        with self._lock:
+            for place in [place for place in self._chunks if place[0] == image]:
+                del self._chunks[place]
+            for eager in self._eager.values():
+                for key in [key for key in eager if key.image == image]:
+                    del eager[key]
