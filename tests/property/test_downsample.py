@@ -122,7 +122,7 @@ def comparable(case: Case, pixels: np.ndarray, method: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", reference.METHODS)
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(case=cases())
 def test_a_block_equals_tensorstore_s(kernels: Kernels, case: Case, method: str) -> None:
     pixels = case.chunk[tuple(map(slice, case.valid))].copy()
@@ -134,6 +134,8 @@ def test_a_block_equals_tensorstore_s(kernels: Kernels, case: Case, method: str)
         same = comparable(case, pixels, method)
         if method == "mean":
             np.testing.assert_array_equal(found, wanted)
+            # That of inf and -inf too.
+            same &= ~np.isnan(wanted)
         elif method in ("median", "mode"):
             # All but the sign of a zero.
             clean = ~theirs(np.isnan(pixels).astype(np.uint8), case.factors, "max").astype(bool)
