@@ -30,6 +30,7 @@ PINNED = {
     "Cancelled": ("ZigguratError", "CANCELLED", Code.CANCELLED),
     "DataError": ("ZigguratError", "DATA_ERROR", Code.DATA_LOSS),
     "Corrupt": ("DataError", "CORRUPT", Code.DATA_LOSS),
+    "DataLoss": ("DataError", "DATA_LOSS", Code.DATA_LOSS),
     "UnsupportedVersion": ("DataError", "UNSUPPORTED_VERSION", Code.DATA_LOSS),
 }
 CLASSES = {

@@ -116,6 +116,7 @@ def info(client: ziggurat.Client, name: str) -> None:
 @click.option("--levels", type=click.IntRange(1, 32), help="Resolution levels with level 0.")
 @click.option("--labels", is_flag=True, help="Each value is the name of an object.")
 @click.option("--downsampling", help="mean, median, mode, min, max, stride; for labels mode.")
+@click.option("--deferred", is_flag=True, help="Make levels when 'ziggurat build' asks for them.")
 @_connected
 def put(
     client: ziggurat.Client,
@@ -131,6 +132,7 @@ def put(
     levels: int | None,
     labels: bool,
     downsampling: str | None,
+    deferred: bool,
 ) -> None:
     """Make image NAME of a TIFF file: ImageJ, OME or plain."""
     with TiffStack(file, series=series) as stack:
@@ -149,6 +151,7 @@ def put(
             levels=levels,
             kind="labels" if labels else "image",
             downsampling=downsampling,
+            pyramid="deferred" if deferred else "live",
         )
         try:
             _send(stack, image)
@@ -217,13 +220,14 @@ def status(client: ziggurat.Client) -> None:
 @cli.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also what is not stale.")
+@click.option("--up-to-level", type=click.IntRange(0), help="Enough if the levels up to it are.")
 @_connected
-def build(client: ziggurat.Client, name: str, force: bool) -> None:
+def build(client: ziggurat.Client, name: str, force: bool, up_to_level: int | None) -> None:
     """Make every level of image NAME exact and stored."""
     last = None
     with progress_bar(f"building {name}", unit="chunks") as (advance, set_total):
         done = 0
-        for last in client.open(name).build_pyramid(force=force):
+        for last in client.open(name).build_pyramid(force=force, up_to_level=up_to_level):
             set_total(last.chunks_total)
             advance(last.chunks_done - done)
             done = last.chunks_done

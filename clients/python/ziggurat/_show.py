@@ -60,7 +60,7 @@ def image_tables(image: Image) -> tuple[Table, ...]:
         "chunk": f"{_shape(layout.chunk_shape)}",
         "shard": f"{_shape(layout.shard_shape)} ({_shape(layout.shard_chunks)} chunks)",
         "codec": str(layout.codec),
-        "downsampling": image.downsampling,
+        "downsampling": image.downsampling + ", deferred" * (image.pyramid == "deferred"),
         "fill value": str(image.fill_value),
         "created": image.created.isoformat(sep=" "),
     }
@@ -81,7 +81,7 @@ def image_tables(image: Image) -> tuple[Table, ...]:
             str(stored.chunks) if stored else "-",
             str(stored.objects) if stored else "-",
             bytes_text(stored.bytes) if stored else "-",
-            "stale" if level.stale else "exact",
+            f"{level.stale_chunks} stale" if level.stale else "exact",
         )
     return (about, levels, _streams_table(image)) if image.streams else (about, levels)
 

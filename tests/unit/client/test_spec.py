@@ -33,6 +33,7 @@ def spec(**arguments):
         "kind": "image",
         "labels_of": None,
         "downsampling": None,
+        "pyramid": "live",
     } | arguments
     layout_arguments = {k: arguments.pop(k) for k in list(arguments) if k in NO_LAYOUT}
     layout = layout_request(arguments["axes"], **(NO_LAYOUT | layout_arguments))
