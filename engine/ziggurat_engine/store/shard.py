@@ -93,6 +93,10 @@ class ShardIndex:
         self._entries[position] = self._end, nbytes
         self._end += nbytes
 
+    def put(self, position: int, offset: int, nbytes: int) -> None:
+        """The chunk at `position` lies at `offset`; who calls keeps spans apart."""
+        self._entries[position] = offset, nbytes
+
     @property
     def present(self) -> int:
         """Chunks that are not absent."""
