@@ -90,7 +90,7 @@ def build(
     if plan.levels:
         stage = Stage(group)
         try:
-            outcome, resumed = _make(stage, source, plan, wish, progress, say)
+            outcome, resumed = _make(stage, source, plan, progress, say)
             _publish(stage, group, source, plan, wish)
         except BaseException:
             stage.close()
@@ -117,7 +117,7 @@ def build(
 
 
 def _make(
-    stage: Stage, source: Source, plan: Plan, wish: Wish, progress: Progress | None, say: Say
+    stage: Stage, source: Source, plan: Plan, progress: Progress | None, say: Say
 ) -> tuple[Outcome, int]:
     """All new levels, durable in the stage."""
     base = plan.base
@@ -216,7 +216,7 @@ def _copied(source: Source, out: Path, say: Say) -> Source:
         raise InvalidArgument(f"--out {out}: that is the image itself", field="out")
     target = out / "0"
     if kind_of(out) is None:
-        if out.exists() and any(e.name != NAME for e in os.scandir(out)):
+        if out.exists() and set(os.listdir(out)) - {NAME}:
             raise InvalidArgument(f"--out {out}: it is there, and is no Zarr group", field="out")
         staged = out / NAME / "level0"
         os.makedirs(staged, exist_ok=True)

@@ -23,9 +23,10 @@ _V2_SHUFFLES = ("none", "byte", "bit")
 
 
 class Coding(NamedTuple):
-    """How chunks become pixels. reads: None where only zarr-python can; writes: what new levels get.
+    """How chunks become pixels: `reads` is None where only zarr-python can.
 
-    big_endian: the pixels in a frame are. fortran: the first axis is the fastest in a frame.
+    writes: what new levels get. big_endian: the pixels in a frame are. fortran: the first
+    axis is the fastest in a frame.
     """
 
     reads: Codec | None
@@ -47,7 +48,7 @@ def of_v2(document: Json, itemsize: int) -> Coding:
 
 
 def of_v3(codecs: list[Json]) -> Coding:
-    """The coding of a chunk (of an inner one, in a shard) that the codecs of a zarr.json describe."""
+    """The coding of a chunk, of an inner one in a shard, that codecs of a zarr.json describe."""
     names = [codec["name"] for codec in codecs]
     if not names or names[0] != "bytes" or len(names) > 2:
         return _FOREIGN
@@ -96,9 +97,7 @@ def for_v2(codec: Codec) -> Any:
     """What zarr-python writes into a .zarray for `codec`."""
     match codec:
         case Blosc():
-            return numcodecs.Blosc(
-                codec.compressor, codec.level, _V2_SHUFFLES.index(codec.shuffle)
-            )
+            return numcodecs.Blosc(codec.compressor, codec.level, _V2_SHUFFLES.index(codec.shuffle))
         case Zstd():
             return numcodecs.Zstd(codec.level)
         case Gzip():

@@ -18,7 +18,7 @@ from ziggurat_engine.errors import ZigguratError
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[tuple[int, ...]]):
     """Whole numbers like 64x128x128."""
 
     name = "AxBxC"
@@ -38,7 +38,7 @@ class Numbers(click.ParamType):
         return numbers
 
 
-class Scale(click.ParamType):
+class Scale(click.ParamType[tuple[float, ...]]):
     """Numbers like 0.5,0.1,0.1."""
 
     name = "A,B,C"
@@ -58,7 +58,7 @@ class Scale(click.ParamType):
         return numbers
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType[int]):
     """A size like 1GiB."""
 
     name = "SIZE"
@@ -109,7 +109,9 @@ def command(tune: Callable[[], None]) -> click.Command:
     @click.option("--unit", default="", help='Of the spatial axes: "micrometer".')
     @click.option("--chunks", type=Numbers(), help="Of the new levels.  [default: as level 0]")
     @click.option("--shards", help="Of the new levels, or none.  [default: as level 0]")
-    @click.option("--codec", help="blosc-lz4, blosc-zstd:3, zstd, gzip, none.  [default: as level 0]")
+    @click.option(
+        "--codec", help="blosc-lz4, blosc-zstd:3, zstd, gzip, none.  [default: as level 0]"
+    )
     @click.option("--memory", type=Bytes(), default="1GiB", show_default=True)
     @click.option(
         "--threads",

@@ -121,17 +121,18 @@ def write_group(group: Path, source: Source, multiscale: Json) -> None:
         replace_file(path, _text(attributes))
         return
     path = group / "zarr.json"
-    document = (
+    document: Json = (
         json.loads(path.read_bytes())
         if path.exists()
         else {"zarr_format": 3, "node_type": "group", "attributes": {}}
     )
     attributes = document.setdefault("attributes", {})
-    ome = attributes["ome"] if "ome" in attributes else None
+    ome: Json | None = attributes.get("ome")
     if ome is None and "multiscales" in attributes:
         ome = attributes
     if ome is None:
-        ome = attributes["ome"] = {"version": "0.5"}
+        ome = {"version": "0.5"}
+        attributes["ome"] = ome
     ome["multiscales"] = [multiscale, *ome.get("multiscales", [])[1:]]
     replace_file(path, _text(document))
 

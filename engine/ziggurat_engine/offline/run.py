@@ -140,7 +140,8 @@ class Run:
         """
         warm([self._plan.dtype])
         workers = [
-            threading.Thread(target=self._work, name=f"build-{n}") for n in range(self._plan.threads)
+            threading.Thread(target=self._work, name=f"build-{n}")
+            for n in range(self._plan.threads)
         ]
         for worker in workers:
             worker.start()
@@ -221,9 +222,7 @@ class Run:
             self._finish(0, nodes.place(index), self._compute(0, grid.region(index)))
             return
         first = tuple(i // u * u for i, u in zip(index, units, strict=True))
-        many = tuple(
-            min(u, n - i) for i, u, n in zip(first, units, grid.counts, strict=True)
-        )
+        many = tuple(min(u, n - i) for i, u, n in zip(first, units, grid.counts, strict=True))
         origin = tuple(i * c for i, c in zip(first, grid.cell, strict=True))
         span = tuple(m * c for m, c in zip(many, grid.cell, strict=True))
         whole = Region(origin, span).intersect(Region.whole(grid.shape))
@@ -266,7 +265,9 @@ class Run:
                     return block
                 if result is None:
                     result = np.full(region.shape, plan.fill, plan.dtype)
-                at = tuple(o // f - r for o, f, r in zip(box.offset, step, region.offset, strict=True))
+                at = tuple(
+                    o // f - r for o, f, r in zip(box.offset, step, region.offset, strict=True)
+                )
                 result[Region(at, block.shape).slices()] = block
         return result
 
@@ -339,8 +340,9 @@ class Run:
                 if waiting.pixels is None:
                     waiting.pixels = np.full(region.shape, plan.fill, plan.dtype)
                     self._meter.add(waiting.pixels.nbytes)
-            at = tuple(o // f - r for o, f, r in zip(here.offset, step, region.offset, strict=True))
-            waiting.pixels[Region(at, block.shape).slices()] = block
+            corner = tuple(o // f for o, f in zip(here.offset, step, strict=True))
+            at = Region(corner, block.shape).relative_to(region.offset)
+            waiting.pixels[at.slices()] = block
         with self._lock:
             waiting.left -= 1
             if waiting.left:

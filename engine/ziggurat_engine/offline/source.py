@@ -107,7 +107,7 @@ class Source:
 
 
 def open_array(path: Path) -> ZarrArray:
-    """The array at `path`. NotFound where there is none, InvalidArgument for a shape we can't use."""
+    """The array at `path`. NotFound, or InvalidArgument for one that we can't use."""
     try:
         handle = zarr.open_array(path, mode="r")
     except (FileNotFoundError, KeyError):
@@ -121,7 +121,8 @@ def open_array(path: Path) -> ZarrArray:
         coding = of_v2(document, handle.dtype.itemsize)
         keys = Keys("", document.get("dimension_separator", "."))
         chunk = cell = tuple(document["chunks"])
-        indexed, names = False, handle.attrs.get("_ARRAY_DIMENSIONS")
+        indexed = False
+        names: Any = handle.attrs.get("_ARRAY_DIMENSIONS")
     else:
         keys = _v3_keys(document["chunk_key_encoding"])
         if document["chunk_grid"]["name"] != "regular":
@@ -256,8 +257,6 @@ def images(root: Path, depth: int = 6) -> Iterator[Path]:
                     continue
             if level < depth:
                 queue.append((entry, level + 1))
-
-
 
 
 def _v3_keys(encoding: Json) -> Keys:

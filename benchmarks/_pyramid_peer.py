@@ -1,0 +1,90 @@
+"""One contender of benchmarks.pyramid in a process of its own.
+
+    python -m benchmarks._pyramid_peer NAME PATH LEVELS MEMORY
+
+Builds levels 1 to LEVELS - 1 from PATH/0. Imports and compiled code are loaded before the
+clock starts. Prints JSON: seconds, peak resident bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def ziggurat(path: Path, levels: int, memory: int) -> dict[str, Any]:
+    import numpy as np
+    from ziggurat_engine.kernels import cpu
+    from ziggurat_engine.offline.build import Wish, build
+
+    kernels = cpu.CpuKernels(1)
+    kernels.warm([np.dtype("uint16")])
+    kernels.close()
+    start = time.perf_counter()
+    built = build(path, Wish(levels=levels, threads=CORES, memory=memory))
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds,
+        "planned_bytes": built.planned_bytes,
+        "peak_pixel_bytes": built.peak_pixel_bytes,
+    }
+
+
+def tensorstore(path: Path, levels: int, _: int, *, sync: bool = True) -> dict[str, Any]:
+    import tensorstore as ts
+
+    context = ts.Context(
+        {"data_copy_concurrency": {"limit": CORES}, "file_io_sync": sync, "cache_pool": {}}
+    )
+
+    def at(level: int) -> dict[str, Any]:
+        return {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / str(level))}}
+
+    document = json.loads((path / "0/zarr.json").read_bytes())
+    metadata = {k: document[k] for k in ("chunk_grid", "codecs", "data_type", "fill_value")}
+    start = time.perf_counter()
+    below = ts.open(at(0), context=context).result()
+    for level in range(1, levels):
+        halved = ts.downsample(below, [2] * below.rank, "mean")
+        spec = {**at(level), "metadata": {**metadata, "shape": list(halved.shape)}, "create": True}
+        below = ts.open(spec, context=context).result()
+        below.write(halved).result()
+    return {"seconds": time.perf_counter() - start}
+
+
+def pyramid_sampler(path: Path, levels: int, _: int) -> dict[str, Any]:
+    import zarr
+    from pyramid_sampler import Downsampler
+
+    array = zarr.open_array(path / "0", mode="r")
+    start = time.perf_counter()
+    sampler = Downsampler(str(path.parent), (2, 2, 2), array.shape, chunks=array.chunks)
+    sampler.downsample(levels, path.name)
+    return {"seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    name, path, levels, memory = sys.argv[1:]
+    work = {
+        "ziggurat": ziggurat,
+        "tensorstore": tensorstore,
+        "tensorstore-nosync": lambda *given: tensorstore(*given, sync=False),
+        "pyramid-sampler": pyramid_sampler,
+    }[name]
+    try:
+        result = work(Path(path), int(levels), int(memory))
+    except ModuleNotFoundError as error:
+        result = {"missing": str(error)}
+    result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
