@@ -140,12 +140,17 @@ def main() -> None:
             for name in names:
                 target = Path(made, name)
                 shutil.copytree(source, target, copy_function=os.link)
+                os.sync()  # nobody waits for what another left to be written
                 result = _run(name, target, levels, arguments.memory_mib * 2**20)
                 results[name].append(result)
                 rate = nbytes / result["seconds"] / 1e6 if "seconds" in result else 0
                 said = result.get("missing") or f"{rate:.0f} MB/s"
                 rss = result.get("peak_rss_bytes", 0) >> 20
-                print(f"{turn + 1}. {name}: {said}, peak RSS {rss} MiB", flush=True)
+                cpu = result.get("cpu_seconds", 0)
+                print(
+                    f"{turn + 1}. {name}: {said}, {cpu:.2f} s of CPU, peak RSS {rss} MiB",
+                    flush=True,
+                )
             for name in names:
                 if turn == 0 and name != "ziggurat" and "ziggurat" in names:
                     compared[name] = _compare(Path(made, "ziggurat"), Path(made, name), levels)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import resource
@@ -112,7 +113,7 @@ def build(
         seconds=time.perf_counter() - began,
         planned_bytes=plan.planned_bytes,
         peak_pixel_bytes=outcome.peak_bytes,
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss_bytes=_peak_rss(),
     )
 
 
@@ -142,8 +143,8 @@ def _make(
         os.makedirs(sink.path, exist_ok=True)
         for name, data in describe.array_documents(plan, level).items():
             replace_file(sink.path / name, data)
-    # All files since the last checkpoint, and all names, in directories by the thousand.
-    sync_disk(stage.path)
+    run.sync()
+    OsFileSystem().sync_dir(stage.path)
     return outcome, resumed
 
 
@@ -281,6 +282,15 @@ def _parents(target: Path, group: Path, version: int) -> None:
         else:
             document = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
             replace_file(directory / "zarr.json", document)
+
+
+def _peak_rss() -> int:
+    """Of this process; getrusage would also count what it was before exec."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        line = next(line for line in lines if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _name(group: Path) -> str:

@@ -14,8 +14,8 @@ chunks and factors do not fit each other or memory is short: then a parent is ma
 its stored children once all are there. Tasks come depth first (tree.py), so that few
 chunks are open. Each worker takes the next task when it is done with one.
 
-The thread that calls `run` looks on: it shows progress, and every CHECKPOINT_SECONDS makes
-durable what was finished, and notes it in the journal.
+The thread that calls `run` looks on: it shows progress, and makes durable what was
+finished, at least every CHECKPOINT_SECONDS, and notes it in the journal.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from ziggurat_engine.kernels._mean import is_filled, warm
 from ziggurat_engine.offline.plan import Plan, cell_of
 from ziggurat_engine.offline.reader import ChunkReader, Counter, Reader
 from ziggurat_engine.offline.sink import Entry, LevelSink
-from ziggurat_engine.offline.stage import Stage
+from ziggurat_engine.offline.stage import Stage, sync_files
 from ziggurat_engine.offline.tree import Nodes, Numbers, Task, Tasks, order
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
 
 CHECKPOINT_SECONDS = 5.0
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.03
 
 Progress = Callable[[int, int], None]
 """(tasks done, tasks in all)"""
@@ -124,6 +124,8 @@ class Run:
         self._next = 0
         self._completed = 0
         self._stored = self._absent = 0
+        self._files: set[str] = set()
+        self._directories: set[str] = set()
         self._tasks = self._plan_tasks()
         self._changed = threading.Event()
 
@@ -131,6 +133,10 @@ class Run:
     def tasks(self) -> int:
         """How many there are."""
         return len(self._tasks)
+
+    def sync(self) -> None:
+        """Makes durable what `run` wrote last, and the names of all that it wrote. OSError."""
+        sync_files(self._files | self._directories, self._stage.path)
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """Makes what is missing; all of it is written, and to be synced, when it returns.
@@ -159,16 +165,21 @@ class Run:
             raise
         for sink in self._sinks:
             sink.seal()
+            self._directories |= sink.directories
+            self._files |= sink.take_touched()
         return Outcome(self._counter.count, self._stored, self._absent, self._meter.peak)
 
     def _watch(self, workers: Sequence[threading.Thread], progress: Progress | None) -> None:
-        last = time.monotonic()
+        pause, since = LOOK_SECONDS, time.monotonic()
         while not self._changed.wait(LOOK_SECONDS):
             if progress:
                 progress(self._completed, len(self._tasks))
-            if time.monotonic() - last >= CHECKPOINT_SECONDS and self._error is None:
+            if time.monotonic() - since >= pause and self._error is None:
+                began = time.monotonic()
                 self._checkpoint()
-                last = time.monotonic()
+                since = time.monotonic()
+                # Beside the workers, and again and again, so that little is left at the end.
+                pause = min(CHECKPOINT_SECONDS, 2 * (since - began))
         for worker in workers:
             worker.join()
         if progress and self._error is None:

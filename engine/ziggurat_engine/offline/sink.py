@@ -131,7 +131,7 @@ class LevelSink:
 
     @property
     def directories(self) -> set[str]:
-        """Directories that files were made in."""
+        """Directories that files were made in, up to the level's own."""
         return self._directories
 
     @property
@@ -145,7 +145,9 @@ class LevelSink:
         if directory not in self._directories:
             os.makedirs(directory, exist_ok=True)
             with self._lock:
-                self._directories.add(directory)
+                while len(directory) >= len(str(self.path)):
+                    self._directories.add(directory)
+                    directory = os.path.dirname(directory)
         fd = os.open(path, flags, 0o666)
         try:
             _write_all(fd, data, offset)

@@ -13,7 +13,7 @@ chunk counts as finished only if the journal says so, and the journal only says 
 the chunk's bytes are durable: first the files are synced, then the records are appended
 and synced. A torn record at the end, or one with a wrong checksum, ends the journal.
 
-Many small files are made durable with one syncfs, few with fdatasync each: a sync of each
+Many small files are made durable with one syncfs, few with fsync each: a sync of each
 of a million files would take longer than all the rest.
 """
 
@@ -39,7 +39,7 @@ NAME = ".ziggurat-build"
 VERSION = 1
 
 _RECORD = struct.Struct("<IQQQI")
-_SYNC_EACH = 64
+_SYNC_EACH = 256
 
 
 class Stage:
@@ -124,14 +124,14 @@ class Stage:
 
 
 def sync_files(files: set[str], directory: Path) -> None:
-    """The bytes of `files` are durable when it returns; all lie on the disk of `directory`."""
+    """Files, and directories, are durable when it returns; all lie on the disk of `directory`."""
     if len(files) > _SYNC_EACH:
         sync_disk(directory)
         return
     for path in files:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fdatasync(fd)
+            os.fsync(fd)
         finally:
             os.close(fd)
 
