@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,14 @@ def pyramid_sampler(path: Path, levels: int, _: int) -> dict[str, Any]:
 
 def main() -> None:
     name, path, levels, memory = sys.argv[1:]
-    work = {
+    contenders: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
         "ziggurat": ziggurat,
         "tensorstore": tensorstore,
         "tensorstore-nosync": lambda *given: tensorstore(*given, sync=False),
         "pyramid-sampler": pyramid_sampler,
-    }[name]
+    }
     try:
-        result = work(Path(path), int(levels), int(memory))
+        result = contenders[name](Path(path), int(levels), int(memory))
     except ModuleNotFoundError as error:
         result = {"missing": str(error)}
     # Not getrusage, which counts the parent too, from before this process was another program.

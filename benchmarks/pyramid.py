@@ -121,7 +121,7 @@ def _compare(left: Path, right: Path, levels: int) -> str:
             return f"level {level} is {b.shape}, not {a.shape}"
         step = a.chunks[0]
         for z in range(0, a.shape[0], step):
-            different += int(np.count_nonzero(a[z : z + step] != b[z : z + step]))  # type: ignore[operator]
+            different += int(np.count_nonzero(a[z : z + step] != b[z : z + step]))
         total += math.prod(a.shape)
     return f"{different} of {total} pixels differ" if different else "byte for byte the same"
 

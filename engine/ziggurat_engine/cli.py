@@ -162,3 +162,4 @@ def list_settings() -> None:
 
 
 main.add_command(commands.command(tune_malloc))
+main.add_command(commands.inspect_command)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -231,3 +232,109 @@ def _shards(text: str | None) -> tuple[int, ...] | None:
         return Numbers().convert(text, None, None)
     except click.BadParameter as error:
         raise click.BadParameter(error.message, param_hint="--shards") from None
+
+
+@click.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option(
+    "--png",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw which chunks are there, and how large, of each level.",
+)
+def inspect_command(path: Path, as_json: bool, png: Path | None) -> None:
+    """Say what is on disk of any OME-Zarr or Zarr array, without a server.
+
+    Reads metadata, file sizes and shard indices, never pixels. Where PATH holds several
+    images (a plate, a bioformats2raw layout) they are listed.
+    """
+    import json
+
+    from ziggurat_engine.offline import picture
+    from ziggurat_engine.offline.inspect import inspect, several
+
+    try:
+        images = several(path)
+        if images:
+            names = [str(image.relative_to(path.absolute())) for image in images]
+            click.echo(json.dumps({"images": names}, indent=2) if as_json else "\n".join(names))
+            return
+        found = inspect(path, maps=png is not None)
+        if png is not None:
+            picture.draw(found, png)
+            for level in found["levels"]:
+                level.pop("map", None)
+    except ImportError as missing:
+        if missing.name is None or missing.name.split(".")[0] != "PIL":
+            raise
+        raise click.ClickException(
+            "PIL is missing; --png needs pip install 'ziggurat-engine[png]'"
+        ) from None
+    except ZigguratError as error:
+        raise click.ClickException(str(error)) from None
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{error}") from None
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _table(found)
+
+
+def _table(found: dict[str, Any]) -> None:
+    ome = f"OME-Zarr {found['ome_version']}" if found["ome_version"] else "no OME metadata"
+    click.echo(f"{found['path']}\nZarr v{found['zarr_format']}, {ome}, axes {found['axes']}\n")
+    head = (
+        *("level", "shape", "chunk", "shard", "codec", "by", "chunks", "files", "stored"),
+        *("ratio", "chunk min/median/max", "plane", "cube", "line"),
+    )
+    rows = [head]
+    for level in found["levels"]:
+        chunks, sizes, cost = level["chunks"], level["chunk_bytes"], level["read_per_voxel"]
+        present = "?" if chunks["present"] is None else chunks["present"]
+        rows.append(
+            (
+                level["path"],
+                _by(level["shape"]),
+                _by(level["chunk"]),
+                _by(level["shard"]) if level["shard"] else "-",
+                level["codec"],
+                _by(level["factors"]) if level["factors"] else "-",
+                f"{present}/{chunks['expected']}",
+                str(level["files"]),
+                _size(level["stored_bytes"]),
+                f"{level['ratio']:.2f}" if level["ratio"] else "-",
+                "/".join(_size(sizes[k]) for k in ("smallest", "median", "largest"))
+                if sizes
+                else "-",
+                *(f"{cost[k]:.4g}" for k in ("plane", "cube", "line")),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    for row in rows:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+    for level in found["levels"]:
+        for text in level["broken"]:
+            click.echo(f"broken: {level['path']}/{text}")
+    for name in found["missing_levels"]:
+        click.echo(f"missing: level {name} is named in the metadata and not there")
+    totals = found["totals"]
+    click.echo(f"\n{totals['files']} files, {_size(totals['stored_bytes'])}", nl=False)
+    if totals["overhead"] and totals["theoretical_overhead"]:
+        click.echo(
+            f"; all levels take {totals['overhead']:.3f} x level 0,"
+            f" {totals['theoretical_overhead']:.3f} in theory",
+            nl=False,
+        )
+    click.echo("\nplane, cube, line: voxels read for each voxel asked for, estimated")
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "x".join(map(str, numbers))
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.4g} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.4g} TiB"

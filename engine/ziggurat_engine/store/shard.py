@@ -103,6 +103,17 @@ class ShardIndex:
         return int(np.count_nonzero(self._entries[:, 0] != ABSENT))
 
     @property
+    def positions(self) -> NDArray[np.int64]:
+        """Which chunks are not absent, ascending."""
+        return np.flatnonzero(self._entries[:, 0] != ABSENT)
+
+    @property
+    def lengths(self) -> NDArray[np.unsignedinteger[Any]]:
+        """Bytes of the chunks at `positions`."""
+        lengths: NDArray[np.unsignedinteger[Any]] = self._entries[self.positions, 1]
+        return lengths
+
+    @property
     def nbytes(self) -> int:
         """Memory it takes."""
         return int(self._entries.nbytes)
