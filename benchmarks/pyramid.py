@@ -64,6 +64,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--chunks", type=_shape, default=(64, 64, 64), help="64, or 64x128x128")
     parser.add_argument("--codec", choices=CODECS, default="blosc-zstd")
     parser.add_argument("--memory-mib", type=int, default=1024, help="of ziggurat")
+    parser.add_argument(
+        "--deeper", type=int, default=1, help="level 0 so many times as deep, of links to itself"
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", action="append", choices=CONTENDERS, help="leave others out")
     parser.add_argument("--data", type=Path, help="directory to work in; a new one in it")
@@ -86,10 +89,28 @@ def _write(path: Path, arguments: argparse.Namespace) -> int:
     for z in range(0, shape[0], chunks[0]):
         stop = min(z + chunks[0], shape[0])
         array[z:stop] = frames.box((z, 0, 0), (stop - z, *shape[1:]))
+    shape = _deepen(path / "0", shape, chunks, arguments.deeper)
     levels = 1
     while any(-(-n // 2 ** (levels - 1)) > c for n, c in zip(shape, chunks, strict=True)):
         levels += 1
     return levels
+
+
+def _deepen(
+    path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], times: int
+) -> tuple[int, ...]:
+    """Repeats level 0 along z with hard links: inputs that would not fit the disk."""
+    if times == 1:
+        return shape
+    if shape[0] % chunks[0]:
+        raise SystemExit("--deeper: the depth has to be whole chunks")
+    planes = shape[0] // chunks[0]
+    for z in range(planes, planes * times):
+        shutil.copytree(path / f"c/{z % planes}", path / f"c/{z}", copy_function=os.link)
+    document = json.loads((path / "zarr.json").read_bytes())
+    document["shape"][0] *= times
+    (path / "zarr.json").write_text(json.dumps(document))
+    return (shape[0] * times, *shape[1:])
 
 
 def _run(name: str, path: Path, levels: int, memory: int) -> dict[str, Any]:
@@ -128,7 +149,7 @@ def _compare(left: Path, right: Path, levels: int) -> str:
 
 def main() -> None:
     arguments = _arguments()
-    nbytes = math.prod(arguments.shape) * 2
+    nbytes = math.prod(arguments.shape) * arguments.deeper * 2
     names = [n for n in CONTENDERS if not arguments.only or n in arguments.only]
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     compared: dict[str, str] = {}
@@ -172,6 +193,7 @@ def main() -> None:
             {
                 "shape": arguments.shape,
                 "chunks": arguments.chunks,
+                "deeper": arguments.deeper,
                 "codec": arguments.codec,
                 "levels": levels,
                 "results": results,
