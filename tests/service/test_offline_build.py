@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import zarr
 from click.testing import CliRunner
 from zarr.codecs import BloscCodec
 from ziggurat_engine.cli import main
-from ziggurat_engine.errors import Corrupt, FailedPrecondition
+from ziggurat_engine.errors import Corrupt, FailedPrecondition, InvalidArgument
 from ziggurat_engine.offline import run as running
 from ziggurat_engine.offline.build import Wish, build
 from ziggurat_engine.offline.stage import NAME, Stage
@@ -92,6 +93,18 @@ def test_out_leaves_the_source_alone(tmp_path: Path) -> None:
     assert before == sorted(path.rglob("*"))
     check(tmp_path / "b.zarr", level0, 4)
     assert "nothing was missing" in engine(path, "--out", tmp_path / "b.zarr", "--levels", "4")
+
+
+def test_nothing_foreign_is_replaced_unasked(tmp_path: Path) -> None:
+    level0 = marked((40, 50, 70), "uint16")
+    path = store(tmp_path / "a.zarr", level0)
+    (path / "1").mkdir()
+    (path / "1/mine").write_text("precious")
+    with pytest.raises(InvalidArgument, match="--force"):
+        build(path)
+    assert (path / "1/mine").read_text() == "precious"
+    build(path, Wish(force=True))
+    check(path, level0, 3)
 
 
 def test_labels_have_no_mean(tmp_path: Path) -> None:
@@ -327,3 +340,27 @@ class nothing:
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def test_a_stop_between_levels_is_finished(tmp_path: Path, monkeypatch) -> None:
+    """Of three levels one is in its place when the power goes: the next call puts the rest."""
+    level0 = marked((40, 50, 70), "uint16")
+    path = store(tmp_path / "a.zarr", level0, chunk=8)
+    rename, left = os.rename, [1]
+
+    def limited(source, target):
+        if Path(target).parent == path and Path(target).name.isdigit():
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(5, "I/O error", str(target))
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", limited)
+        with pytest.raises(OSError, match="I/O"):
+            build(path)
+    assert (path / "1").exists()
+    build(path)
+    check(path, level0, 4)
+    ome = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]
+    assert len(ome["multiscales"][0]["datasets"]) == 4

@@ -36,6 +36,8 @@ from ziggurat_engine.offline.stage import NAME, Stage, replace_file, sync_disk
 from ziggurat_engine.offline.tree import Nodes, grow, touched
 from ziggurat_engine.vfs import OsFileSystem
 
+PUBLISHED = "published"
+
 Say = Callable[[str], None]
 
 
@@ -90,6 +92,7 @@ def build(
     outcome, resumed = Outcome(0, 0, 0, 0), 0
     if plan.levels:
         stage = Stage(group)
+        _check_free(stage, group, plan, wish)
         try:
             outcome, resumed = _make(stage, source, plan, progress, say)
             _publish(stage, group, source, plan, wish)
@@ -133,8 +136,7 @@ def _make(
     resumed = _restore(stage.finished(), nodes, sinks)
     if goes_on and resumed:
         say(f"going on behind {resumed} finished chunks")
-    published = [k for k in range(len(plan.levels)) if (stage.path / f"{k}.published").exists()]
-    if published:
+    if (stage.path / PUBLISHED).exists():
         return Outcome(0, 0, 0, 0), resumed
     counter = Counter()
     run = Run(plan, open_reader(base, counter), counter, nodes, sinks, stage)
@@ -142,26 +144,44 @@ def _make(
     for sink, level in zip(sinks, plan.levels, strict=True):
         os.makedirs(sink.path, exist_ok=True)
         for name, data in describe.array_documents(plan, level).items():
-            replace_file(sink.path / name, data)
+            (sink.path / name).write_bytes(data)
+            run.note(sink.path / name)
     run.sync()
     OsFileSystem().sync_dir(stage.path)
     return outcome, resumed
 
 
+def _check_free(stage: Stage, group: Path, plan: Plan, wish: Wish) -> None:
+    """Nothing that is not ours is replaced unasked."""
+    if wish.force or (stage.path / PUBLISHED).exists():
+        return
+    for level in plan.levels:
+        if (group / level.path).exists():
+            raise InvalidArgument(
+                f"{group / level.path} is there, and is no level that the image names;"
+                " --force replaces it",
+                field="force",
+            )
+
+
 def _publish(stage: Stage, group: Path, source: Source, plan: Plan, wish: Wish) -> None:
     """Puts the levels in their places, then says that they are there."""
     fs = OsFileSystem()
+    # From here on what is missing in the stage is in its place.
+    (stage.path / PUBLISHED).touch()
+    fs.sync_dir(stage.path)
+    parents = set()
     for k, level in enumerate(plan.levels):
-        mark, made, target = stage.path / f"{k}.published", stage.path / str(k), group / level.path
+        made, target = stage.path / str(k), group / level.path
+        parents.add(target.parent)
         if made.is_dir():
-            mark.touch()
-            fs.sync_dir(stage.path)
             _parents(target, group, source.version)
             if target.exists():
-                # Levels that are made anew, or what was there under this name unknown to Zarr.
+                # Asked for, by --force.
                 os.rename(target, stage.path / f"{k}.old")
             os.rename(made, target)
-            fs.sync_dir(target.parent)
+    for parent in parents:
+        fs.sync_dir(parent)
     _describe(group, source, plan, wish)
 
 

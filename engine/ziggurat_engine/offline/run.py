@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -133,6 +134,11 @@ class Run:
     def tasks(self) -> int:
         """How many there are."""
         return len(self._tasks)
+
+    def note(self, file: Path) -> None:
+        """`sync` is to take care of this one too."""
+        self._files.add(str(file))
+        self._directories.add(str(file.parent))
 
     def sync(self) -> None:
         """Makes durable what `run` wrote last, and the names of all that it wrote. OSError."""
