@@ -130,6 +130,10 @@ def _run(name: str, path: Path, levels: int, memory: int) -> dict[str, Any]:
     return result
 
 
+def _cpu(results: list[dict[str, Any]]) -> float:
+    return float(statistics.median([r["cpu_seconds"] for r in results if "cpu_seconds" in r]))
+
+
 def _compare(left: Path, right: Path, levels: int) -> str:
     """In how many pixels the levels above 0 differ."""
     different = total = 0
@@ -184,9 +188,11 @@ def main() -> None:
             b["seconds"] / a["seconds"] for a, b in pairs if "seconds" in a and "seconds" in b
         ]
         if ratios[name] and name != "ziggurat":
+            cpu = [_cpu(results[n]) for n in (name, "ziggurat")]
             print(
                 f"ziggurat is {statistics.median(ratios[name]):.2f} x {name}"
-                f" ({min(ratios[name]):.2f} to {max(ratios[name]):.2f}); {compared[name]}"
+                f" ({min(ratios[name]):.2f} to {max(ratios[name]):.2f}),"
+                f" {cpu[0] / cpu[1]:.2f} x by CPU time; {compared[name]}"
             )
     print(
         json.dumps(

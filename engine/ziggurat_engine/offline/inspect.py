@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.errors import Corrupt, NotFound
 from ziggurat_engine.offline.codecs import Json
 from ziggurat_engine.offline.plan import found_factor
 from ziggurat_engine.offline.reader import scan
@@ -42,10 +42,10 @@ def several(path: Path) -> list[Path]:
         return []
     found = [Path(p) for p in images(path)]
     try:
-        source = open_source(path)
-    except Exception:
+        open_source(path)
+    except NotFound:
         return found
-    return [] if source.multiscales or len(source.levels) else found
+    return []
 
 
 def inspect(path: Path, *, maps: bool = False) -> Json:
