@@ -104,7 +104,9 @@ def command(tune: Callable[[], None]) -> click.Command:
         help="Binning along z, y, x, or along all axes; again for further levels, the last"
         " one stays.  [default: 2; z once its pixels are below twice as long as those of y, x]",
     )
-    @click.option("--method", default="", help="How windows become a pixel.  [default: mean]")
+    @click.option(
+        "--method", default="", help="How windows become a pixel.  [default: mean; mode of labels]"
+    )
     @click.option("--axes", default="", help='"zyx", "tczyx".  [default: as the image says]')
     @click.option("--scale", type=Scale(), default=(), help="Pixel size along all axes.")
     @click.option("--unit", default="", help='Of the spatial axes: "micrometer".')

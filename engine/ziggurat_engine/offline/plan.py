@@ -149,7 +149,7 @@ def make(source: Source, wish: Wish, methods: Sequence[str]) -> Plan:
     levels = _levels(source, wish, axes, chunk, keep, base.shape, scale, translation)
     fill = fill_of(base)
     factors = [level.factors for level in levels]
-    method = wish.method or "mean"
+    method = wish.method or ("mode" if source.is_label and "mode" in methods else "mean")
     if method not in methods:
         raise InvalidArgument(f"--method {method}: not one of {', '.join(methods)}", field="method")
     if source.is_label and method == "mean":
