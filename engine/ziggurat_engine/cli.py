@@ -17,6 +17,7 @@ import click
 
 from ziggurat_engine import __version__
 from ziggurat_engine.errors import ZigguratError
+from ziggurat_engine.offline import commands
 
 if TYPE_CHECKING:
     from ziggurat_engine.vfs import FileSystem
@@ -34,6 +35,13 @@ MALLOC = {
 _TUNED = "_ZIGGURAT_MALLOC_TUNED"
 
 STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT))
+
+
+def tune_malloc() -> None:
+    """Starts this process again with MALLOC, once."""
+    if sys.platform == "linux" and _TUNED not in os.environ:
+        environment = {**MALLOC, **os.environ, _TUNED: "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -94,9 +102,8 @@ def serve(
         raise click.UsageError(f"settings: {problems}") from None
     except (OSError, ValueError) as error:
         raise click.UsageError(f"settings: {error}") from None
-    if loaded.tune_malloc and sys.platform == "linux" and _TUNED not in os.environ:
-        environment = {**MALLOC, **os.environ, _TUNED: "1"}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    if loaded.tune_malloc:
+        tune_malloc()
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -160,3 +167,7 @@ def list_settings() -> None:
             "required" if field.is_required() else field.get_default(call_default_factory=True)
         )
         click.echo(f"{name} = {default}\n    {field.description or ''}")
+
+
+main.add_command(commands.command(tune_malloc))
+main.add_command(commands.inspect_command)

@@ -64,13 +64,7 @@ class CpuKernels:
 
         What an earlier process compiled is loaded.
         """
-        for dtype in dtypes:
-            pixels: Array = np.zeros((2, 2), dtype)
-            if method in HALO_METHODS:
-                HALO_METHODS[method](pixels, (0, 0), (2, 2), (2, 2))
-            else:
-                METHODS[method](pixels, (2, 2), (2, 2))
-            _fill.is_filled(pixels, pixels[0, 0])
+        warm(dtypes, method)
 
     def settle(
         self, chunks: Sequence[Array], valid: Sequence[Shape], recipe: Recipe
@@ -128,3 +122,14 @@ class CpuKernels:
     def close(self) -> None:
         """Waits for the threads to end."""
         self._pool.shutdown()
+
+
+def warm(dtypes: Iterable[np.dtype[np.generic]], method: str = "mean") -> None:
+    """See CpuKernels.warm."""
+    for dtype in dtypes:
+        pixels: Array = np.zeros((2, 2), dtype)
+        if method in HALO_METHODS:
+            HALO_METHODS[method](pixels, (0, 0), (2, 2), (2, 2))
+        else:
+            METHODS[method](pixels, (2, 2), (2, 2))
+        _fill.is_filled(pixels, pixels[0, 0])

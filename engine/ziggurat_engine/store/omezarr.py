@@ -55,6 +55,11 @@ _DOWNSAMPLING = {
 }
 
 
+def description_of(method: str) -> str:
+    """What a downsampling method does, in a sentence or two."""
+    return f"{_DOWNSAMPLING[method]} {_CASCADE}"
+
+
 def level_path(level: int) -> str:
     """Where the array of `level` lies in the image's group."""
     return str(level)
@@ -201,7 +206,7 @@ def _multiscale(image: Image) -> Multiscale:
         type=image.downsampling,
         metadata={
             "method": image.downsampling,
-            "description": f"{_DOWNSAMPLING[image.downsampling]} {_CASCADE}",
+            "description": description_of(image.downsampling),
         },
     )
 

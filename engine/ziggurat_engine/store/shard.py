@@ -93,10 +93,25 @@ class ShardIndex:
         self._entries[position] = self._end, nbytes
         self._end += nbytes
 
+    def put(self, position: int, offset: int, nbytes: int) -> None:
+        """The chunk at `position` lies at `offset`; who calls keeps spans apart."""
+        self._entries[position] = offset, nbytes
+
     @property
     def present(self) -> int:
         """Chunks that are not absent."""
         return int(np.count_nonzero(self._entries[:, 0] != ABSENT))
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Which chunks are not absent, ascending."""
+        return np.flatnonzero(self._entries[:, 0] != ABSENT)
+
+    @property
+    def lengths(self) -> NDArray[np.unsignedinteger[Any]]:
+        """Bytes of the chunks at `positions`."""
+        lengths: NDArray[np.unsignedinteger[Any]] = self._entries[self.positions, 1]
+        return lengths
 
     @property
     def nbytes(self) -> int:

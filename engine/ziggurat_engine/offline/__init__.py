@@ -1,0 +1,1 @@
+"""Pyramids of anybody's Zarr, built and looked at without a server."""
