@@ -72,8 +72,8 @@ def test_every_level_is_the_cascade(case):
             built = build(path, wish)
         except InvalidArgument as error:
             # The chunks drawn may be too large for it: it says so and leaves nothing behind.
-            assert error.field == "memory"
-            assert [entry.name for entry in path.iterdir() if entry.is_dir()] == ["0"]
+            if error.field != "memory" or (path / "1").exists():
+                raise
             return
         expected = reference_cascade(level0, case["factors"][: built.made])
         for (name, shape), wanted in zip(built.levels, expected, strict=True):
