@@ -76,7 +76,8 @@ class Builder:
         for level in range(top + 1):
             within = None
             if region is not None:
-                below = image.pyramid.project(region, 0, level)
+                # And what depends on it.
+                below = image.around(image.pyramid.project(region, 0, level), level)
                 within = image.pyramid.levels[level].chunks.touched(below)
             # The last one only has to be stored.
             step = self._settler.drain if level == top else self._settler.complete
@@ -105,7 +106,7 @@ class Builder:
         Computes just the parents that it needs. Raises as `build` does.
         """
         for below in range(level):
-            box = image.pyramid.project(region, level, below)
+            box = image.below(region, level, below)
             within = image.pyramid.levels[below].chunks.touched(box)
             for _ in self._settler.complete(image, below, cancelled, within):
                 pass

@@ -12,13 +12,13 @@ import contextlib
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ziggurat_engine.errors import ZigguratError
-from ziggurat_engine.kernels.protocol import Recipe
+from ziggurat_engine.kernels.protocol import Recipe, halo
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Image
@@ -76,6 +76,37 @@ class OpenImage:
         """True where the parents of what is written to `level` are made when asked for."""
         deferred = self.image.pyramid == "deferred"
         return deferred and level == 0 and self.recipes[0].factors is not None
+
+    def halo(self, level: int) -> Shape:
+        """Pixels around a block of `level` that its parents depend on, along each axis."""
+        recipe = self.recipes[level]
+        return halo(recipe.downsampling, recipe.factors or (1,) * len(self.image.axes))
+
+    def around(self, region: Region, level: int) -> Region:
+        """`region` of `level` with the halo that there is."""
+        reach, limits = self.halo(level), self.pyramid.levels[level].shape
+        if region.size == 0 or not any(reach):
+            return region
+        offset = tuple(max(0, o - h) for o, h in zip(region.offset, reach, strict=True))
+        stop = (min(s + h, n) for s, h, n in zip(region.stop, reach, limits, strict=True))
+        return Region(offset, tuple(b - a for a, b in zip(offset, stop, strict=True)))
+
+    def below(self, region: Region, level: int, target: int) -> Region:
+        """The pixels of `target` that `region` of a level above it is made from."""
+        for step in range(level, target, -1):
+            region = self.around(self.pyramid.project(region, step, step - 1), step - 1)
+        return region
+
+    def neighbours(self, level: int, chunks: Iterable[Shape]) -> set[Shape]:
+        """The chunks of which the blocks depend on pixels of these; these among them."""
+        grid = self.pyramid.levels[level].chunks
+        if not any(self.halo(level)):
+            return set(chunks)
+        return {
+            index
+            for chunk in chunks
+            for index in grid.indices(self.around(grid.region(chunk), level))
+        }
 
     @property
     def arrays(self) -> tuple[ChunkArray, ...]:

@@ -31,6 +31,7 @@ from ziggurat_engine.spec import SPATIAL, Axis, Image, ImageSpec, Layout, Layout
 
 MAX_LEVELS = 32
 MAX_FACTOR = 16
+MAX_GAUSSIAN_FACTOR = 4
 MAX_SHARD_CHUNKS = 2**20
 # Along an unbounded t: a shard's index is written whole each time more of it is stored.
 UNBOUNDED_SHARD_CHUNKS = 1024
@@ -229,10 +230,10 @@ def _check_method(spec: ImageSpec, factors: Sequence[Shape]) -> None:
     For floats it may not: adding n of them rounds, or overflows; minima pass NaNs over.
     """
     method = spec.downsampling
-    if method == "gaussian":
+    if method == "gaussian" and max(map(max, factors), default=1) > MAX_GAUSSIAN_FACTOR:
         raise InvalidArgument(
-            "downsampling: gaussian is not supported yet: it needs the pixels around a chunk",
-            field="downsampling",
+            f"factors: gaussian is for factors up to {MAX_GAUSSIAN_FACTOR}",
+            field="layout.factors",
         )
     fill_value: np.generic = spec.dtype.type(spec.fill_value)
     if fill_value.dtype.kind != "f" or not factors:
@@ -243,6 +244,8 @@ def _check_method(spec: ImageSpec, factors: Sequence[Shape]) -> None:
         )
     if method == "mean":
         _check_mean(fill_value, factors)
+    if method == "gaussian":
+        _check_gaussian(fill_value)
 
 
 def _check_mean(fill_value: np.generic, factors: Sequence[Shape]) -> None:
@@ -257,6 +260,16 @@ def _check_mean(fill_value: np.generic, factors: Sequence[Shape]) -> None:
             f"fill_value: the mean of {changed[0]} pixels of {fill_value} is another value",
             field="fill_value",
         )
+
+
+def _check_gaussian(fill_value: np.generic) -> None:
+    """Sums of the fill value with any weights must give it back."""
+    if fill_value == 0 or np.isnan(fill_value):
+        return
+    raise InvalidArgument(
+        f"fill_value: sums of {fill_value} with gaussian weights may round; 0 and nan do not",
+        field="fill_value",
+    )
 
 
 def _check_rank(field: str, shape: Shape, axes: Sequence[Axis]) -> None:

@@ -101,7 +101,7 @@ class Query:
         region = region or Region.whole(image.shape(level))
         for below in range(level):
             grid = pyramid.levels[below]
-            chunks = grid.chunks.touched(pyramid.project(region, level, below))
+            chunks = grid.chunks.touched(image.below(region, level, below))
             while True:
                 seen = self._deferred.changes
                 # In this order: what is deferred goes from there once it is touched.
@@ -122,7 +122,8 @@ class Query:
                 stale = np.unique(stale // level.factors, axis=0)
             counts.append(len(stale))
             deferred = self._deferred.indices(image.number, below)
-            found = [*deferred, *self._dirty.indices(image.number, below)]
+            dirty = self._dirty.indices(image.number, below)
+            found = [*deferred, *image.neighbours(below, dirty)]
             if found:
                 stale = np.concatenate([stale, np.array(found, np.int64)])
         return counts

@@ -164,7 +164,7 @@ class Settler:
         for shard in self._dirty.shards(image.number, level):
             tick = shard.oldest_tick()
             if tick is not None and tick < target and (within is None or shard.touches(within)):
-                count = len(shard.chunks) + len(shard.settling) + len(shard.touched)
+                count = len(shard.indices())
                 pending.append((shard, count, shard.failures))
         total, done = sum(count for _, count, _ in pending), 0
         yield done, total
@@ -204,9 +204,13 @@ class Settler:
         What is touched at a time is bounded, however much there is. Waits while memory
         is short.
         """
+        step = count = done = 0
+        # First: what is stored may leave blocks of its neighbours to be made.
+        for step, count in self.drain(image, level, cancelled, within):
+            yield step, count
+        done += step
         keys = sorted(self._deferred.keys(image.number, level, within), key=lambda key: key.shard)
-        left = sum(len(self._deferred.get(key)) for key in keys)
-        done = 0
+        left = done + sum(len(self._deferred.get(key)) for key in keys)
         for batch in self._batches(image, keys):
             self._wait_for_memory(cancelled)
             for key in batch:
@@ -420,7 +424,7 @@ class Settler:
                 # had before, stored all of them.
                 source = None if blocks else taken.note
                 self.merge(image, shard.key.level + 1, parts, pixels, wait=False, source=source)
-        freed, notes = shard.stored(taken.touched)
+        freed, notes = shard.stored()
         # Nothing may hold the chunks whose bytes are given back.
         taken.chunks.clear()
         self._budget.release(freed)

@@ -33,7 +33,7 @@ from pathlib import Path
 from ziggurat_engine.errors import UnsupportedVersion
 from ziggurat_engine.region import Shape
 
-VERSION = 3
+VERSION = 4
 
 # By the version that they came with.
 _TABLES = {
@@ -87,7 +87,7 @@ class StreamState:
 class StaleShard:
     """Chunks of `shard` whose blocks may be missing from the stored level above.
 
-    version: tells this note from a later one of the same shard.
+    version: tells this note from a later one of the same chunks.
     """
 
     image: str
@@ -118,8 +118,10 @@ class State:
                     f"the state database has version {version}, known is {VERSION}"
                 )
             for newer in range(version + 1, VERSION + 1):
-                for statement in _TABLES[newer].split(";"):
+                for statement in _TABLES.get(newer, "").split(";"):
                     db.execute(statement)
+            if 0 < version < 4:
+                _date_chunks(db)
             db.execute(f"PRAGMA user_version = {VERSION}")
             row = db.execute("SELECT max(version) FROM stale").fetchone()
         self._version = row[0] or 0
@@ -139,10 +141,7 @@ class State:
     def mark_stale(
         self, image: str, level: int, shard: Shape, chunks: Iterable[Shape]
     ) -> StaleShard:
-        """Notes that the parents of `chunks` are not right yet; durable when it returns.
-
-        What an earlier note of the shard says still holds, so that this one includes it.
-        """
+        """Notes that the parents of `chunks` are not right yet; durable when it returns."""
         with self._transaction() as db:
             return self._mark(db, image, level, shard, chunks)
 
@@ -161,29 +160,34 @@ class State:
         row = db.execute(
             "SELECT chunks FROM stale WHERE image = ? AND level = ? AND shard = ?", key
         ).fetchone()
-        known = _shapes(row[0]) if row else frozenset()
         self._version += 1
-        note = StaleShard(image, level, shard, known | set(chunks), self._version)
-        db.execute(
-            "INSERT OR REPLACE INTO stale VALUES (?, ?, ?, ?, ?)",
-            (*key, json.dumps(sorted(note.chunks)), note.version),
-        )
+        note = StaleShard(image, level, shard, frozenset(chunks), self._version)
+        known = (_dated(row[0]) if row else {}) | dict.fromkeys(note.chunks, note.version)
+        _put(db, key, known)
         return note
 
     def clear_stale(self, notes: Iterable[StaleShard]) -> None:
-        """The parents of these are stored; later notes of the same shards stay."""
+        """The parents of these are stored; what other notes say of the same shards stays."""
         with self._transaction() as db:
-            db.executemany(
-                "DELETE FROM stale WHERE image = ? AND level = ? AND shard = ? AND version <= ?",
-                [(n.image, n.level, _text(n.shard), n.version) for n in notes],
-            )
+            for note in notes:
+                key = (note.image, note.level, _text(note.shard))
+                row = db.execute(
+                    "SELECT chunks FROM stale WHERE image = ? AND level = ? AND shard = ?", key
+                ).fetchone()
+                if row:
+                    left = {
+                        chunk: version
+                        for chunk, version in _dated(row[0]).items()
+                        if chunk not in note.chunks or version > note.version
+                    }
+                    _put(db, key, left)
 
     def stale(self) -> list[StaleShard]:
         """All notes, the lowest level first."""
         with self._lock, _os_errors():
             rows = self._db.execute("SELECT * FROM stale ORDER BY level, image, shard").fetchall()
         return [
-            StaleShard(image, level, tuple(json.loads(shard)), _shapes(chunks), version)
+            StaleShard(image, level, tuple(json.loads(shard)), frozenset(_dated(chunks)), version)
             for image, level, shard, chunks, version in rows
         ]
 
@@ -311,5 +315,21 @@ def _text(shard: Shape) -> str:
     return json.dumps(shard)
 
 
-def _shapes(text: str) -> frozenset[Shape]:
-    return frozenset(map(tuple, json.loads(text)))
+def _dated(text: str) -> dict[Shape, int]:
+    """The chunks of a note, each with the version that noted it last."""
+    return {tuple(chunk): version for version, *chunk in json.loads(text)}
+
+
+def _put(db: sqlite3.Connection, key: tuple[str, int, str], chunks: dict[Shape, int]) -> None:
+    if chunks:
+        text = json.dumps([[version, *chunk] for chunk, version in sorted(chunks.items())])
+        row = (*key, text, max(chunks.values()))
+        db.execute("INSERT OR REPLACE INTO stale VALUES (?, ?, ?, ?, ?)", row)
+    else:
+        db.execute("DELETE FROM stale WHERE image = ? AND level = ? AND shard = ?", key)
+
+
+def _date_chunks(db: sqlite3.Connection) -> None:
+    """Brings notes of before version 4, when a note had one version for all its chunks."""
+    for *key, chunks, version in db.execute("SELECT * FROM stale").fetchall():
+        _put(db, (key[0], key[1], key[2]), dict.fromkeys(map(tuple, json.loads(chunks)), version))

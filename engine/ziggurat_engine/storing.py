@@ -11,18 +11,26 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from ziggurat_engine.cache import ChunkKey, CleanChunks, Deferred, DirtyChunk, DirtyShard
+from ziggurat_engine.cache import (
+    ChunkKey,
+    CleanChunks,
+    Deferred,
+    DirtyChunk,
+    DirtyShard,
+    ShardKey,
+)
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.kernels.protocol import Kernels
+from ziggurat_engine.kernels.protocol import Kernels, Surrounded
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard, State
@@ -46,7 +54,8 @@ class Taken:
 
     chunks: dirty until now, settling from now on. touched: stored chunks of which the blocks
     are to be made anew. note: to be cleared once all blocks are stored. later: no blocks are
-    made of `chunks` now.
+    made now. own, beside: chunks of which the blocks depend on `chunks`: of this shard, and of
+    others by shard.
     """
 
     image: OpenImage
@@ -55,12 +64,14 @@ class Taken:
     touched: set[Shape]
     note: StaleShard | None
     later: bool
+    own: set[Shape]
+    beside: dict[Shape, set[Shape]]
 
     @property
     def block_bytes(self) -> int:
         """Of the blocks for the level above."""
         factors = None if self.later else self.image.recipes[self.shard.key.level].factors
-        count = len(self.chunks) + len(self.touched)
+        count = len(self.chunks.keys() | self.touched)
         return 0 if factors is None else count * self.image.chunk_bytes // math.prod(factors)
 
 
@@ -97,6 +108,8 @@ class Storing:
         self._kernels = kernels
         self._state = state
         self._counting = threading.Lock()
+        # Chunks beside shards that are being stored: how often. Their notes stay meanwhile.
+        self._beside: Counter[tuple[str, int, Shape]] = Counter()
         self.counters = SettleCounters()
 
     def take(self, image: OpenImage, shard: DirtyShard) -> Taken:
@@ -106,20 +119,21 @@ class Storing:
         """
         note: StaleShard | None = None
         level = shard.key.level
-        if shard.touched:
-            # All that is deferred of it as well: one note stands for all of a shard, and goes
-            # once these are made.
+        reaching = any(image.halo(level))
+        later = image.lazy(level) and not shard.touched
+        if shard.touched or (reaching and not later):
+            # All that is deferred of it as well.
             waiting = self._deferred.get(shard.key)
             shard.touch_more(waiting)
             self._deferred.remove(shard.key, waiting)
         chunks, touched = self._chunks.freeze(image, shard)
-        later = image.lazy(level) and not touched
+        own, beside = self._dependent(image, shard.key, chunks)
+        if reaching and not later:
+            touched |= own
         if image.recipes[level].factors is not None and (chunks or touched):
             # Before the store changes: a crash must not leave the level above wrong.
-            note = self._state.mark_stale(
-                image.image.uid, level, shard.key.shard, chunks.keys() | touched
-            )
-        return Taken(image, shard, dict(chunks), touched, note, later)
+            note = self._state.mark_stale(image.image.uid, level, shard.key.shard, own | touched)
+        return Taken(image, shard, dict(chunks), touched, note, later, own, beside)
 
     def store(self, taken: Taken) -> list[Block]:
         """Stores what was taken; returns the blocks for the level above.
@@ -127,17 +141,18 @@ class Storing:
         OSError, DataError as of the store, where nothing or all has changed.
         """
         image, shard = taken.image, taken.shard
-        blocks = self._store(taken) if taken.chunks else []
+        with self._noted_beside(taken):
+            blocks = self._store(taken) if taken.chunks else []
         if taken.later:
             # Before the shard is clean: the level above is stale all the time.
-            self._deferred.add(shard.key, taken.chunks.keys(), lazy=True)
+            self._deferred.add(shard.key, taken.own, lazy=True)
             taken.note = None
         if shard.key.level == 0 and image.image.unbounded and taken.chunks:
             # While the shard is dirty: log and acknowledgements wait for it, so that a crash
             # can't shorten the image.
             stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
             image.stored.metadata.write_extent(min(image.extent, stop))
-        blocks += self._blocks(image, shard.key.level, taken.touched)
+        blocks += self._blocks(taken)
         with self._counting:
             self.counters.blocks_made += len(blocks)
         return blocks
@@ -146,10 +161,59 @@ class Storing:
         """What these notes say is right now."""
         if notes:
             try:
-                self._state.clear_stale(notes)
+                self._state.clear_stale([self._settled(note) for note in notes])
             except OSError as error:
                 # They stay until the next start, which then computes what is right already.
                 log.warning("stale notes can't be cleared: %s", error)
+
+    def _settled(self, note: StaleShard) -> StaleShard:
+        """The note without chunks that a shard beside theirs is about to change again."""
+        with self._counting:
+            if not self._beside:
+                return note
+            place = (note.image, note.level)
+            return replace(
+                note, chunks=frozenset(c for c in note.chunks if (*place, c) not in self._beside)
+            )
+
+    def _dependent(
+        self, image: OpenImage, key: ShardKey, chunks: Iterable[Shape]
+    ) -> tuple[set[Shape], dict[Shape, set[Shape]]]:
+        """The chunks of which the blocks depend on these: of the same shard, of others."""
+        found: dict[Shape, set[Shape]] = {key.shard: set()}
+        level = image.pyramid.levels[key.level]
+        for index in image.neighbours(key.level, chunks):
+            found.setdefault(level.shard_of(index), set()).add(index)
+        return found.pop(key.shard), found
+
+    @contextmanager
+    def _noted_beside(self, taken: Taken) -> Iterator[None]:
+        """While the block stores the chunks: the blocks of their neighbours are stale, noted so.
+
+        Before, for a crash; and again behind it, since what was made of the neighbours
+        meanwhile may be made of the old pixels.
+        """
+        if not taken.beside:
+            yield
+            return
+        image, level = taken.image, taken.shard.key.level
+        uid = image.image.uid
+        chunks = [(uid, level, index) for some in taken.beside.values() for index in some]
+        with self._counting:
+            self._beside.update(chunks)
+        try:
+            self._state.mark_all_stale(uid, level, taken.beside)
+            try:
+                yield
+            finally:
+                for shard, some in taken.beside.items():
+                    key = ShardKey(image.number, level, shard)
+                    self._deferred.add(key, some, lazy=image.lazy(level))
+            self._state.mark_all_stale(uid, level, taken.beside)
+        finally:
+            with self._counting:
+                self._beside.subtract(chunks)
+                self._beside = +self._beside
 
     def failed(self, error: Exception) -> None:
         """A shard is to be tried again."""
@@ -162,7 +226,8 @@ class Storing:
         image, shard, frozen = taken.image, taken.shard, taken.chunks
         level = shard.key.level
         recipe = image.recipes[level]
-        if taken.later:
+        if taken.later or any(image.halo(level)):
+            # Blocks that depend on neighbours are made once these chunks are stored.
             recipe = replace(recipe, factors=None)
         grid = image.pyramid.levels[level].chunks
         order = sorted(frozen)
@@ -196,37 +261,62 @@ class Storing:
             self.counters.stored_bytes += stored.bytes
         return blocks
 
-    def _blocks(self, image: OpenImage, level: int, touched: set[Shape]) -> list[Block]:
+    def _blocks(self, taken: Taken) -> list[Block]:
         """The parents of chunks that are stored, made anew."""
-        if not touched or image.recipes[level].factors is None:
+        image, level = taken.image, taken.shard.key.level
+        if not taken.touched or image.recipes[level].factors is None:
             return []
-        order = sorted(touched)
+        order = sorted(taken.touched)
         blocks: list[Block] = []
         for start in range(0, len(order), BATCH_CHUNKS):
-            blocks += self._batch_blocks(image, level, order[start : start + BATCH_CHUNKS])
+            blocks += self._batch_blocks(taken, order[start : start + BATCH_CHUNKS])
         return blocks
 
-    def _batch_blocks(self, image: OpenImage, level: int, batch: list[Shape]) -> list[Block]:
-        grid = image.pyramid.levels[level].chunks
-        arrays, order = [], []
+    def _batch_blocks(self, taken: Taken, batch: list[Shape]) -> list[Block]:
+        image, level = taken.image, taken.shard.key.level
+        surrounded, order = [], []
         for index in batch:
-            array = self._chunks.stored(image, level, index)
-            if array is None:
-                parent, _ = image.pyramid.parent_of(level, index)
-                if self._chunks.whole(image, level + 1, parent) is None:
-                    # Fill value stays fill value: nothing to write, nothing to overwrite.
-                    continue
-                array = np.full(grid.cell, image.fill_value)
-            arrays.append(array)
-            order.append(index)
+            found = self._surrounded(taken, index)
+            if found is not None:
+                surrounded.append(found)
+                order.append(index)
         recipe = replace(image.recipes[level], codec=None)
-        valid = [grid.region(index).shape for index in order]
-        with closing(self._kernels.settle(arrays, valid, recipe)) as results:
+        with closing(self._kernels.downsample(surrounded, recipe)) as results:
             return [
-                block_of(image, level, index, result.parent)
-                for index, result in zip(order, results, strict=True)
-                if result.parent is not None
+                block_of(image, level, index, block)
+                for index, block in zip(order, results, strict=True)
             ]
+
+    def _surrounded(self, taken: Taken, index: Shape) -> Surrounded | None:
+        """A chunk as it is stored, with what its parent needs around it.
+
+        As it is stored, also where a neighbour is dirty: the parent may be stored before
+        that is, which a crash could then lose. None where there is nothing to be made.
+        """
+        image, level = taken.image, taken.shard.key.level
+        grid = image.pyramid.levels[level].chunks
+        box = grid.region(index)
+        outer = image.around(box, level)
+        if outer == box and box.shape == grid.cell and index not in taken.chunks:
+            whole = self._chunks.stored(image, level, index)
+            if whole is not None:
+                return Surrounded(whole, (0,) * len(box.shape), box.shape)
+        pixels: Array | None = None
+        for part in grid.plan(outer):
+            own = taken.chunks.get(part.at)
+            array = self._chunks.stored(image, level, part.at) if own is None else own.data
+            if array is not None:
+                if pixels is None:
+                    pixels = np.full(outer.shape, image.fill_value)
+                pixels[part.inside_region.slices()] = array[part.inside_cell.slices()]
+        if pixels is None:
+            parent, _ = image.pyramid.parent_of(level, index)
+            if self._chunks.whole(image, level + 1, parent) is None:
+                # Fill value stays fill value: nothing to write, nothing to overwrite.
+                return None
+            pixels = np.full(outer.shape, image.fill_value)
+        before = tuple(b - o for b, o in zip(box.offset, outer.offset, strict=True))
+        return Surrounded(pixels, before, box.shape)
 
 
 def block_of(image: OpenImage, level: int, chunk: Shape, block: Array) -> Block:

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
-from ziggurat_engine.kernels.reference import mean
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 from ziggurat_engine.state import State
 from ziggurat_engine.streams import Stream
 from ziggurat_engine.testing.faulty import FaultyFs, PowerCut
+
+from tests.support.pixels import reference_cascade
 
 DATA = Path("/data")
 SHAPE = (6, 20, 23)
@@ -135,6 +136,7 @@ class World:
     durable: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
 
     closed: set[str] = field(default_factory=set)
+    downsampling: str = "mean"
 
     def __post_init__(self) -> None:
         self.threads = set(threading.enumerate())
@@ -165,7 +167,14 @@ class World:
             chunk_shape=(2, 8, 8), shard_chunks=(1, 2, 2), factors=((1, 2, 2), (2, 2, 2))
         )
         self.engine.create(
-            ImageSpec(name=NAME, axes=tuple(axes), data_type="uint16", layout=layout, **options)
+            ImageSpec(
+                name=NAME,
+                axes=tuple(axes),
+                data_type="uint16",
+                layout=layout,
+                downsampling=self.downsampling,
+                **options,
+            )
         )
 
     def streams(self) -> dict[str, Stream]:
@@ -214,7 +223,11 @@ class World:
     def after(self, mode: object) -> World:
         """The world after the power comes back."""
         return World(
-            self.fs.crash(mode), self.database.after(mode), dict(self.durable), set(self.closed)
+            self.fs.crash(mode),
+            self.database.after(mode),
+            dict(self.durable),
+            set(self.closed),
+            self.downsampling,
         )
 
 
@@ -235,12 +248,11 @@ def check_pixels(pixels: np.ndarray, writes: list[Write], durable: dict[str, int
 
 
 def check_levels(world: World, level0: np.ndarray) -> None:
-    """Level 0 is `level0`, and each level above the exact mean of the one below."""
+    """Level 0 is `level0`, and each level above is exactly made of the one below."""
     image = world.engine.image(NAME)
-    expected = level0
-    for k, level in enumerate(image.pyramid.levels):
-        if k:
-            expected = mean(expected, expected.shape, level.factors)
+    method = image.image.downsampling
+    wanted = reference_cascade(level0, image.image.layout.factors, method)
+    for k, expected in enumerate(wanted):
         found = world.pixels(k)
         assert np.array_equal(found, expected), f"level {k}: {np.argwhere(found != expected)[:3]}"
 

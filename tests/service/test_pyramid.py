@@ -269,3 +269,25 @@ def test_writes_and_builds_at_once_never_leave_a_mixture(serve):
             assert (image.level(2).read(exact=True) == 29).all()
         image.build_pyramid().wait()
         assert_exact(image, np.full(SHAPE, 29, np.uint16))
+
+
+@pytest.mark.parametrize("mode", ["live", "deferred"])
+def test_gaussian_levels_follow_their_neighbours(client, name, mode):
+    """A pixel at a corner of a chunk and a shard changes blocks on all sides of it."""
+    data = pixels()
+    image = make(client, name, data=data, pyramid=mode, downsampling="gaussian")
+    image.build_pyramid().wait()
+    assert_exact(image, data)
+    with image.writer() as writer:
+        for value, corner in enumerate([(16, 32, 32), (15, 31, 31), (15, 32, 31), (8, 16, 48)]):
+            box = tuple(slice(c, c + 1) for c in corner)
+            data[box] = 1000 * value
+            writer.write_region(data[box], corner)
+            writer.flush()
+            levels = reference_cascade(data, factors_of(image), "gaussian")
+            near = tuple(slice(c // 2 - 2, c // 2 + 2) for c in corner)
+            found = image.level(1).read(near, exact=True)
+            assert same_bytes(found, levels[1][near])
+            assert same_bytes(image.level(2).read(exact=True), levels[2])
+    image.build_pyramid().wait()
+    assert_exact(image, data)

@@ -68,8 +68,9 @@ class Durability(RuleBasedStateMachine):
         self.accepted: list[Write] = []
         self.streams: dict[str, Stream] = {}
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(downsampling=st.sampled_from(["mean", "gaussian"]))
+    def start(self, downsampling: str) -> None:
+        self.world.downsampling = downsampling
         self.world.open(cache_bytes=CACHE_BYTES)
         self.world.create()
         self.streams = self.world.streams()

@@ -61,7 +61,13 @@ def reference_cascade(
     """All levels by plain NumPy; equals `cascade` but for -0.0 and NaN (kernels/reference.py)."""
     levels = [level0]
     for step in factors:
-        levels.append(reference.METHODS[method](levels[-1], levels[-1].shape, tuple(step)))
+        below = levels[-1]
+        if method in reference.HALO_METHODS:
+            nothing = (0,) * below.ndim
+            above = reference.HALO_METHODS[method](below, nothing, below.shape, tuple(step))
+        else:
+            above = reference.METHODS[method](below, below.shape, tuple(step))
+        levels.append(above)
     return levels
 
 

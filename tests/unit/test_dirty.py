@@ -68,7 +68,7 @@ class Shard(RuleBasedStateMachine):
         for index, chunk in self.frozen.items():
             box = LEVEL.chunks.region(index)
             self.stored[box.slices()] = chunk.data[Region.whole(box.shape).slices()]
-        freed, _ = self.shard.stored(())
+        freed, _ = self.shard.stored()
         self.bytes -= freed
         self.frozen, self.settling = {}, []
 
@@ -167,6 +167,14 @@ def test_touched_chunks_count_until_their_blocks_are_right() -> None:
     assert shard.oldest_tick() == 7
     with shard.lock:
         _, touched = shard.freeze()
-    shard.stored(touched)
+    # Meanwhile something that its block depends on has changed.
+    shard.touch([(1, 2)], tick=11)
+    shard.stored()
+    assert shard.touched == {(1, 2)}
+    assert shard.oldest_tick() == 11
+    with shard.lock:
+        shard.freeze()
+    assert not shard.idle
+    shard.stored()
     assert shard.idle
     assert shard.oldest_tick() is None

@@ -193,6 +193,9 @@ def test_limits_are_those_of_the_server() -> None:
         ("min", math.nan, False),
         ("max", math.nan, False),
         ("min", 0.1, True),
+        ("gaussian", 0.1, False),
+        ("gaussian", 0.0, True),
+        ("gaussian", math.nan, True),
         ("median", math.nan, True),
         ("mode", -0.0, True),
         ("stride", math.nan, True),
@@ -208,10 +211,11 @@ def test_a_fill_value_is_what_the_method_makes_of_it(method: str, value: float, 
     assert error.value.field == "fill_value"
 
 
-def test_gaussian_waits_for_the_pixels_around_a_chunk() -> None:
-    with pytest.raises(InvalidArgument, match="not supported yet") as error:
-        resolved("yx", (64, 64), downsampling="gaussian")
-    assert error.value.field == "downsampling"
+def test_gaussian_is_for_small_factors() -> None:
+    assert resolved("yx", (64, 64), downsampling="gaussian", factors=((4, 3),)).layout.factors
+    with pytest.raises(InvalidArgument, match="up to 4") as error:
+        resolved("yx", (64, 64), downsampling="gaussian", factors=((2, 5),))
+    assert error.value.field == "layout.factors"
 
 
 @pytest.mark.parametrize("factors", [((3, 3),), ((2, 3), (3, 1)), ((4, 16), (3, 3))])

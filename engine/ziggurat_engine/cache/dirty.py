@@ -8,7 +8,8 @@ of three states, and moves from one to the next:
                 chunk is `complete`
     settling    in `settling`: frozen and complete, on its way to the store; a write
                 begins a new dirty chunk whose base is the settling one
-    touched     in `touched`: stored, but its block in the level above may not be right
+    touched     in `touched`: stored, but its block in the level above may not be right; in
+                `making` while that is made
     clean       in neither: what the store holds
 
 Every accepted write has a tick, from one counter for the whole engine. `oldest_tick`
@@ -84,6 +85,7 @@ class DirtyShard:
         "last_write",
         "level",
         "lock",
+        "making",
         "owned",
         "retry_at",
         "settling",
@@ -104,6 +106,9 @@ class DirtyShard:
         self.chunks: dict[Shape, DirtyChunk] = {}
         self.settling: dict[Shape, DirtyChunk] = {}
         self.touched: set[Shape] = set()
+        # Were touched when the shard began to settle. Touched again meanwhile, they are to be
+        # made again: what is being made of them may be older.
+        self.making: set[Shape] = set()
         # Notes of the shards below whose blocks were merged into `chunks`: to be cleared
         # once these are stored.
         self.sources: list[StaleShard] = []
@@ -125,7 +130,7 @@ class DirtyShard:
     @property
     def idle(self) -> bool:
         """True where nothing is dirty, settling or touched."""
-        return not self.chunks and not self.settling and not self.touched
+        return not (self.chunks or self.settling or self.touched or self.making)
 
     @property
     def whole(self) -> bool:
@@ -141,16 +146,16 @@ class DirtyShard:
     def touches(self, chunks: Region) -> bool:
         """True where a chunk index in the box `chunks` is dirty or settling. Takes the lock."""
         with self.lock:
-            held = itertools.chain(self.chunks, self.settling, self.touched)
+            held = itertools.chain(self.chunks, self.settling, self.touched, self.making)
             return any(chunks.holds(index) for index in held)
 
     def indices(self) -> set[Shape]:
         """The chunks that are dirty, settling or touched. Takes the lock."""
         with self.lock:
-            return self.chunks.keys() | self.settling.keys() | self.touched
+            return self.chunks.keys() | self.settling.keys() | self.touched | self.making
 
-    def stored(self, touched: Iterable[Shape]) -> tuple[int, list[StaleShard]]:
-        """The settling chunks are clean now, and the blocks of `touched` are right.
+    def stored(self) -> tuple[int, list[StaleShard]]:
+        """The settling chunks are clean now, and the blocks that were being made are right.
 
         Returns the bytes freed, and the notes that can be cleared. For the owner; takes
         the lock.
@@ -158,7 +163,7 @@ class DirtyShard:
         with self.lock:
             freed = sum(chunk.nbytes for chunk in self.settling.values())
             self.settling = {}
-            self.touched.difference_update(touched)
+            self.making = set()
             sources, self._settling_sources = self._settling_sources, []
             self._settling_tick = None
         return freed, sources
@@ -195,6 +200,8 @@ class DirtyShard:
             self.sources = self._settling_sources + self.sources
             self._settling_sources = []
             self.settling = {}
+            self.touched |= self.making
+            self.making = set()
         return freed
 
     def clear(self) -> int:
@@ -202,7 +209,7 @@ class DirtyShard:
         with self.lock:
             freed = sum(chunk.nbytes for chunk in self.chunks.values())
             self.chunks = {}
-            self.touched = set()
+            self.touched, self.making = set(), set()
             self.sources = []
             self.covered = 0
             self.tick = None
@@ -261,8 +268,8 @@ class DirtyShard:
         self._settling_sources, self.sources = self.sources, []
         self._settling_tick, self.tick = self.tick, None
         self.covered = 0
-        self.touched -= self.settling.keys()
-        return self.settling, set(self.touched)
+        self.making, self.touched = self.touched - self.settling.keys(), set()
+        return self.settling, set(self.making)
 
     def _new(self, index: Shape) -> DirtyChunk:
         valid = self.level.chunks.region(index).shape

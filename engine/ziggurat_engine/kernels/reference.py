@@ -283,8 +283,13 @@ METHODS: Mapping[str, Method] = {
 HALO_METHODS: Mapping[str, HaloMethod] = {"gaussian": gaussian}
 
 
-def method_for(recipe: Recipe, methods: Mapping[str, Method]) -> Method:
-    """The recipe's downsampling method; raises InvalidArgument where `methods` has none."""
+def method_for(recipe: Recipe, methods: Mapping[str, Method]) -> Method | None:
+    """The recipe's downsampling method; InvalidArgument where `methods` has none.
+
+    None where nothing is downsampled, whatever the method.
+    """
+    if recipe.factors is None:
+        return None
     if recipe.downsampling not in methods:
         raise InvalidArgument(
             f"downsampling {recipe.downsampling!r} is not one of {', '.join(methods)}",
@@ -351,7 +356,7 @@ def settle(
     chunk: Array,
     valid: Shape,
     recipe: Recipe,
-    method: Method,
+    method: Method | None,
     is_filled: Callable[[Array, np.generic], bool],
     meter: Meter,
 ) -> Settled:
@@ -363,7 +368,7 @@ def settle(
             if not is_filled(chunk, recipe.fill_value):
                 frame = codec.encode(chunk, recipe.codec)
         meter.add(encoded_bytes=len(frame or b""))
-    if recipe.factors is not None:
+    if recipe.factors is not None and method is not None:
         with meter.timed("downsample_seconds"):
             parent = method(chunk, valid, recipe.factors)
         meter.add(downsampled_bytes=chunk.nbytes)
