@@ -29,7 +29,7 @@ from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal, StreamKey
 from ziggurat_engine.log import Close, Log, Replayed, Skip
 from ziggurat_engine.settle import Settler
-from ziggurat_engine.state import State, StreamState
+from ziggurat_engine.state import UNKNOWN, State, StreamState
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.streams import StreamCounters
 
@@ -100,6 +100,8 @@ class Recovery:
         self._accept_loss = accept_loss
         self._deleted: set[str] = set()
         self._gone: set[str] = set()
+        # Images of which the log holds anything.
+        self._logged: set[str] = set()
         self._streams: dict[StreamKey, _Progress] = {}
         self._closed: dict[str, OpenImage] = {}
         self.bytes_done = 0
@@ -129,6 +131,9 @@ class Recovery:
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 log.info("replay: %d records, %d MiB", records, self.bytes_done >> 20)
+        forgotten = self._deleted - self._logged
+        if forgotten:
+            self._state.not_deleted(forgotten)
         self._ingest.remember(
             (
                 StreamState(*key, progress.sequence, progress.facts)
@@ -165,6 +170,7 @@ class Recovery:
         """Merges one record; False where its pixels are not wanted."""
         record = replayed.record
         uid = record.image.hex()
+        self._logged.add(uid)
         key = (uid, record.stream)
         stream = self._streams.setdefault(key, _Progress(0, StreamCounters().facts()))
         image = by_uid.get(uid)
@@ -206,6 +212,11 @@ class Recovery:
 
     def _missing(self, uid: str) -> None:
         if uid in self._gone:
+            return
+        if UNKNOWN in self._deleted:
+            log.warning("image %s is not there: deleted before that was written down", uid)
+            self._state.save_deleted(uid)
+            self._gone.add(uid)
             return
         refused = self._images.refused()
         self._lost(

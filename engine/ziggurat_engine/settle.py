@@ -130,7 +130,7 @@ class Settler:
         if extra:
             self._budget.reserve(extra, force=True)
             self._clean.shrink()
-        if whole:
+        if whole and not shard.failures:
             self.offer([shard])
         elif needed and self._budget.pressed:
             self._rouse()
@@ -164,8 +164,7 @@ class Settler:
         for shard in self._dirty.shards(image.number, level):
             tick = shard.oldest_tick()
             if tick is not None and tick < target and (within is None or shard.touches(within)):
-                count = len(shard.chunks) + len(shard.settling) + len(shard.touched)
-                pending.append((shard, count, shard.failures))
+                pending.append((shard, len(shard.indices()), shard.failures))
         total, done = sum(count for _, count, _ in pending), 0
         yield done, total
         self.offer(shard for shard, _, _ in pending)
@@ -204,6 +203,11 @@ class Settler:
         What is touched at a time is bounded, however much there is. Waits while memory
         is short.
         """
+        if image.lazy(level):
+            # First: what is stored before it is touched is deferred by then.
+            for shard in self._dirty.shards(image.number, level):
+                if within is None or shard.touches(within):
+                    shard.touch_dirty(self._dirty.next_tick())
         keys = sorted(self._deferred.keys(image.number, level, within), key=lambda key: key.shard)
         left = sum(len(self._deferred.get(key)) for key in keys)
         done = 0
@@ -343,7 +347,7 @@ class Settler:
                     self._failed(shard, error)
             finally:
                 self._dirty.disown(shard)
-            if shard.whole:
+            if shard.whole and not shard.failures:
                 # Written wholly again meanwhile, when nobody else could own it.
                 self.offer([shard])
 

@@ -106,14 +106,17 @@ class Storing:
         """
         note: StaleShard | None = None
         level = shard.key.level
-        if shard.touched:
+        chunks, asked = self._chunks.freeze(image, shard)
+        later = image.lazy(level) and not asked
+        touched = asked - chunks.keys()
+        if not later:
             # All that is deferred of it as well: one note stands for all of a shard, and goes
             # once these are made.
             waiting = self._deferred.get(shard.key)
-            shard.touch_more(waiting)
+            more = waiting - chunks.keys()
+            shard.touch_more(more)
             self._deferred.remove(shard.key, waiting)
-        chunks, touched = self._chunks.freeze(image, shard)
-        later = image.lazy(level) and not touched
+            touched |= more
         if image.recipes[level].factors is not None and (chunks or touched):
             # Before the store changes: a crash must not leave the level above wrong.
             note = self._state.mark_stale(

@@ -161,6 +161,9 @@ class DirtyShard:
             self.touched.difference_update(touched)
             sources, self._settling_sources = self._settling_sources, []
             self._settling_tick = None
+            if self.idle:
+                # Touched again meanwhile, which nobody would own it for any more.
+                self.tick = None
         return freed, sources
 
     def touch(self, chunks: Iterable[Shape], tick: int) -> None:
@@ -169,8 +172,16 @@ class DirtyShard:
             self.touched.update(chunks)
             self.tick = tick if self.tick is None else min(tick, self.tick)
 
+    def touch_dirty(self, tick: int) -> None:
+        """As `touch`, of what is dirty or settling. Takes the lock."""
+        with self.lock:
+            held = self.chunks.keys() | self.settling.keys()
+            if held:
+                self.touched |= held
+                self.tick = tick if self.tick is None else min(tick, self.tick)
+
     def touch_more(self, chunks: Iterable[Shape]) -> None:
-        """As `touch`, of a shard that is touched already."""
+        """As `touch`, of a shard that its owner stores now."""
         with self.lock:
             self.touched.update(chunks)
 
@@ -253,7 +264,7 @@ class DirtyShard:
     def freeze(self) -> tuple[dict[Shape, DirtyChunk], set[Shape]]:
         """Moves the dirty chunks, all of them complete, to settling.
 
-        Returns them, and the touched chunks that are not among them.
+        Returns them, and what was touched, of which those are not any more.
         """
         assert not self.settling
         assert all(chunk.complete for chunk in self.chunks.values())
@@ -261,8 +272,8 @@ class DirtyShard:
         self._settling_sources, self.sources = self.sources, []
         self._settling_tick, self.tick = self.tick, None
         self.covered = 0
-        self.touched -= self.settling.keys()
-        return self.settling, set(self.touched)
+        touched, self.touched = self.touched, self.touched - self.settling.keys()
+        return self.settling, touched
 
     def _new(self, index: Shape) -> DirtyChunk:
         valid = self.level.chunks.region(index).shape
