@@ -208,7 +208,8 @@ class Settler:
             for shard in self._dirty.shards(image.number, level):
                 if within is None or shard.touches(within):
                     shard.touch_dirty(self._dirty.next_tick())
-        keys = sorted(self._deferred.keys(image.number, level, within), key=lambda key: key.shard)
+        shard_of = image.pyramid.levels[level].shard_of
+        keys = sorted(self._deferred.keys(image.number, level, within, shard_of))
         left = sum(len(self._deferred.get(key)) for key in keys)
         done = 0
         for batch in self._batches(image, keys):

@@ -115,6 +115,24 @@ class TestLog:
         # From now on it is the one that goes with the data.
         assert not live(cut(lossy), log=Path("/two")).pixels().any()
 
+    def test_one_of_before_that_could_not_be_freed_brings_nothing_old_back(self, live):
+        world = live(log=Path("/one"))
+        world.create()
+        world.write(world.streams()["left"], Write("left", 1, PART, 7))
+        world.fs.fail_next("write", path="/one", times=1000)
+        after = stop(world)
+        after.fs.heal()
+        world = live(after, log=Path("/two"))
+        world.write(world.streams()["left"], Write("left", 2, PART, 9))
+        after = stop(world)
+        for _ in range(2):
+            with pytest.raises(DataLoss, match="last used with another log"):
+                live(after, log=Path("/one"))
+            after = cut(after)
+        world = live(after, log=Path("/one"), accept_loss=True)
+        assert np.array_equal(world.pixels(), painted(Write("left", 2, PART, 9)))
+        assert world.streams()["left"].received == 2
+
     def test_nothing_of_what_was_stored_comes_back(self, live):
         world = live()
         world.create()
