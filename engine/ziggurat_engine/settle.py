@@ -247,8 +247,7 @@ class Settler:
                 raise Cancelled("the caller gave up")
             seen = self._dirty.changes
             self._rouse()
-            if self._failing is not None:
-                raise _refused(self._failing, "memory is full and the store fails")
+            self._check_stuck()
             self._dirty.wait_for_change(seen, 0.5)
 
     def _touch(self, image: OpenImage, key: ShardKey) -> DirtyShard:
@@ -314,8 +313,17 @@ class Settler:
 
     def _make_room(self, nbytes: int) -> None:
         self._rouse()
-        if not self._budget.wait(nbytes, 1.0) and self._failing is not None:
+        if not self._budget.wait(nbytes, 1.0):
+            self._check_stuck()
+
+    def _check_stuck(self) -> None:
+        """Memory is full: raises where nothing will change that soon."""
+        if self._failing is not None:
             raise _refused(self._failing, "memory is full and the store fails")
+        held = [shard for shard in self._dirty.shards() if not shard.idle]
+        if held and all(shard.failures for shard in held):
+            # Broken, each in its place: what would free memory is settled already.
+            raise Unavailable(f"memory is full of what can't be stored: {held[0].error}")
 
     def _await(
         self, shard: DirtyShard, target: int, failures: int, cancelled: Callable[[], bool]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ziggurat_engine.cache import DirtyShard
-from ziggurat_engine.errors import DataLoss
+from ziggurat_engine.errors import Corrupt, DataLoss, Unavailable
 from ziggurat_engine.region import Region
 
 from tests.crash.world import DATA, NAME, SHAPE, World, Write, check_levels
@@ -414,6 +414,27 @@ class TestSettling:
         world = live(after, settle_idle_seconds=0.02)
         until(lambda: not world.engine.status().shards_waiting, "the stale parents", SECONDS)
         check_levels(world, painted(*writes))
+
+    def test_memory_full_of_what_is_broken_is_an_error_and_no_wait(self, live, monkeypatch):
+        world = live(settle_idle_seconds=0.02)
+        world.create()
+        budget = world.engine._budget
+        budget.dirty_limit_bytes, budget.pressure_bytes = 1024, 512
+        stream = world.streams()["left"]
+
+        def broken(_taken):
+            raise Corrupt("broken")
+
+        def fill() -> None:
+            for n in range(1, 20):
+                where = (2 * (n % 3), 8 * (n % 2), 8 * (n // 6 % 2))
+                world.put(stream, Write("left", n, Region(where, (1, 3, 3)), n))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.engine._storing, "store", broken)
+            with pytest.raises(Unavailable, match="memory is full of what can't be stored: broken"):
+                fill()
+        until(lambda: not world.engine.status().shards_waiting, "what was broken", SECONDS)
 
     @pytest.mark.parametrize("region", [WHOLE, PART])
     def test_what_can_not_be_stored_is_tried_with_pauses(self, live, monkeypatch, region):
