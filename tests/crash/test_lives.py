@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ziggurat_engine.cache import DirtyShard
-from ziggurat_engine.errors import Corrupt, DataLoss, Unavailable
+from ziggurat_engine.errors import Corrupt, DataLoss, NotFound, Unavailable
 from ziggurat_engine.region import Region
 
 from tests.crash.world import DATA, NAME, SHAPE, World, Write, check_levels
@@ -591,3 +591,19 @@ class TestDeferred:
             for thread in threads:
                 thread.join()
         check_levels(world, painted(write))
+
+    def test_a_build_of_what_is_deleted_ends_with_not_found(self, live):
+        world = live()
+        world.create(pyramid="deferred")
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        world.write(stream, Write("left", 1, Region.whole(SHAPE), 3))
+        world.engine.ingest.finish(stream)
+        release(world)
+        steps = world.engine.builder.build(image, force=True)
+        next(steps)
+        world.engine.delete(image)
+        with pytest.raises(NotFound):
+            list(steps)
+        with pytest.raises(NotFound):
+            list(world.engine.builder.build(image, force=True))
+        assert not world.engine._state.stale()
