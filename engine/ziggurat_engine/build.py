@@ -59,8 +59,10 @@ class Builder:
         are; None: all. force: computes them anew from level 0, though they are not stale; that is
         remembered, and goes on in the background if the call or the server ends before.
         Raises OutOfRange for a box or level that is not there, Unavailable where a shard
-        can't be stored, Cancelled where told to; what is done stays done.
+        can't be stored, Cancelled where told to, NotFound where the image is deleted
+        meanwhile; what is done stays done.
         """
+        image.stored.gate.check()
         started = time.monotonic()
         levels = len(image.pyramid.levels)
         top = levels - 1 if top is None else top
@@ -92,6 +94,7 @@ class Builder:
                     known * image.chunk_bytes,
                     time.monotonic() - started,
                 )
+            image.stored.gate.check()
             done, total = done + step_done, total + step_total
 
     def exact(

@@ -88,7 +88,10 @@ class Chunks:
     def freeze(
         self, image: OpenImage, shard: DirtyShard
     ) -> tuple[dict[Shape, DirtyChunk], set[Shape]]:
-        """Completes all chunks that are dirty, and makes them settling. For the shard's owner."""
+        """Completes all chunks that are dirty, and makes them settling. For the shard's owner.
+
+        Returns as DirtyShard.freeze does.
+        """
         with shard.lock:
             bare = [index for index, chunk in shard.chunks.items() if not chunk.complete]
         # One base at a time: all of them could be as large as the shard.

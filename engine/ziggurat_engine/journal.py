@@ -218,7 +218,8 @@ class Journal:
             self._log.roll()
         with self._lock:
             self._segments[sys.maxsize] = _Segment()
-        return self.release()
+        # What came after all was stored is held by segments that stay.
+        return self.release() and len(self._segments) == 1
 
     def _failed(self, error: OSError, after: int, through: int) -> None:
         log.error(

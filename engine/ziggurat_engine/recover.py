@@ -29,7 +29,7 @@ from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal, StreamKey
 from ziggurat_engine.log import Close, Log, Replayed, Skip
 from ziggurat_engine.settle import Settler
-from ziggurat_engine.state import State, StreamState
+from ziggurat_engine.state import UNKNOWN, State, StreamState
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.streams import StreamCounters
 
@@ -99,7 +99,11 @@ class Recovery:
         self._frames = frames
         self._accept_loss = accept_loss
         self._deleted: set[str] = set()
+        # The log is not the one that the data was last used with.
+        self._foreign = False
         self._gone: set[str] = set()
+        # Images of which the log holds anything.
+        self._logged: set[str] = set()
         self._streams: dict[StreamKey, _Progress] = {}
         self._closed: dict[str, OpenImage] = {}
         self.bytes_done = 0
@@ -148,6 +152,7 @@ class Recovery:
             if image is not None:
                 lazy = image.lazy(note.level)
                 self._settler.defer(image, note.level, note.shard, note.chunks, lazy=lazy)
+        self._adopt_log()
         found = Recovered(records, self.bytes_done, skipped, len(notes), time.monotonic() - started)
         log.info(
             "replayed %d log records (%d MiB, %d skipped) in %.2f s; %d shards are stale",
@@ -165,11 +170,16 @@ class Recovery:
         """Merges one record; False where its pixels are not wanted."""
         record = replayed.record
         uid = record.image.hex()
+        self._logged.add(uid)
         key = (uid, record.stream)
         stream = self._streams.setdefault(key, _Progress(0, StreamCounters().facts()))
         image = by_uid.get(uid)
         wanted, tick = True, 0
-        if isinstance(record, Close):
+        if self._foreign:
+            # What it holds may be older than what is stored.
+            self._of_before()
+            wanted = False
+        elif isinstance(record, Close):
             # One of before the last number known was taken back by what came after it.
             if record.sequence >= stream.sequence:
                 stream.facts["outcome"] = record.outcome
@@ -201,11 +211,31 @@ class Recovery:
                 "the directory of the write-ahead log is not the one that the data directory "
                 "was last used with, which may hold acknowledged frames: set `log` to that"
             )
-        if known != (identity, True):
-            self._state.save_log(identity, needed=True)
+        self._foreign = known is not None and known[0] != identity
+
+    def _adopt_log(self) -> None:
+        """From now on it is the one that goes with the data, and all that it holds is known."""
+        forgotten = self._deleted - self._logged
+        if forgotten:
+            self._state.not_deleted(forgotten)
+        if self._state.log() != (self._file.identity, True):
+            self._state.save_log(self._file.identity, needed=True)
+
+    def _of_before(self) -> None:
+        if "log" not in self._gone:
+            self._lost(
+                "the log holds frames, but the data directory was last used with another log, "
+                "of which nothing is missing: set `log` to that or to an empty directory"
+            )
+            self._gone.add("log")
 
     def _missing(self, uid: str) -> None:
         if uid in self._gone:
+            return
+        if UNKNOWN in self._deleted:
+            log.warning("image %s is not there: deleted before that was written down", uid)
+            self._state.save_deleted(uid)
+            self._gone.add(uid)
             return
         refused = self._images.refused()
         self._lost(

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
+OVERTAKE_SECONDS = 1.0
 # Shards that are due, looked for at a time.
 BACKLOG_SHARDS = 64
 
@@ -82,6 +83,7 @@ class Settler:
         self._wake = threading.Condition()
         self._urgent: deque[DirtyShard] = deque()
         self._backlog: deque[DirtyShard] = deque()
+        self._overtaking = threading.Lock()
         self._roused = False
         self._stopping = False
         self._failing: Exception | None = None
@@ -130,7 +132,7 @@ class Settler:
         if extra:
             self._budget.reserve(extra, force=True)
             self._clean.shrink()
-        if whole:
+        if whole and not shard.failures:
             self.offer([shard])
         elif needed and self._budget.pressed:
             self._rouse()
@@ -164,8 +166,7 @@ class Settler:
         for shard in self._dirty.shards(image.number, level):
             tick = shard.oldest_tick()
             if tick is not None and tick < target and (within is None or shard.touches(within)):
-                count = len(shard.indices())
-                pending.append((shard, count, shard.failures))
+                pending.append((shard, len(shard.indices()), shard.failures))
         total, done = sum(count for _, count, _ in pending), 0
         yield done, total
         self.offer(shard for shard, _, _ in pending)
@@ -204,12 +205,18 @@ class Settler:
         What is touched at a time is bounded, however much there is. Waits while memory
         is short.
         """
+        if image.lazy(level):
+            # What is dirty would else be deferred as it is stored.
+            for shard in self._dirty.shards(image.number, level):
+                if within is None or shard.touches(within):
+                    shard.touch_dirty(self._dirty.next_tick())
         step = count = done = 0
         # First: what is stored may leave blocks of its neighbours to be made.
         for step, count in self.drain(image, level, cancelled, within):
             yield step, count
         done += step
-        keys = sorted(self._deferred.keys(image.number, level, within), key=lambda key: key.shard)
+        shard_of = image.pyramid.levels[level].shard_of
+        keys = sorted(self._deferred.keys(image.number, level, within, shard_of))
         left = done + sum(len(self._deferred.get(key)) for key in keys)
         for batch in self._batches(image, keys):
             self._wait_for_memory(cancelled)
@@ -240,15 +247,20 @@ class Settler:
             yield batch
 
     def _wait_for_memory(self, cancelled: Callable[[], bool]) -> None:
-        """Returns once there is room for blocks; raises as `_make_room` does."""
-        while self._budget.pressed:
-            if cancelled():
-                raise Cancelled("the caller gave up")
-            seen = self._dirty.changes
-            self._rouse()
-            if self._failing is not None:
-                raise _refused(self._failing, "memory is full and the store fails")
-            self._dirty.wait_for_change(seen, 0.5)
+        """Returns once there is room for blocks; raises as `_make_room` does.
+
+        Writers that fill memory all the time leave none: then one caller at a time goes on
+        all the same, and they wait for what it makes.
+        """
+        with self._overtaking:
+            end = time.monotonic() + OVERTAKE_SECONDS
+            while self._budget.pressed and time.monotonic() < end:
+                if cancelled():
+                    raise Cancelled("the caller gave up")
+                seen = self._dirty.changes
+                self._rouse()
+                self._check_stuck()
+                self._dirty.wait_for_change(seen, 0.2)
 
     def _touch(self, image: OpenImage, key: ShardKey) -> DirtyShard:
         grid = image.pyramid.levels[key.level]
@@ -313,8 +325,17 @@ class Settler:
 
     def _make_room(self, nbytes: int) -> None:
         self._rouse()
-        if not self._budget.wait(nbytes, 1.0) and self._failing is not None:
+        if not self._budget.wait(nbytes, 1.0):
+            self._check_stuck()
+
+    def _check_stuck(self) -> None:
+        """Memory is full: raises where nothing will change that soon."""
+        if self._failing is not None:
             raise _refused(self._failing, "memory is full and the store fails")
+        held = [shard for shard in self._dirty.shards() if not shard.idle]
+        if held and all(shard.failures for shard in held):
+            # Broken, each in its place: what would free memory is settled already.
+            raise Unavailable(f"memory is full of what can't be stored: {held[0].error}")
 
     def _await(
         self, shard: DirtyShard, target: int, failures: int, cancelled: Callable[[], bool]
@@ -347,7 +368,7 @@ class Settler:
                     self._failed(shard, error)
             finally:
                 self._dirty.disown(shard)
-            if shard.whole:
+            if shard.whole and not shard.failures:
                 # Written wholly again meanwhile, when nobody else could own it.
                 self.offer([shard])
 

@@ -8,7 +8,8 @@ One SQLite database (write-ahead journal, every commit synced). Its tables:
     applied   the log position up to which an image's records are stored, where a write
               that the log does not hold came after them
     deleted   images that are deleted: what the log has of them is not wanted. Written before
-              the image goes
+              the image goes, removed at a start that finds nothing of it in the log. An
+              empty name: images were deleted before this was kept
     log       the identity of the log that goes with it, and whether it may hold what is
               nowhere else
     stale     shards of which the parents may not be stored: written before a shard is
@@ -34,6 +35,8 @@ from ziggurat_engine.errors import UnsupportedVersion
 from ziggurat_engine.region import Shape
 
 VERSION = 4
+# Stands in `deleted` for images that nobody wrote down.
+UNKNOWN = ""
 
 # By the version that they came with.
 _TABLES = {
@@ -120,6 +123,8 @@ class State:
             for newer in range(version + 1, VERSION + 1):
                 for statement in _TABLES.get(newer, "").split(";"):
                     db.execute(statement)
+            if 0 < version < 3:
+                db.execute("INSERT INTO deleted VALUES (?)", (UNKNOWN,))
             if 0 < version < 4:
                 _date_chunks(db)
             db.execute(f"PRAGMA user_version = {VERSION}")
@@ -246,12 +251,12 @@ class State:
             db.execute("INSERT OR IGNORE INTO deleted VALUES (?)", (image,))
 
     def not_deleted(self, images: Iterable[str]) -> None:
-        """These images are there after all."""
+        """These images are there after all, or the log holds nothing of them."""
         with self._transaction() as db:
             db.executemany("DELETE FROM deleted WHERE image = ?", [(image,) for image in images])
 
     def deleted(self) -> set[str]:
-        """Images that were deleted since the log was last empty."""
+        """Images that were deleted, and of which the log may hold something; see UNKNOWN."""
         with self._lock, _os_errors():
             return {image for (image,) in self._db.execute("SELECT image FROM deleted")}
 
@@ -263,8 +268,6 @@ class State:
         with self._transaction() as db:
             db.execute("DELETE FROM log")
             db.execute("INSERT INTO log VALUES (?, ?)", (identity, needed))
-            if not needed:
-                db.execute("DELETE FROM deleted")
 
     def log(self) -> tuple[str, bool] | None:
         """(identity, needed) as last saved; None where there never was a log."""

@@ -119,16 +119,17 @@ class Storing:
         """
         note: StaleShard | None = None
         level = shard.key.level
-        reaching = any(image.halo(level))
-        later = image.lazy(level) and not shard.touched
-        if shard.touched or (reaching and not later):
-            # All that is deferred of it as well.
+        chunks, asked = self._chunks.freeze(image, shard)
+        later = image.lazy(level) and not asked
+        touched = asked - chunks.keys()
+        if not later:
+            # All that is deferred of it as well: it is read and stored anyhow.
             waiting = self._deferred.get(shard.key)
-            shard.touch_more(waiting)
+            shard.make_more(waiting)
             self._deferred.remove(shard.key, waiting)
-        chunks, touched = self._chunks.freeze(image, shard)
+            touched |= waiting - chunks.keys()
         own, beside = self._dependent(image, shard.key, chunks)
-        if reaching and not later:
+        if any(image.halo(level)) and not later:
             touched |= own
         if image.recipes[level].factors is not None and (chunks or touched):
             # Before the store changes: a crash must not leave the level above wrong.

@@ -6,11 +6,16 @@ left: perhaps with another log directory, or without an image's metadata.
 
 from __future__ import annotations
 
+import errno
+import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ziggurat_engine.errors import DataLoss
+from ziggurat_engine.cache import DirtyShard
+from ziggurat_engine.errors import Corrupt, DataLoss, NotFound, Unavailable
 from ziggurat_engine.region import Region
 
 from tests.crash.world import DATA, NAME, SHAPE, World, Write, check_levels
@@ -110,6 +115,24 @@ class TestLog:
         # From now on it is the one that goes with the data.
         assert not live(cut(lossy), log=Path("/two")).pixels().any()
 
+    def test_one_of_before_that_could_not_be_freed_brings_nothing_old_back(self, live):
+        world = live(log=Path("/one"))
+        world.create()
+        world.write(world.streams()["left"], Write("left", 1, PART, 7))
+        world.fs.fail_next("write", path="/one", times=1000)
+        after = stop(world)
+        after.fs.heal()
+        world = live(after, log=Path("/two"))
+        world.write(world.streams()["left"], Write("left", 2, PART, 9))
+        after = stop(world)
+        for _ in range(2):
+            with pytest.raises(DataLoss, match="last used with another log"):
+                live(after, log=Path("/one"))
+            after = cut(after)
+        world = live(after, log=Path("/one"), accept_loss=True)
+        assert np.array_equal(world.pixels(), painted(Write("left", 2, PART, 9)))
+        assert world.streams()["left"].received == 2
+
     def test_nothing_of_what_was_stored_comes_back(self, live):
         world = live()
         world.create()
@@ -119,6 +142,32 @@ class TestLog:
         world = live(stop(world))
         assert world.engine._state.log() == (world.engine._log.identity, True)
         assert world.engine.status().replayed_bytes == 0
+
+    def test_what_a_stream_writes_while_the_engine_closes_keeps_its_log_needed(
+        self, live, monkeypatch
+    ):
+        monkeypatch.setattr("ziggurat_engine.engine.LINGER_SECONDS", 0.05)
+        world = live(log=Path("/one"))
+        world.create()
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 1, PART, 7))
+        ingest = world.engine.ingest
+        remember = ingest.remember_all
+
+        def write_late() -> None:
+            remember()
+            world.put(stream, Write("left", 2, OTHER, 9))
+            ingest.flush(stream)
+
+        monkeypatch.setattr(ingest, "remember_all", write_late)
+        world.engine.close()
+        world.abandoned = True
+        after = World(world.fs, world.database.content, dict(world.durable))
+        with pytest.raises(DataLoss, match="write-ahead log is not the one"):
+            live(after, log=Path("/two"))
+        world = live(cut(after), log=Path("/one"))
+        painted_by = Write("left", 1, PART, 7), Write("left", 2, OTHER, 9)
+        assert np.array_equal(world.pixels(), painted(*painted_by))
 
 
 class TestImage:
@@ -184,6 +233,42 @@ class TestImage:
             world.engine.delete(world.engine.image(NAME))
         world = live(stop(world))
         assert world.engine._state.streams() == []
+        assert world.engine._state.deleted() == set()
+
+    def test_a_deleted_one_in_a_log_that_could_not_be_freed_is_no_loss(self, live):
+        world = live()
+        world.create()
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 1, PART, 7))
+        world.engine.ingest.flush(stream)
+        release(world)
+        world.engine.delete(world.engine.image(NAME))
+        world.fs.fail_next("write", path="/data/log", times=1000)
+        after = stop(world)
+        after.fs.heal()
+        world = live(after)
+        assert world.engine.names() == []
+        world = live(stop(world))
+        assert world.engine._state.deleted() == set()
+
+    def test_one_deleted_before_that_was_written_down_is_no_loss(self, live):
+        """The state database is of version 2, which knew of no deleted images."""
+        world = live()
+        world.create()
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 1, PART, 7))
+        world.engine.ingest.flush(stream)
+        after = cut(world)
+        after.fs.remove_tree(shard_0())
+        after.fs.sync_dir(shard_0().parent)
+        with sqlite3.connect(":memory:") as old:
+            old.deserialize(after.content)
+            old.executescript("DROP TABLE log; DROP TABLE deleted; PRAGMA user_version = 2")
+            after.content = old.serialize()
+        world = live(after)
+        assert world.engine.names() == []
+        world = live(cut(world))
+        world = live(stop(world))
         assert world.engine._state.deleted() == set()
 
 
@@ -299,6 +384,80 @@ class TestSettling:
         until(lambda: not world.engine.status().shards_waiting, "the stale parents", SECONDS)
         check_levels(world, painted(write))
 
+    def test_a_note_stays_while_a_chunk_of_it_is_deferred(self, live, monkeypatch):
+        """Frames come to a shard before what a crash left of it is made."""
+        world = live()
+        world.create()
+        stream = world.streams()["left"]
+        writes = Write("left", 1, PART, 7), Write("left", 2, Region((0, 9, 9), (1, 3, 3)), 9)
+        world.write(stream, writes[0])
+        for _ in world.engine._settler.drain(world.engine.image(NAME), 0):
+            pass
+        # Stored, and its parent is not. In the next life the workers have better to do.
+        after = cut(world)
+        with monkeypatch.context() as patch:
+            patch.setattr("ziggurat_engine.settle.Settler._begin_deferred", lambda _: False)
+            world = live(after)
+            # Else what the log brings is stored again.
+            for shard in world.engine._dirty.shards():
+                world.engine._budget.release(shard.clear())
+            image = world.engine.image(NAME)
+            assert world.engine.query.stale(image, 1)
+            stream = world.streams()["left"]
+            world.write(stream, writes[1])
+            for level in range(3):
+                for _ in world.engine._settler.drain(image, level):
+                    pass
+            after = cut(world)
+        # Nothing that the log brings may make it.
+        monkeypatch.setattr("ziggurat_engine.recover.Recovery._replay", lambda *_: False)
+        world = live(after, settle_idle_seconds=0.02)
+        until(lambda: not world.engine.status().shards_waiting, "the stale parents", SECONDS)
+        check_levels(world, painted(*writes))
+
+    def test_memory_full_of_what_is_broken_is_an_error_and_no_wait(self, live, monkeypatch):
+        world = live(settle_idle_seconds=0.02)
+        world.create()
+        budget = world.engine._budget
+        budget.dirty_limit_bytes, budget.pressure_bytes = 1024, 512
+        stream = world.streams()["left"]
+
+        def broken(_taken):
+            raise Corrupt("broken")
+
+        def fill() -> None:
+            for n in range(1, 20):
+                where = (2 * (n % 3), 8 * (n % 2), 8 * (n // 6 % 2))
+                world.put(stream, Write("left", n, Region(where, (1, 3, 3)), n))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.engine._storing, "store", broken)
+            with pytest.raises(Unavailable, match="memory is full of what can't be stored: broken"):
+                fill()
+        until(lambda: not world.engine.status().shards_waiting, "what was broken", SECONDS)
+
+    @pytest.mark.parametrize("region", [WHOLE, PART])
+    def test_what_can_not_be_stored_is_tried_with_pauses(self, live, monkeypatch, region):
+        world = live()
+        world.create()
+        tries = 0
+
+        def full(_taken):
+            nonlocal tries
+            tries += 1
+            raise OSError(errno.ENOSPC, "full", "x")
+
+        stream = world.streams()["left"]
+        with monkeypatch.context() as patch:
+            patch.setattr(world.engine._storing, "store", full)
+            for n in range(1, 6):
+                world.put(stream, Write("left", n, region, n))
+            world.engine._settler._rouse()
+            time.sleep(0.3)
+            assert tries < 10
+        world.engine.ingest.finish(stream)
+        check_levels(world, painted(Write("left", 5, region, 5)))
+
     def test_memory_is_counted_right_when_a_write_can_not_be_made(self, live, monkeypatch):
         world = live()
         world.create()
@@ -366,3 +525,87 @@ class TestDeferred:
                     after.engine.builder.exact(image, level, region)
                 check_levels(after, level0)
                 cut(after)
+
+    @pytest.mark.parametrize("stored", [False, True])
+    def test_what_is_dirty_is_built_as_well(self, live, stored):
+        world = live()
+        world.create(pyramid="deferred")
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        writes = [Write("left", 1, PART, 3)]
+        world.write(stream, writes[0])
+        if stored:
+            for _ in world.engine._settler.drain(image, 0):
+                pass
+            writes.append(Write("left", 2, PART, 9))
+            world.write(stream, writes[1])
+        for level in (1, 2):
+            world.engine.builder.exact(image, level, Region.whole(image.shape(level)))
+            assert not world.engine.query.stale(image, level)
+        check_levels(world, painted(*writes))
+        world.write(stream, Write("left", len(writes) + 1, WHOLE, 11))
+        for _ in world.engine.builder.build(image):
+            pass
+        assert not world.engine._state.stale()
+        check_levels(world, painted(Write("left", 1, WHOLE, 11)))
+
+    @pytest.mark.parametrize("pyramid", ["live", "deferred"])
+    def test_two_forced_builds_at_once_both_end(self, live, monkeypatch, pyramid):
+        """The second touches what the first is storing."""
+        world = live()
+        world.create(pyramid=pyramid)
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        write = Write("left", 1, PART, 3)
+        world.write(stream, write)
+        world.engine.ingest.finish(stream)
+        store, inside, go = world.engine._storing.store, threading.Event(), threading.Event()
+
+        def hold(taken):
+            if taken.touched and not held:
+                held.append(taken.shard)
+                inside.set()
+                go.wait(SECONDS)
+            return store(taken)
+
+        monkeypatch.setattr(world.engine._storing, "store", hold)
+        done: list[int] = []
+        held: list[DirtyShard] = []
+
+        def build() -> None:
+            for _ in world.engine.builder.build(image, force=True, cancelled=stopped.is_set):
+                pass
+            done.append(1)
+
+        stopped = threading.Event()
+        threads = [threading.Thread(target=build) for _ in range(2)]
+        threads[0].start()
+        assert inside.wait(SECONDS)
+        threads[1].start()
+        try:
+            (shard,) = held
+            until(lambda: world.engine._deferred.get(shard.key), "the second to defer it", SECONDS)
+            world.engine._settler._touch(image, shard.key)
+            assert shard.tick is not None
+            go.set()
+            until(lambda: len(done) == 2, "both to end", SECONDS)
+        finally:
+            go.set()
+            stopped.set()
+            for thread in threads:
+                thread.join()
+        check_levels(world, painted(write))
+
+    def test_a_build_of_what_is_deleted_ends_with_not_found(self, live):
+        world = live()
+        world.create(pyramid="deferred")
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        world.write(stream, Write("left", 1, Region.whole(SHAPE), 3))
+        world.engine.ingest.finish(stream)
+        release(world)
+        steps = world.engine.builder.build(image, force=True)
+        next(steps)
+        world.engine.delete(image)
+        with pytest.raises(NotFound):
+            list(steps)
+        with pytest.raises(NotFound):
+            list(world.engine.builder.build(image, force=True))
+        assert not world.engine._state.stale()

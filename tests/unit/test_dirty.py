@@ -161,7 +161,8 @@ def test_touched_chunks_count_until_their_blocks_are_right() -> None:
         shard.chunks[0, 0].finish(FILL)
         frozen, touched = shard.freeze()
     assert set(frozen) == {(0, 0)}
-    assert touched == {(1, 2)}
+    assert touched == {(0, 0), (1, 2)}
+    assert shard.touched == set()
     assert shard.touches(Region((1, 2), (1, 1)))
     shard.thaw()
     assert shard.oldest_tick() == 7

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from ziggurat_engine.cache.dirty import ShardKey
 from ziggurat_engine.region import Region, Shape
@@ -72,13 +72,20 @@ class Deferred:
         with self._lock:
             return sum(map(len, self._eager.values()))
 
-    def keys(self, image: int, level: int, chunks: Region | None = None) -> list[ShardKey]:
-        """The shards of a level of which something is held, in the box of chunk indices."""
+    def keys(
+        self, image: int, level: int, chunks: Region | None, shard_of: Callable[[Shape], Shape]
+    ) -> list[ShardKey]:
+        """The shards of a level of which something is held, in the box of chunk indices.
+
+        shard_of: as of the level.
+        """
         with self._lock:
+            if chunks is None:
+                return [ShardKey(image, level, s) for s in self._chunks.get((image, level), {})]
             return [
                 ShardKey(image, level, shard)
-                for shard, held in self._chunks.get((image, level), {}).items()
-                if chunks is None or any(chunks.holds(index) for index in held)
+                for shard, held in self._near(image, level, chunks, shard_of)
+                if any(chunks.holds(index) for index in held)
             ]
 
     def touches(
@@ -86,16 +93,35 @@ class Deferred:
     ) -> bool:
         """True where a chunk in the box of indices `chunks` is held; shard_of: as of the level."""
         with self._lock:
-            shards = self._chunks.get((image, level), {})
-            if chunks.size < sum(map(len, shards.values())):
-                return any(index in shards.get(shard_of(index), ()) for index in chunks.indices())
-            return any(chunks.holds(index) for held in shards.values() for index in held)
+            return any(
+                chunks.holds(index)
+                for _, held in self._near(image, level, chunks, shard_of)
+                for index in held
+            )
 
     def indices(self, image: int, level: int) -> list[Shape]:
         """All chunks of a level that are held."""
         with self._lock:
             shards = self._chunks.get((image, level), {})
             return [index for held in shards.values() for index in held]
+
+    def _near(
+        self, image: int, level: int, chunks: Region, shard_of: Callable[[Shape], Shape]
+    ) -> Iterator[tuple[Shape, set[Shape]]]:
+        """The shards that the box `chunks` touches. With the lock: others are not looked into."""
+        shards = self._chunks.get((image, level), {})
+        if not shards or not chunks.size:
+            return
+        low, last = shard_of(chunks.offset), shard_of(tuple(n - 1 for n in chunks.stop))
+        box = Region(low, tuple(b - a + 1 for a, b in zip(low, last, strict=True)))
+        if box.size < len(shards):
+            for shard in box.indices():
+                if shard in shards:
+                    yield shard, shards[shard]
+        else:
+            for shard, held in shards.items():
+                if box.holds(shard):
+                    yield shard, held
 
     def drop_image(self, image: int) -> None:
         """Forgets an image that was deleted."""

@@ -166,6 +166,9 @@ class DirtyShard:
             self.making = set()
             sources, self._settling_sources = self._settling_sources, []
             self._settling_tick = None
+            if self.idle:
+                # Touched again meanwhile, which nobody would own it for any more.
+                self.tick = None
         return freed, sources
 
     def touch(self, chunks: Iterable[Shape], tick: int) -> None:
@@ -174,10 +177,18 @@ class DirtyShard:
             self.touched.update(chunks)
             self.tick = tick if self.tick is None else min(tick, self.tick)
 
-    def touch_more(self, chunks: Iterable[Shape]) -> None:
-        """As `touch`, of a shard that is touched already."""
+    def touch_dirty(self, tick: int) -> None:
+        """As `touch`, of what is dirty or settling. Takes the lock."""
         with self.lock:
-            self.touched.update(chunks)
+            held = self.chunks.keys() | self.settling.keys()
+            if held:
+                self.touched |= held
+                self.tick = tick if self.tick is None else min(tick, self.tick)
+
+    def make_more(self, chunks: Iterable[Shape]) -> None:
+        """The blocks of these are being made, too. For the owner; takes the lock."""
+        with self.lock:
+            self.making.update(chunks)
 
     def thaw(self) -> int:
         """The settling chunks could not be stored: they are dirty again.
@@ -260,7 +271,7 @@ class DirtyShard:
     def freeze(self) -> tuple[dict[Shape, DirtyChunk], set[Shape]]:
         """Moves the dirty chunks, all of them complete, to settling.
 
-        Returns them, and the touched chunks that are not among them.
+        Returns them, and what was touched, of which those are not any more.
         """
         assert not self.settling
         assert all(chunk.complete for chunk in self.chunks.values())
@@ -268,7 +279,7 @@ class DirtyShard:
         self._settling_sources, self.sources = self.sources, []
         self._settling_tick, self.tick = self.tick, None
         self.covered = 0
-        self.making, self.touched = self.touched - self.settling.keys(), set()
+        self.making, self.touched = self.touched, set()
         return self.settling, set(self.making)
 
     def _new(self, index: Shape) -> DirtyChunk:
