@@ -138,10 +138,6 @@ CREATE = {
     "downsampling-unknown": CreateCase(
         lambda spec: setattr(spec, "downsampling", 99), "spec.downsampling"
     ),
-    "downsampling-not-yet": CreateCase(
-        lambda spec: setattr(spec, "downsampling", image_pb2.DOWNSAMPLING_GAUSSIAN),
-        "spec.downsampling",
-    ),
     "kind-unknown": CreateCase(lambda spec: setattr(spec, "kind", 3), "spec.kind"),
     "labels-mean": labels("downsampling", downsampling=image_pb2.DOWNSAMPLING_MEAN),
     "labels-median": labels("downsampling", downsampling=image_pb2.DOWNSAMPLING_MEDIAN),
