@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ziggurat_engine.errors import InvalidArgument, OutOfRange
+from ziggurat_engine.errors import OutOfRange
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.region import Region
 from ziggurat_engine.settle import Settler, never
@@ -71,7 +71,7 @@ class Builder:
                 f"level {top} is not there: levels 0 to {levels - 1}", field="up_to_level"
             )
         if region is not None:
-            check_box(image, region)
+            image.check_box(0, region)
         if force and top > 0:
             self._defer(image, region or Region.whole(image.shape()))
         done = total = 0
@@ -129,15 +129,3 @@ class Builder:
             for shard, indices in some.items():
                 self._settler.defer(image, 0, shard, indices, lazy=lazy)
             self._state.mark_all_stale(image.image.uid, 0, some)
-
-
-def check_box(image: OpenImage, region: Region) -> None:
-    """InvalidArgument, OutOfRange for what is no box of level 0."""
-    whole = Region.whole(image.shape())
-    for field, numbers in (("offset", region.offset), ("shape", region.shape)):
-        if len(numbers) != len(whole.shape):
-            raise InvalidArgument(
-                f"{field} has {len(numbers)} numbers for {len(whole.shape)} axes", field=field
-            )
-    if not whole.contains(region):
-        raise OutOfRange(f"box {region} reaches outside level 0, {whole}", field="shape")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ziggurat_engine.errors import ZigguratError
+from ziggurat_engine.errors import InvalidArgument, OutOfRange, ZigguratError
 from ziggurat_engine.kernels.protocol import Recipe, halo
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.region import Region, Shape
@@ -66,6 +66,17 @@ class OpenImage:
             if self.image.unbounded
             else self.pyramid.levels[level].shape
         )
+
+    def check_box(self, level: int, region: Region) -> None:
+        """InvalidArgument, OutOfRange for what is no box of `level`."""
+        whole = Region.whole(self.shape(level))
+        for name, numbers in (("offset", region.offset), ("shape", region.shape)):
+            if len(numbers) != len(whole.shape):
+                raise InvalidArgument(
+                    f"{name} has {len(numbers)} numbers for {len(whole.shape)} axes", field=name
+                )
+        if not whole.contains(region):
+            raise OutOfRange(f"box {region} reaches outside level {level}, {whole}", field="shape")
 
     def grow(self, region: Region) -> None:
         """Reaches from now on to the end of `region`, a region of level 0; with write_order."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from ziggurat_engine.cache import Deferred, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
-from ziggurat_engine.errors import InvalidArgument, LimitExceeded, OutOfRange
+from ziggurat_engine.errors import LimitExceeded, OutOfRange
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.region import Region, Shape
@@ -77,13 +77,7 @@ class Query:
             )
         whole = Region.whole(image.shape(level))
         region = Region(offset, shape) if offset or shape else whole
-        for field, numbers in (("offset", region.offset), ("shape", region.shape)):
-            if len(numbers) != len(whole.shape):
-                raise InvalidArgument(
-                    f"{field} has {len(numbers)} numbers for {len(whole.shape)} axes", field=field
-                )
-        if not whole.contains(region):
-            raise OutOfRange(f"box {region} reaches outside level {level}, {whole}", field="shape")
+        image.check_box(level, region)
         nbytes = region.size * image.image.dtype.itemsize
         if nbytes > self._max_read_bytes:
             raise LimitExceeded(

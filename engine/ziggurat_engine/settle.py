@@ -217,7 +217,7 @@ class Settler:
         done += step
         shard_of = image.pyramid.levels[level].shard_of
         keys = sorted(self._deferred.keys(image.number, level, within, shard_of))
-        left = done + sum(len(self._deferred.get(key)) for key in keys)
+        left = done + sum(map(self._deferred.count, keys))
         for batch in self._batches(image, keys):
             self._wait_for_memory(cancelled)
             for key in batch:
@@ -237,7 +237,7 @@ class Settler:
         nbytes = 0
         for key in keys:
             factors = image.recipes[key.level].factors or ()
-            size = len(self._deferred.get(key)) * image.chunk_bytes // math.prod(factors)
+            size = self._deferred.count(key) * image.chunk_bytes // math.prod(factors)
             if batch and nbytes + size > room:
                 yield batch
                 batch, nbytes = [], 0

@@ -47,6 +47,11 @@ class Deferred:
         with self._lock:
             return frozenset(self._chunks.get(key[:2], {}).get(key.shard, ()))
 
+    def count(self, key: ShardKey) -> int:
+        """How many chunks are held of a shard."""
+        with self._lock:
+            return len(self._chunks.get(key[:2], {}).get(key.shard, ()))
+
     def remove(self, key: ShardKey, chunks: Collection[Shape]) -> None:
         """These are touched now."""
         with self._lock:
