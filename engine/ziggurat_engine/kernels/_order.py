@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ziggurat_engine.kernels._windows import Vector, Windows, compiled, cut, once, run, window_rows
+from ziggurat_engine.kernels._windows import Vector, Windows, compiled, cut, next_rows, once, run
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
 
@@ -97,9 +97,10 @@ def _extremes(
     chunk: Vector, windows: Windows, rows: Vector, smallest: bool, start: np.generic, out: Vector
 ) -> None:
     last, factor = windows.valid[4], windows.factors[4]
+    corner = np.zeros(4, np.int64)
     for row in range(out.shape[0]):
         out[row, :] = start
-        for k in range(window_rows(row, windows, rows)):
+        for k in range(next_rows(corner, windows, rows)):
             if smallest:
                 _smallest(chunk[rows[k], :last], factor, out[row])
             else:
@@ -229,8 +230,9 @@ def _sorted_windows(
     last, factor = windows.valid[4], windows.factors[4]
     whole = last // factor
     rest = last - whole * factor
+    corner = np.zeros(4, np.int64)
     for row in range(out.shape[0]):
-        count = window_rows(row, windows, rows)
+        count = next_rows(corner, windows, rows)
         for start in range(0, whole, lanes):
             stop = min(start + lanes, whole)
             members = buffer[: count * factor * (stop - start)].reshape(

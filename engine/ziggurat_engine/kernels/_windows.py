@@ -48,18 +48,15 @@ def compiled(function: _F) -> _F:
 
 
 @compiled
-def window_rows(row: int, windows: Windows, rows: Vector) -> int:
-    """Puts the input rows of output row `row` into `rows`, in order; returns their number."""
+def next_rows(corner: Vector, windows: Windows, rows: Vector) -> int:
+    """Puts the input rows of an output row into `rows`, in order; returns their number.
+
+    corner: four numbers, where the windows of that row start along all axes but the last;
+    zeros for the first. Is moved on to the next row. (To divide a row's number into
+    these costs more than to add up a short row.)
+    """
     valid, factors, shape = windows.valid, windows.factors, windows.shape
-    n3 = -(-valid[3] // factors[3])
-    n2 = -(-valid[2] // factors[2])
-    n1 = -(-valid[1] // factors[1])
-    start3 = row % n3 * factors[3]
-    row //= n3
-    start2 = row % n2 * factors[2]
-    row //= n2
-    start1 = row % n1 * factors[1]
-    start0 = row // n1 * factors[0]
+    start0, start1, start2, start3 = corner[0], corner[1], corner[2], corner[3]
     count = 0
     for i0 in range(start0, min(start0 + factors[0], valid[0])):
         for i1 in range(start1, min(start1 + factors[1], valid[1])):
@@ -68,13 +65,18 @@ def window_rows(row: int, windows: Windows, rows: Vector) -> int:
                 for i3 in range(start3, min(start3 + factors[3], valid[3])):
                     rows[count] = first + i3
                     count += 1
+    for axis in range(3, -1, -1):
+        corner[axis] += factors[axis]
+        if corner[axis] < valid[axis]:
+            break
+        corner[axis] = 0
     return count
 
 
 class Cut(NamedTuple):
     """A chunk made ready for a kernel.
 
-    pixels: (rows, pixels of a row), read-only. windows: of it. rows: room for `window_rows`.
+    pixels: (rows, pixels of a row), read-only. windows: of it. rows: room for `next_rows`.
     out: the parent block, C-contiguous, not filled in. lines: `out` as (rows, pixels).
     """
 
