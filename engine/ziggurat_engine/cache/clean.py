@@ -1,8 +1,8 @@
 """Which decoded chunks are at hand, and who loads one that is not?
 
-Least recently used first out, weighted by bytes, one cache for all images and
-levels. One load a chunk however many wait for it (single flight); loads of
-different chunks do not wait for each other.
+One cache for all images and levels, weighted by bytes; residents.py says what goes first.
+One load a chunk however many wait for it (single flight); loads of different chunks
+do not wait for each other.
 
 Invariant: an array is only kept if it is what the store holds, or newer. A load
 that began before the chunk was replaced is superseded by `put` and `drop`: who waits
@@ -12,23 +12,13 @@ for it gets its result, which was right when they asked, but it is not kept.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ziggurat_engine.cache.budget import Budget
-from ziggurat_engine.region import Shape
+from ziggurat_engine.cache.residents import ChunkKey, Residents
 from ziggurat_engine.spec import Array
-
-
-class ChunkKey(NamedTuple):
-    """One chunk of one level of one open image."""
-
-    image: int
-    level: int
-    chunk: Shape
 
 
 @dataclass(slots=True)
@@ -43,18 +33,17 @@ class CleanCounters:
 class CleanChunks:
     """Arrays by chunk; they are shared, so nobody may write to them. Thread-safe."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, residents: Residents | None = None) -> None:
         self._budget = budget
         self._lock = threading.Lock()
-        self._chunks: OrderedDict[ChunkKey, Array] = OrderedDict()
+        self._residents = residents or Residents()
         self._loads: dict[ChunkKey, Future[Array | None]] = {}
-        self._bytes = 0
         self.counters = CleanCounters()
 
     @property
     def nbytes(self) -> int:
         """Bytes of chunks kept now."""
-        return self._bytes
+        return self._residents.nbytes
 
     def get_or_load(self, key: ChunkKey, load: Callable[[], Array | None]) -> Array | None:
         """The chunk, or None where the store has none.
@@ -63,9 +52,8 @@ class CleanChunks:
         then this call waits for its result. What `load` raises reaches all who wait.
         """
         with self._lock:
-            found = self._chunks.get(key)
+            found = self._residents.use(key)
             if found is not None:
-                self._chunks.move_to_end(key)
                 self.counters.hits += 1
                 return found
             flight = self._loads.get(key)
@@ -96,19 +84,19 @@ class CleanChunks:
         """Forgets a chunk; loads under way are superseded."""
         with self._lock:
             self._loads.pop(key, None)
-            self._forget(key)
+            self._residents.remove(key)
 
     def drop_image(self, image: int) -> None:
         """Forgets all chunks of an image."""
         with self._lock:
             for key in [key for key in self._loads if key.image == image]:
                 del self._loads[key]
-            for key in [key for key in self._chunks if key.image == image]:
-                self._forget(key)
+            for key in [key for key in self._residents if key.image == image]:
+                self._residents.remove(key)
 
     def shrink(self) -> None:
         """Evicts until the budget's allowance for clean chunks is kept."""
-        if self._bytes > self._budget.clean_allowance_bytes:
+        if self._residents.nbytes > self._budget.clean_allowance_bytes:
             with self._lock:
                 self._evict()
 
@@ -120,19 +108,8 @@ class CleanChunks:
                     self._keep(key, array)
 
     def _keep(self, key: ChunkKey, array: Array) -> None:
-        self._forget(key)
-        self._chunks[key] = array
-        self._bytes += array.nbytes
+        self._residents.put(key, array)
         self._evict()
 
-    def _forget(self, key: ChunkKey) -> None:
-        old = self._chunks.pop(key, None)
-        if old is not None:
-            self._bytes -= old.nbytes
-
     def _evict(self) -> None:
-        allowance = self._budget.clean_allowance_bytes
-        while self._bytes > allowance and self._chunks:
-            _, old = self._chunks.popitem(last=False)
-            self._bytes -= old.nbytes
-            self.counters.evictions += 1
+        self.counters.evictions += self._residents.evict(self._budget.clean_allowance_bytes)
