@@ -16,6 +16,7 @@ __all__ = [
     "cpu_seconds",
     "disk_written_bytes",
     "exit_on_sigterm",
+    "file_read_bytes",
     "held_bytes",
     "peak_rss_bytes",
 ]
@@ -44,6 +45,11 @@ def held_bytes(pid: int) -> int:
 def disk_written_bytes(pid: int) -> int:
     """Bytes that a process has caused to be sent to disks."""
     return _number(Path(f"/proc/{pid}/io"), "write_bytes")
+
+
+def file_read_bytes(pid: int) -> int:
+    """Bytes that a process has read from files, out of the page cache or not; no sockets."""
+    return _number(Path(f"/proc/{pid}/io"), "rchar")
 
 
 def _number(file: Path, key: str) -> int:
