@@ -149,7 +149,7 @@ def command(tune: Callable[[], None]) -> click.Command:
         below. Stopped in whatever way, the same command goes on where it was.
         """
         tune()
-        from ziggurat_engine.offline import codecs
+        from ziggurat_engine.foreign import codecs
         from ziggurat_engine.offline.build import Wish
         from ziggurat_engine.offline.build import build as run
 

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.foreign.source import ZarrArray
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.kernels import codec as frames
-from ziggurat_engine.offline.source import Keys, ZarrArray
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array, Codec
 from ziggurat_engine.store.handles import ShardHandle, ShardHandles
+from ziggurat_engine.store.keys import Keys
 from ziggurat_engine.store.objects import LocalStore
 from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import OsFileSystem
