@@ -123,7 +123,7 @@ def image_message(
             stale_chunks=stale_chunks[k],
         )
         if measure:
-            size = open_image.arrays[k].measure()
+            size = open_image.measure(k)
             entry.stored.chunks, entry.stored.objects = size.chunks, size.objects
             entry.stored.bytes = size.bytes
     for stream in streams:
