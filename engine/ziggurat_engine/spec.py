@@ -276,12 +276,15 @@ class AdoptedLevel(Model):
 class Adopted(Model):
     """Where the levels of an adopted image lie: `path` is the directory of its group.
 
-    document: the file below `path` that makes a group of it.
+    document: the file below `path` that makes a group of it. codec_known, method_known:
+    False where `layout.codec` and `downsampling` of the image do not say what was done.
     """
 
     path: str
     document: str
     writable: bool
+    codec_known: bool
+    method_known: bool
     levels: tuple[AdoptedLevel, ...]
 
 

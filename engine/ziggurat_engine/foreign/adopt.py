@@ -26,7 +26,14 @@ from pydantic import ValidationError
 from ziggurat_engine.errors import InvalidArgument, NotFound
 from ziggurat_engine.foreign.multiscale import METHODS, channels_of, method_of, placed
 from ziggurat_engine.foreign.reader import fill_of, pixel_type
-from ziggurat_engine.foreign.source import Source, ZarrArray, images, kind_of, open_source
+from ziggurat_engine.foreign.source import (
+    Source,
+    ZarrArray,
+    group_attributes,
+    images,
+    kind_of,
+    open_source,
+)
 from ziggurat_engine.layout import resolve
 from ziggurat_engine.names import check_name
 from ziggurat_engine.pyramid import found_factor
@@ -108,6 +115,8 @@ def image_at(path: Path, name: str, *, writable: bool = False, method: str = "")
         path=str(path),
         document="zarr.json" if source.version == 3 else ".zgroup",
         writable=writable,
+        codec_known=first.coding.reads is not None,
+        method_known=bool(method or said),
         levels=tuple(
             AdoptedLevel(
                 path=source.paths[k].strip("/"),
@@ -152,22 +161,18 @@ def _source(path: Path) -> Source:
         raise InvalidArgument(
             f"path {path}: {what}; an OME-Zarr image is a group with multiscales", field="path"
         )
-    try:
-        source = open_source(path)
-    except NotFound as error:
+    version, attributes = group_attributes(path)
+    if not (attributes.get("ome", attributes) if version == 3 else attributes).get("multiscales"):
+        if kind_of(path / "0") == "array":
+            raise InvalidArgument(
+                f"path {path}: a group of arrays without multiscales, which"
+                " `ziggurat-engine build` adds",
+                field="path",
+            )
         inner = next(images(path), None)
-        if inner is None:
-            raise
-        raise NotFound(
-            f"path {path}: no image itself, but there are some in it, to be adopted each on its"
-            f" own: {inner}"
-        ) from error
-    if source.multiscales is None:
-        raise InvalidArgument(
-            f"path {path}: a group of arrays without multiscales, which"
-            " `ziggurat-engine build` adds",
-            field="path",
-        )
+        hint = f", but there is {inner}: each is adopted on its own" if inner is not None else ""
+        raise NotFound(f"path {path}: no image itself{hint}")
+    source = open_source(path)
     for level in source.paths:
         if any(segment in ("", ".", "..") for segment in level.strip("/").split("/")):
             raise InvalidArgument(f"path {path}: level {level!r} is not below it", field="path")

@@ -138,12 +138,12 @@ def read_image(document: bytes, name: str, labels_of: str | None = None) -> Imag
     try:
         described = json.loads(document)["attributes"][ATTRIBUTE]
         version = described["version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        known = ADOPTED_VERSION if described.get("image", {}).get("adopted") else VERSION
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Corrupt(f"image {name!r}: its zarr.json was not written by Ziggurat") from error
-    if version not in (VERSION, ADOPTED_VERSION):
+    if version != known:
         raise UnsupportedVersion(
-            f"image {name!r}: described in version {version!r}; this is for versions {VERSION}"
-            f" and {ADOPTED_VERSION}"
+            f"image {name!r}: described in version {version!r}; this is for version {known}"
         )
     try:
         image = Image.model_validate(described["image"])
