@@ -291,7 +291,7 @@ def test_what_was_acknowledged_survives_a_kill_and_a_missing_disk(
     path.rename(away)
 
     # It is not there: the server starts, keeps what it knows, and makes nothing there.
-    server = serve(data)
+    server = serve(data, settle_idle_seconds=1000)
     raw = RawServer(server.address)
     with pytest.raises(grpc.RpcError) as error:
         raw.call("GetImage", service_pb2.GetImageRequest(name="a"))

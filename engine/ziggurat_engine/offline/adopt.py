@@ -63,6 +63,8 @@ def adopt(data: Path, path: str, name: str, *, writable: bool = False, method: s
 def _real(path: str) -> Path:
     if "://" in path:
         raise InvalidArgument(f"path {path}: only directories of this machine", field="path")
+    if not os.path.realpath(path).isprintable():
+        raise InvalidArgument(f"path {path!r}: characters that can't be written down", field="path")
     return Path(os.path.realpath(path))
 
 

@@ -98,6 +98,8 @@ class AdoptedStore:
         check_there(self._adopted)
         with self._opening:
             if self._lock is not None:
+                # Whoever put a copy in its place may have left it out.
+                self._fs.make_dir(self._root / TMP)
                 return
             document = self._root / self._adopted.document
             try:
