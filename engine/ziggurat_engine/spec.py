@@ -258,7 +258,8 @@ class AdoptedLevel(Model):
     """A level as others laid it out: the array at `path` below the group.
 
     chunk_shape, shard_shape: in pixels; the same where there is no sharding. key_prefix,
-    key_separator: how its objects are named. factors: from the level before; whole numbers
+    key_separator: how its objects are named. layout: a digest of all that says how its
+    chunks lie. factors: from the level before; whole numbers
     next to what they are where the image is read-only. scale, translation: as the group says.
     """
 
@@ -268,6 +269,7 @@ class AdoptedLevel(Model):
     shard_shape: Extents
     key_prefix: str
     key_separator: str
+    layout: str
     factors: Extents
     scale: tuple[float, ...]
     translation: tuple[float, ...]

@@ -362,6 +362,8 @@ BAD = {
     "bioformats2raw": (nested, {}, NotFound, "a.zarr/0"),
     "0.3": (bad_version, {}, UnsupportedVersion, "0.3"),
     "axes": (edited(axes=AXES), {}, InvalidArgument, "x, y, z"),
+    "axes-of-0.3": (edited(axes=["z", "y", "x"]), {}, InvalidArgument, "metadata"),
+    "datasets": (edited(datasets={}), {}, InvalidArgument, "metadata"),
     "no-scale": (edited(datasets=NO_SCALE), {}, InvalidArgument, "level 0"),
     "level-gone": (edited(datasets=[{"path": "9"}]), {}, NotFound, "9"),
     "level-above": (edited(datasets=[{"path": "../b"}]), {}, NotFound, "b"),

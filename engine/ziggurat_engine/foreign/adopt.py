@@ -17,6 +17,7 @@ import math
 import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +25,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ziggurat_engine.errors import InvalidArgument, NotFound
-from ziggurat_engine.foreign.multiscale import METHODS, channels_of, method_of, placed
+from ziggurat_engine.foreign.multiscale import METHODS, Place, channels_of, method_of, placed
 from ziggurat_engine.foreign.reader import fill_of, pixel_type
 from ziggurat_engine.foreign.source import (
     Source,
@@ -41,15 +42,33 @@ from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import (
     Adopted,
     AdoptedLevel,
+    Axis,
     DTypeName,
     Image,
     ImageSpec,
     Layout,
     LayoutRequest,
 )
+from ziggurat_engine.store.adopted import layout_of
 
 # A read decodes whole chunks.
 MAX_CHUNK_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What lies at `path`: places and factors of each level; method: "" where none is said."""
+
+    path: Path
+    source: Source
+    axes: tuple[Axis, ...]
+    places: tuple[Place, ...]
+    factors: tuple[Shape, ...]
+    method: str
+
+    @property
+    def first(self) -> ZarrArray:
+        return self.source.levels[0]
 
 
 def image_at(path: Path, name: str, *, writable: bool = False, method: str = "") -> Image:
@@ -60,96 +79,120 @@ def image_at(path: Path, name: str, *, writable: bool = False, method: str = "")
     that can't be; OSError.
     """
     name = check_name(name)
-    source = _source(path)
-    arrays = source.levels
-    missing = [p for p in source.paths if kind_of(path / p) != "array"]
-    if missing:
-        raise NotFound(f"path {path}: level {missing[0]}, which it names, is not there")
-    multiscale = source.multiscales or {}
-    axes = [str(axis.get("name")) for axis in multiscale.get("axes", [])]
-    _check_arrays(path, arrays, axes)
-    places = [placed(path, multiscale, k, len(axes)) for k in range(len(arrays))]
-    factors = [_factors(arrays, places, k) for k in range(len(arrays))]
-    values: dict[str, Any] = {
-        "name": name,
-        "axes": [
-            {
-                "name": axis,
-                "size": size,
-                "scale": scale,
-                "unit": str(said.get("unit") or ""),
-            }
-            for axis, size, scale, said in zip(
-                axes, arrays[0].shape, places[0][0], multiscale["axes"], strict=True
-            )
-        ],
-        "data_type": pixel_type(arrays[0].dtype).name,
-        "fill_value": fill_of(arrays[0]).item(),
-        "kind": "labels" if source.is_label else "image",
-        "channels": channels_of(source.attributes, axes, arrays[0].shape),
-    }
-    said = method_of(multiscale, source.is_label)
-    if writable:
-        _check_writable(path, source, factors)
-        if not (method or said or len(arrays) == 1):
-            raise InvalidArgument(
-                f"--method: {path} does not say how its levels were made; one of"
-                f" {', '.join(METHODS)} is needed to write to it",
-                field="method",
-            )
-    if chosen := method or said:
-        values["downsampling"] = chosen
-    first = arrays[0]
-    layout = LayoutRequest(
-        chunk_shape=first.chunk,
-        shard_chunks=tuple(s // c for s, c in zip(first.cell, first.chunk, strict=True)),
-        codec=first.coding.writes,
-        level_count=len(arrays),
-        factors=tuple(factors[1:]),
-    )
     try:
-        spec = ImageSpec.model_validate({**values, "layout": layout})
+        found = _found(path)
+        method = method or found.method
+        if writable:
+            _check_writable(found, method)
+        spec = _spec(found, name, method)
     except ValidationError as error:
         raise InvalidArgument(f"path {path}: {_said(error)}", field="path") from None
-    adopted = Adopted(
-        path=str(path),
-        document="zarr.json" if source.version == 3 else ".zgroup",
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"path {path}: its metadata is not that of an OME-Zarr: {error!r}", field="path"
+        ) from error
+    adopted = _adopted(found, writable=writable, method=method)
+    if not writable:
+        return Image(
+            **{
+                field: getattr(spec, field)
+                for field in type(spec).model_fields
+                if field != "layout"
+            },
+            layout=Layout(
+                chunk_shape=found.first.chunk,
+                shard_chunks=_shard_chunks(found.first),
+                codec=spec.layout.codec,
+                factors=found.factors[1:],
+            ),
+            uid=uuid.uuid4().hex,
+            created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+            adopted=adopted,
+        )
+    try:
+        return resolve(spec).model_copy(update={"adopted": adopted})
+    except InvalidArgument as error:
+        raise InvalidArgument(f"--writable: {error.message}", field="writable") from None
+
+
+def _found(path: Path) -> _Found:
+    source = _source(path)
+    multiscale = source.multiscales or {}
+    named = [axis["name"] for axis in multiscale["axes"]]
+    _check_arrays(path, source, named)
+    count = len(source.levels)
+    places = tuple(placed(path, multiscale, k, len(named)) for k in range(count))
+    sizes, units = source.levels[0].shape, [axis.get("unit") for axis in multiscale["axes"]]
+    return _Found(
+        path=path,
+        source=source,
+        axes=tuple(
+            Axis(name=name, size=size, scale=scale, unit=str(unit or ""))
+            for name, size, scale, unit in zip(named, sizes, places[0].scale, units, strict=True)
+        ),
+        places=places,
+        factors=tuple(_factors(source.levels, places, k) for k in range(count)),
+        method=method_of(multiscale, is_label=source.is_label),
+    )
+
+
+def _spec(found: _Found, name: str, method: str) -> ImageSpec:
+    """What CreateImage would have to ask for, to get such an image."""
+    first, axes = found.first, [axis.name for axis in found.axes]
+    values: dict[str, Any] = {
+        "name": name,
+        "axes": found.axes,
+        "data_type": pixel_type(first.dtype).name,
+        "fill_value": fill_of(first).item(),
+        "kind": "labels" if found.source.is_label else "image",
+        "channels": channels_of(found.source.attributes, axes, first.shape),
+        "layout": LayoutRequest(
+            chunk_shape=first.chunk,
+            shard_chunks=_shard_chunks(first),
+            codec=first.coding.writes,
+            level_count=len(found.factors),
+            factors=found.factors[1:],
+        ),
+    }
+    return ImageSpec.model_validate(values | ({"downsampling": method} if method else {}))
+
+
+def _adopted(found: _Found, *, writable: bool, method: str) -> Adopted:
+    levels = zip(found.source.paths, found.source.levels, found.factors, found.places, strict=True)
+    return Adopted(
+        path=str(found.path),
+        document=_document(found.source),
         writable=writable,
-        codec_known=first.coding.reads is not None,
-        method_known=bool(method or said),
+        codec_known=found.first.coding.reads is not None,
+        method_known=bool(method),
         levels=tuple(
             AdoptedLevel(
-                path=source.paths[k].strip("/"),
+                path=path.strip("/"),
                 shape=array.shape,
                 chunk_shape=array.chunk,
                 shard_shape=array.cell,
                 key_prefix=array.keys.prefix,
                 key_separator=array.keys.separator,
-                factors=factors[k],
-                scale=places[k][0],
-                translation=places[k][1],
+                layout=layout_of((array.path / _array_document(found.source)).read_bytes()),
+                factors=factors,
+                scale=place.scale,
+                translation=place.translation,
             )
-            for k, array in enumerate(arrays)
+            for path, array, factors, place in levels
         ),
     )
-    if writable:
-        try:
-            image = resolve(spec)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"--writable: {error.message}", field="writable") from None
-        return image.model_copy(update={"adopted": adopted})
-    return Image(
-        **{field: getattr(spec, field) for field in type(spec).model_fields if field != "layout"},
-        layout=Layout(
-            chunk_shape=first.chunk,
-            shard_chunks=layout.shard_chunks or (),
-            codec=layout.codec,
-            factors=layout.factors,
-        ),
-        uid=uuid.uuid4().hex,
-        created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
-        adopted=adopted,
-    )
+
+
+def _document(source: Source) -> str:
+    return "zarr.json" if source.version == 3 else ".zgroup"
+
+
+def _array_document(source: Source) -> str:
+    return "zarr.json" if source.version == 3 else ".zarray"
+
+
+def _shard_chunks(array: ZarrArray) -> Shape:
+    return tuple(s // c for s, c in zip(array.cell, array.chunk, strict=True))
 
 
 def _source(path: Path) -> Source:
@@ -176,10 +219,13 @@ def _source(path: Path) -> Source:
     for level in source.paths:
         if any(segment in ("", ".", "..") for segment in level.strip("/").split("/")):
             raise InvalidArgument(f"path {path}: level {level!r} is not below it", field="path")
+        if kind_of(path / level) != "array":
+            raise NotFound(f"path {path}: level {level!r}, which it names, is not there")
     return source
 
 
-def _check_arrays(path: Path, arrays: Sequence[ZarrArray], axes: Sequence[str]) -> None:
+def _check_arrays(path: Path, source: Source, axes: Sequence[str]) -> None:
+    arrays = source.levels
     ordered = sorted(set(axes) & set("tczyx"), key="tczyx".index) == list(axes)
     if not (ordered and 2 <= len(axes) <= 5 and list(axes[-2:]) == ["y", "x"]):
         raise InvalidArgument(
@@ -204,19 +250,25 @@ def _check_arrays(path: Path, arrays: Sequence[ZarrArray], axes: Sequence[str]) 
             raise InvalidArgument(f"path {path}: level {k}: {wrong}", field="path")
 
 
-def _check_writable(path: Path, source: Source, factors: Sequence[Shape]) -> None:
+def _check_writable(found: _Found, method: str) -> None:
+    path, source = found.path, found.source
     for k, array in enumerate(source.levels):
-        wrong = _unlike(array, source.levels[0]) or (
-            _unbinned(array.shape, source.levels[k - 1].shape, factors[k]) if k else ""
+        wrong = _unlike(array, found.first) or (
+            _unbinned(array.shape, source.levels[k - 1].shape, found.factors[k]) if k else ""
         )
         if wrong:
             raise InvalidArgument(
                 f"--writable: level {k} ({source.paths[k]}) of {path}: {wrong}", field="writable"
             )
-    document = path / ("zarr.json" if source.version == 3 else ".zgroup")
-    for place in (path, document, *(array.path for array in source.levels)):
+    for place in (path, path / _document(source), *(array.path for array in source.levels)):
         if not os.access(place, os.W_OK):
             raise InvalidArgument(f"--writable: {place} may not be written to", field="writable")
+    if not method and len(source.levels) > 1:
+        raise InvalidArgument(
+            f"--method: {path} does not say how its levels were made; one of"
+            f" {', '.join(METHODS)} is needed to write to it",
+            field="method",
+        )
 
 
 def _unlike(array: ZarrArray, first: ZarrArray) -> str:
@@ -252,24 +304,17 @@ def _unbinned(shape: Shape, below: Shape, factors: Shape) -> str:
     )
 
 
-def _factors(
-    arrays: Sequence[ZarrArray],
-    placed: Sequence[tuple[tuple[float, ...], tuple[float, ...]]],
-    level: int,
-) -> Shape:
+def _factors(arrays: Sequence[ZarrArray], places: Sequence[Place], level: int) -> Shape:
     """From the level before: what scales say where shapes agree, else what shapes say."""
     if level == 0:
         return (1,) * len(arrays[0].shape)
+    sizes = zip(arrays[level - 1].shape, arrays[level].shape, strict=True)
+    scales = zip(places[level - 1].scale, places[level].scale, strict=True)
     factors = []
-    for n, m, s, t in zip(
-        arrays[level - 1].shape,
-        arrays[level].shape,
-        placed[level - 1][0],
-        placed[level][0],
-        strict=True,
-    ):
-        f = max(1, round(t / s))
-        agreed = abs(t / s - f) < 1e-6 * f and -(-n // f) == m
+    for (n, m), (below, above) in zip(sizes, scales, strict=True):
+        ratio = above / below
+        f = max(1, round(ratio))
+        agreed = abs(ratio - f) < 1e-6 * f and -(-n // f) == m
         # One pixel stays one whatever the factor.
         factors.append(1 if n == 1 else f if agreed else found_factor(n, m))
     return tuple(factors)

@@ -19,13 +19,12 @@ from ziggurat_engine.foreign.reader import (
     ShardFrames,
     fill_of,
     open_reader,
-    pixel_type,
     scan,
 )
 from ziggurat_engine.foreign.source import ZarrArray, open_array
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Adopted, Array, Image
-from ziggurat_engine.store.adopted import check_there
+from ziggurat_engine.store.adopted import check_same, check_there
 from ziggurat_engine.store.array import StoredSize
 from ziggurat_engine.store.handles import ShardHandles
 
@@ -51,7 +50,6 @@ class ForeignLevels:
         self, image: Image, adopted: Adopted, handles: ShardHandles, check: Callable[[], None]
     ) -> None:
         self._name = image.name
-        self._dtype = image.dtype
         self._fill = image.dtype.type(image.fill_value)
         self._adopted = adopted
         self._handles = handles
@@ -107,34 +105,15 @@ class ForeignLevels:
         with self._lock:
             found = self._levels.get(level)
             if found is None:
-                check_there(self._adopted)
+                check_same(self._adopted, level)
                 found = self._levels[level] = self._opened(level)
             return found
 
     def _opened(self, level: int) -> _Level:
-        there = self._adopted.levels[level]
-        try:
-            array = open_array(Path(self._adopted.path) / there.path)
-        except ZigguratError as error:
-            raise Corrupt(self._where(level, error.message)) from error
-        found = (array.shape, array.chunk, array.cell, pixel_type(array.dtype))
-        wanted = (there.shape, there.chunk_shape, there.shard_shape, self._dtype)
-        if found != wanted:
-            raise Corrupt(
-                self._where(
-                    level,
-                    f"it was {_text(wanted)} when it was adopted and is {_text(found)};"
-                    " delete the image here and adopt it again",
-                )
-            )
+        array = open_array(Path(self._adopted.path) / self._adopted.levels[level].path)
         fill = fill_of(array)
         same = fill.tobytes() == self._fill.tobytes()
         return _Level(array, open_reader(array, handles=self._handles), None if same else fill)
 
     def _where(self, level: int, what: str) -> str:
         return f"{self._name}, level {level} in {self._adopted.path}: {what}"
-
-
-def _text(geometry: tuple[Shape, Shape, Shape, np.dtype[np.generic]]) -> str:
-    shape, chunk, cell = ("x".join(map(str, g)) for g in geometry[:3])
-    return f"{shape} of {geometry[3]}, chunks {chunk}, shards {cell}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.foreign.codecs import Json
@@ -19,9 +19,14 @@ from ziggurat_engine.store import omezarr
 METHODS: tuple[str, ...] = get_args(Downsampling)
 
 
-def placed(
-    path: Path, multiscale: Json, level: int, rank: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+class Place(NamedTuple):
+    """Where the pixels of a level lie, in axis units."""
+
+    scale: tuple[float, ...]
+    translation: tuple[float, ...]
+
+
+def placed(path: Path, multiscale: Json, level: int, rank: int) -> Place:
     """Scale and translation of a level, of all its transformations one after the other."""
     scale, translation = [1.0] * rank, [0.0] * rank
     dataset = multiscale["datasets"][level].get("coordinateTransformations") or []
@@ -52,10 +57,10 @@ def placed(
             translation = [t * n for t, n in zip(translation, numbers, strict=True)]
         else:
             translation = [t + n for t, n in zip(translation, numbers, strict=True)]
-    return tuple(scale), tuple(translation)
+    return Place(tuple(scale), tuple(translation))
 
 
-def method_of(multiscale: Json, is_label: bool) -> str:
+def method_of(multiscale: Json, *, is_label: bool) -> str:
     """How the levels were made, where what is said of it is one of our methods; else ""."""
     metadata = multiscale.get("metadata")
     about = metadata if isinstance(metadata, dict) else {}

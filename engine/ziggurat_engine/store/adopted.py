@@ -4,6 +4,7 @@ Keys are those of the catalog: what would lie in the image's own directory lies 
 `path`. A write goes to a hidden directory of the group first, on the same file system, as
 every write does; it is made by the first write, swept, and removed when the store is closed.
 
+A level has to lie as it did when it was adopted: log and notes name chunks of that grid.
 That an object is absent counts only while the group's document is there: a directory that
 is gone, or not mounted, holds no fill values. Nothing but objects is ever made or removed.
 """
@@ -12,15 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.spec import Adopted
 from ziggurat_engine.store.objects import LocalStore, ObjectInfo, ObjectReader
 from ziggurat_engine.vfs import Buffer, FileLock, FileSystem
 
 TMP = ".ziggurat-tmp"
+_SAID_OF_PIXELS = ("attributes", "dimension_names")
 
 
 def check_there(adopted: Adopted) -> None:
@@ -31,6 +36,34 @@ def check_there(adopted: Adopted) -> None:
     except OSError as error:
         code = error.errno or errno.EIO
         raise OSError(code, "the adopted image is not there", adopted.path) from None
+
+
+def layout_of(document: bytes) -> str:
+    """A digest of what an array's document says of its chunks, not of what they mean."""
+    said = json.loads(document)
+    layout = {key: value for key, value in said.items() if key not in _SAID_OF_PIXELS}
+    return hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()
+
+
+def document_of(adopted: Adopted, level: int) -> Path:
+    """The file that makes an array of a level."""
+    name = "zarr.json" if adopted.document == "zarr.json" else ".zarray"
+    return Path(adopted.path) / adopted.levels[level].path / name
+
+
+def check_same(adopted: Adopted, level: int) -> None:
+    """Corrupt where a level does not lie as it was adopted; OSError where it is not there."""
+    check_there(adopted)
+    document = document_of(adopted, level)
+    try:
+        same = layout_of(document.read_bytes()) == adopted.levels[level].layout
+    except (ValueError, AttributeError):
+        same = False
+    if not same:
+        raise Corrupt(
+            f"{document}: level {level} is not the one that was adopted; delete the image here,"
+            " which leaves its files alone, and adopt it again"
+        )
 
 
 class AdoptedStore:
@@ -48,9 +81,11 @@ class AdoptedStore:
         self._files = LocalStore(fs, self._root, self._root / TMP)
         self._opening = threading.Lock()
         self._lock: FileLock | None = None
+        self._same = False
 
     def get(self, key: str) -> bytes | None:
         """See Objects."""
+        self._check_same()
         data = self._files.get(self._below(key))
         if data is None:
             check_there(self._adopted)
@@ -58,6 +93,7 @@ class AdoptedStore:
 
     def open(self, key: str) -> ObjectReader | None:
         """See Objects."""
+        self._check_same()
         reader = self._files.open(self._below(key))
         if reader is None:
             check_there(self._adopted)
@@ -92,10 +128,18 @@ class AdoptedStore:
             raise ValueError(f"key {key!r} is not below {self._at!r}")
         return key.removeprefix(self._at)
 
+    def _check_same(self) -> None:
+        """Once: chunks of another layout must be neither read nor written."""
+        if not self._same:
+            for level in range(len(self._adopted.levels)):
+                check_same(self._adopted, level)
+            self._same = True
+
     def _begin(self) -> None:
         # Before each write: directories are made for it, which must not happen below a path
         # where something else is mounted, or nothing.
         check_there(self._adopted)
+        self._check_same()
         with self._opening:
             if self._lock is not None:
                 # Whoever put a copy in its place may have left it out.
