@@ -72,6 +72,7 @@ class Gallery:
         for store, array in WRITABLE.items():
             write = partial(foreign.zarr_python, **array)
             self._adopt(f"writable/{store}", write, writable=True)
+        self._adopt("rough", foreign.rough, writable=True, method="median")
         self._adopt("forgotten/read-only", foreign.zarr_python)
         self._adopt("forgotten/writable", foreign.zarr_python, writable=True)
         self._adopt("wrong/gone", foreign.zarr_python)
@@ -86,10 +87,10 @@ class Gallery:
     def unchanged(self, name: str) -> bool:
         return snapshot(self.paths[name]) == self.before[name]
 
-    def _adopt(self, name: str, write: Write, *, writable: bool = False) -> None:
+    def _adopt(self, name: str, write: Write, *, writable: bool = False, method: str = "") -> None:
         path = self.paths[name] = self._directory / f"{name.replace('/', '-')}.zarr"
         self.levels[name] = write(path)
-        adopt(self.data, str(path), name, writable=writable)
+        adopt(self.data, str(path), name, writable=writable, method=method)
 
 
 @pytest.fixture(scope="module")
@@ -260,11 +261,24 @@ def test_a_writable_image_is_written_to_in_place(
             assert snapshot(Path(file))[file] == before, "documents stay as they are"
 
 
-def check_stored(path: Path, level0: np.ndarray) -> None:
+def test_levels_of_another_method_are_served_until_they_are_built(
+    gallery: Gallery, viewer: ziggurat.Client
+):
+    image, levels = viewer.open("rough"), gallery.levels["rough"]
+    assert image.downsampling == "median"
+    for k, level in enumerate(levels):
+        assert same_bytes(image.level(k)[...], level)
+        assert not image.levels[k].stale
+    image.build_pyramid(force=True).wait()
+    assert_exact(image, levels[0])
+    check_stored(gallery.paths["rough"], levels[0], "median")
+
+
+def check_stored(path: Path, level0: np.ndarray, method: str = "mean") -> None:
     group = zarr.open_group(path, mode="r")
     v2 = group.metadata.zarr_format == 2
     (ome_zarr_models.v04.Image if v2 else ome_zarr_models.v05.Image).from_zarr(group)
-    for k, wanted in enumerate(reference_cascade(level0, foreign.FACTORS)):
+    for k, wanted in enumerate(reference_cascade(level0, foreign.FACTORS, method)):
         for read in (read_zarr,) if v2 else (read_zarr, read_tensorstore):
             found = np.asarray(read(path / str(k)))
             assert same_bytes(found, wanted), f"level {k}: {difference(found, wanted)}"
