@@ -58,11 +58,13 @@ class Builder:
         region: only above this box of level 0. top: enough if the levels up to this one
         are; None: all. force: computes them anew from level 0, though they are not stale; that is
         remembered, and goes on in the background if the call or the server ends before.
-        Raises OutOfRange for a box or level that is not there, Unavailable where a shard
+        Raises FailedPrecondition for an image that is adopted read-only, OutOfRange for a box
+        or level that is not there, Unavailable where a shard
         can't be stored, Cancelled where told to, NotFound where the image is deleted
         meanwhile; what is done stays done.
         """
         image.stored.gate.check()
+        image.check_writable()
         started = time.monotonic()
         levels = len(image.pyramid.levels)
         top = levels - 1 if top is None else top

@@ -113,6 +113,8 @@ class Chunks:
         return self._dirty.find(ShardKey(image.number, level, shard))
 
     def _load(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
+        if image.foreign is not None and image.image.read_only:
+            return image.foreign.read(level, chunk)
         frame = image.arrays[level].read(chunk)
         if frame is None:
             return None

@@ -171,3 +171,4 @@ def list_settings() -> None:
 
 main.add_command(commands.command(tune_malloc))
 main.add_command(commands.inspect_command)
+main.add_command(commands.adopt_command)

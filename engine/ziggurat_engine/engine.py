@@ -24,7 +24,7 @@ from ziggurat_engine.build import Builder
 from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.config import Settings
-from ziggurat_engine.errors import NotFound, Unavailable, ZigguratError
+from ziggurat_engine.errors import FailedPrecondition, NotFound, Unavailable, ZigguratError
 from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
@@ -197,12 +197,19 @@ class Engine:
     def create(self, spec: ImageSpec) -> OpenImage:
         """Makes an image; its metadata is durable when it returns.
 
-        Raises InvalidArgument, AlreadyExists, OSError; NotFound where its labels_of is none.
+        Raises InvalidArgument, AlreadyExists, OSError; NotFound where its labels_of is none,
+        FailedPrecondition where that is adopted.
         """
         self._check_ready()
         settings = self._settings
         if spec.labels_of is not None:
-            spec = fitted(spec, self.image(spec.labels_of, "labels_of").image)
+            parent = self.image(spec.labels_of, "labels_of").image
+            if parent.adopted is not None:
+                # They would have to lie in a group that others wrote.
+                raise FailedPrecondition(
+                    f"labels_of: image {parent.name!r} is adopted, and can't hold labels"
+                )
+            spec = fitted(spec, parent)
         max_chunk_bytes = min(settings.max_chunk_bytes, settings.cache_bytes // 8)
         image = resolve(
             spec,
@@ -221,13 +228,19 @@ class Engine:
             ).start()
         return self._images.create(image)
 
-    def image(self, name: str, field: str = "name") -> OpenImage:
-        """The image called `name`, in any Unicode normal form; else NotFound for `field`."""
+    def image(self, name: str, field: str = "name", *, there: bool = True) -> OpenImage:
+        """The image called `name`, in any Unicode normal form; else NotFound for `field`.
+
+        there: OSError, with the path, where it is adopted and not where it was.
+        """
         self._check_ready()
         try:
-            return self._images.open(unicodedata.normalize("NFC", name))
+            image = self._images.open(unicodedata.normalize("NFC", name))
         except NotFound as error:
             raise NotFound(error.message, field=field) from None
+        if there:
+            image.check_there()
+        return image
 
     def find(self, name: str) -> OpenImage | None:
         """The image called `name`; None where there is none (any more), or it can't be used."""
@@ -246,9 +259,14 @@ class Engine:
 
         FailedPrecondition while a stream writes to it, or while it has labels.
         Gone durably when it returns; what is still read or built ends with NotFound.
+        An adopted one is forgotten: all that was written to it is stored before, and its
+        files stay. Raises Unavailable where it can't be stored.
         """
         self._catalog.check_no_labels(image.image.name)
-        self.ingest.forget(image)
+        if image.image.adopted is not None:
+            self._leave(image)
+        else:
+            self.ingest.forget(image)
         # First: the log may still hold frames of an image that is not there any more.
         self._state.save_deleted(image.image.uid)
         self._images.delete(image)
@@ -256,6 +274,19 @@ class Engine:
         self._journal.forget(image.image.uid)
         self._state.forget(image.image.uid)
         self._frames.forget(image.image.uid)
+
+    def _leave(self, image: OpenImage) -> None:
+        """Stores all that was written to an adopted image, and takes no more."""
+        self.ingest.check_free(image)
+        image.deleted = True
+        try:
+            # Again: a stream opened meanwhile may have a write under way.
+            self.ingest.check_free(image)
+            self._settler.drain_all(image)
+            self.ingest.forget(image)
+        except BaseException:
+            image.deleted = False
+            raise
 
     def frames(self, image: OpenImage) -> Iterator[Row]:
         """What is known of the image's frames; a stream's in the order of its numbers."""

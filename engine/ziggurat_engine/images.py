@@ -14,16 +14,27 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ziggurat_engine.errors import InvalidArgument, OutOfRange, ZigguratError
+from ziggurat_engine.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    OutOfRange,
+    ZigguratError,
+)
 from ziggurat_engine.kernels.protocol import Recipe, halo
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Image
-from ziggurat_engine.store.array import ChunkArray
+from ziggurat_engine.store.adopted import check_there
+from ziggurat_engine.store.array import ChunkArray, StoredSize
 from ziggurat_engine.store.catalog import Catalog, StoredImage
+from ziggurat_engine.store.handles import ShardHandles
+
+if TYPE_CHECKING:
+    from ziggurat_engine.foreign.levels import ForeignLevels
 
 
 @dataclass(eq=False)
@@ -33,6 +44,7 @@ class OpenImage:
     number: names the image in the cache. fill_value: one pixel of its dtype.
     chunk_bytes: of one decoded chunk. recipes: how each level's chunks are settled.
     extent: pixels along the first axis; grows where the image is unbounded, under write_order.
+    foreign: what reads and measures its levels where it is adopted.
     revision: tick of the last write accepted, 0 before the first. observers: called, from
     any thread, after a shard of level 0 was stored; they must not block. write_order: held
     while a write is logged and merged, so that both happen in the same order.
@@ -44,6 +56,7 @@ class OpenImage:
     chunk_bytes: int
     recipes: tuple[Recipe, ...]
     extent: int
+    foreign: ForeignLevels | None = None
     revision: int = 0
     write_order: threading.Lock = field(default_factory=threading.Lock)
     deleted: bool = False
@@ -58,6 +71,22 @@ class OpenImage:
     def pyramid(self) -> Pyramid:
         """Its levels; of an unbounded image as large as they can become: see `shape`."""
         return self.stored.pyramid
+
+    def check_there(self) -> None:
+        """OSError, with the path, where the image is adopted and not where it was."""
+        if self.image.adopted is not None:
+            check_there(self.image.adopted)
+
+    def check_writable(self) -> None:
+        """FailedPrecondition where the image is adopted read-only."""
+        if self.image.adopted is not None and self.image.read_only:
+            raise FailedPrecondition(
+                f"image {self.image.name!r} is adopted read-only, from {self.image.adopted.path}"
+            )
+
+    def measure(self, level: int) -> StoredSize:
+        """What is stored of a level; raises as ChunkArray.measure and ForeignLevels do."""
+        return self.arrays[level].measure() if self.foreign is None else self.foreign.measure(level)
 
     def shape(self, level: int = 0) -> Shape:
         """Pixels of a level along each axis, as of now."""
@@ -121,7 +150,7 @@ class OpenImage:
 
     @property
     def arrays(self) -> tuple[ChunkArray, ...]:
-        """The encoded chunks of each level."""
+        """The encoded chunks of each level; none where the image is read-only."""
         return self.stored.arrays
 
 
@@ -152,7 +181,7 @@ class Images:
             if found is None or found.stored is not stored:
                 # It may have been deleted since it was loaded.
                 stored.gate.check()
-                found = self._open[name] = _open(next(self._numbers), stored)
+                found = self._open[name] = _open(next(self._numbers), stored, self._catalog.handles)
                 self._by_number[found.number] = found
             return found
 
@@ -192,9 +221,11 @@ class Images:
             self._by_number.pop(image.number, None)
             if self._open.get(image.image.name) is image:
                 del self._open[image.image.name]
+        if image.foreign is not None:
+            image.foreign.close()
 
 
-def _open(number: int, stored: StoredImage) -> OpenImage:
+def _open(number: int, stored: StoredImage, handles: ShardHandles) -> OpenImage:
     image = stored.image
     fill_value: np.generic = image.dtype.type(image.fill_value)
     steps = (*image.layout.factors, None)
@@ -202,4 +233,10 @@ def _open(number: int, stored: StoredImage) -> OpenImage:
         Recipe(image.layout.codec, fill_value, factors, image.downsampling) for factors in steps
     )
     chunk_bytes = image.dtype.itemsize * math.prod(image.layout.chunk_shape)
-    return OpenImage(number, stored, fill_value, chunk_bytes, recipes, image.shape[0])
+    opened = OpenImage(number, stored, fill_value, chunk_bytes, recipes, image.shape[0])
+    if image.adopted is not None:
+        # Half a second of imports that only adopted images need.
+        from ziggurat_engine.foreign.levels import ForeignLevels
+
+        opened.foreign = ForeignLevels(image, image.adopted, handles, stored.gate.check)
+    return opened

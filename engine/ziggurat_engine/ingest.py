@@ -115,7 +115,8 @@ class Ingest:
         they are when they are stored. expected_frames: what the client means to send;
         durable when it returns, None leaves it as it was.
 
-        Raises StreamHeld while another caller does, InvalidArgument for a bad id,
+        Raises FailedPrecondition where the image is adopted read-only, StreamHeld while
+        another caller writes to the stream, InvalidArgument for a bad id,
         LimitExceeded above max_streams, Unavailable once the engine is stopping, OSError
         where what it expects can't be recorded.
         """
@@ -125,6 +126,7 @@ class Ingest:
                 f"stream_id has {size} bytes, not 1 to {MAX_STREAM_ID_BYTES}",
                 field="open.stream_id",
             )
+        image.check_writable()
         with self._lock:
             if self.draining:
                 raise Unavailable("the server is stopping")
@@ -169,22 +171,27 @@ class Ingest:
             self._journal.observers.discard(stream.stir)
             self._lock.notify_all()
 
-    def forget(self, image: OpenImage) -> None:
-        """Forgets the streams of an image that is being deleted.
-
-        Raises FailedPrecondition while one of them is held.
-        """
+    def check_free(self, image: OpenImage) -> None:
+        """Raises FailedPrecondition while a stream of the image is held."""
         with self._lock:
-            keys = [key for key in self._streams if key[0] == image.number]
-            for key in keys:
-                if self._streams[key].held:
-                    raise FailedPrecondition(
-                        f"stream {key[1]!r} writes to {image.image.name!r}", stream_id=key[1]
-                    )
-            for key in keys:
+            self._free_streams(image)
+
+    def forget(self, image: OpenImage) -> None:
+        """Forgets the streams of an image that is being deleted; raises as `check_free` does."""
+        with self._lock:
+            for key in self._free_streams(image):
                 del self._streams[key]
             for name in [name for name in self._known if name[0] == image.image.uid]:
                 del self._known[name]
+
+    def _free_streams(self, image: OpenImage) -> list[tuple[int, str]]:
+        keys = [key for key in self._streams if key[0] == image.number]
+        for key in keys:
+            if self._streams[key].held:
+                raise FailedPrecondition(
+                    f"stream {key[1]!r} writes to {image.image.name!r}", stream_id=key[1]
+                )
+        return keys
 
     def drain(self) -> None:
         """From now on no stream is opened, and those that are open are to end."""

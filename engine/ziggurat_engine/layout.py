@@ -25,9 +25,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument
-from ziggurat_engine.pyramid import Pyramid
+from ziggurat_engine.grid import Grid
+from ziggurat_engine.pyramid import Level, Pyramid
 from ziggurat_engine.region import Shape
-from ziggurat_engine.spec import SPATIAL, Axis, Image, ImageSpec, Layout, LayoutRequest
+from ziggurat_engine.spec import (
+    SPATIAL,
+    AdoptedLevel,
+    Axis,
+    Image,
+    ImageSpec,
+    Layout,
+    LayoutRequest,
+)
 
 MAX_LEVELS = 32
 MAX_FACTOR = 16
@@ -79,6 +88,8 @@ def pyramid_of(image: Image) -> Pyramid:
 
     No level is binned along t, so that nothing else changes while the image grows.
     """
+    if image.adopted is not None:
+        return Pyramid(tuple(map(_adopted_level, image.adopted.levels)))
     layout = image.layout
     return Pyramid.build(
         image.limits,
@@ -86,6 +97,16 @@ def pyramid_of(image: Image) -> Pyramid:
         layout.chunk_shape,
         layout.shard_shape,
         layout.factors,
+    )
+
+
+def _adopted_level(level: AdoptedLevel) -> Level:
+    return Level(
+        Grid(level.shape, level.chunk_shape),
+        Grid(level.shape, level.shard_shape),
+        level.factors,
+        level.scale,
+        level.translation,
     )
 
 

@@ -107,3 +107,9 @@ class Pyramid:
                 offset = [o // f for o, f in zip(offset, factors, strict=True)]
                 stop = [-(-s // f) for s, f in zip(stop, factors, strict=True)]
         return Region(tuple(offset), tuple(b - a for a, b in zip(offset, stop, strict=True)))
+
+
+def found_factor(before: int, after: int) -> int:
+    """The factor that leads from `before` pixels to `after`, as far as shapes tell."""
+    f = max(1, round(before / after))
+    return f if -(-before // f) == after else max(1, -(-before // after))

@@ -91,6 +91,9 @@ class Query:
 
     def stale(self, image: OpenImage, level: int, region: Region | None = None) -> bool:
         """True where a write below has not reached `region` of `level` (or any of it) yet."""
+        if image.image.read_only:
+            # Nothing is ever written, and factors need not lead from level to level.
+            return False
         pyramid = image.pyramid
         region = region or Region.whole(image.shape(level))
         for below in range(level):

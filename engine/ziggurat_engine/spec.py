@@ -254,6 +254,42 @@ def _check_fill(value: float, dtype: np.dtype[np.generic]) -> None:
         raise ValueError(f"fill_value: {value!r} is not a {dtype.name}")
 
 
+class AdoptedLevel(Model):
+    """A level as others laid it out: the array at `path` below the group.
+
+    chunk_shape, shard_shape: in pixels; the same where there is no sharding. key_prefix,
+    key_separator: how its objects are named. layout: a digest of all that says how its
+    chunks lie. factors: from the level before; whole numbers
+    next to what they are where the image is read-only. scale, translation: as the group says.
+    """
+
+    path: str
+    shape: Extents
+    chunk_shape: Extents
+    shard_shape: Extents
+    key_prefix: str
+    key_separator: str
+    layout: str
+    factors: Extents
+    scale: tuple[float, ...]
+    translation: tuple[float, ...]
+
+
+class Adopted(Model):
+    """Where the levels of an adopted image lie: `path` is the directory of its group.
+
+    document: the file below `path` that makes a group of it. codec_known, method_known:
+    False where `layout.codec` and `downsampling` of the image do not say what was done.
+    """
+
+    path: str
+    document: str
+    writable: bool
+    codec_known: bool
+    method_known: bool
+    levels: tuple[AdoptedLevel, ...]
+
+
 class ImageSpec(_Described):
     """What CreateImage asks for; with `labels_of`, `name` is one segment (see labels.py)."""
 
@@ -263,9 +299,16 @@ class ImageSpec(_Described):
 class Image(_Described):
     """An image as it is: every choice made.
 
-    uid: 32 hexadecimal digits; no other image ever has the same. created: in UTC.
+    uid: 32 hexadecimal digits; no other image ever has the same. created: in UTC. adopted:
+    others made it, and its levels lie where they are; `layout` is then that of level 0.
     """
 
     uid: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     layout: Layout
     created: datetime.datetime
+    adopted: Adopted | None = None
+
+    @property
+    def read_only(self) -> bool:
+        """True where nothing is ever written to its levels."""
+        return self.adopted is not None and not self.adopted.writable

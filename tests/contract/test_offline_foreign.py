@@ -16,7 +16,7 @@ import zarr
 import zarr.codecs
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.offline.build import Wish, build
-from ziggurat_engine.offline.plan import found_factor
+from ziggurat_engine.pyramid import found_factor
 
 from tests.support.pixels import DTYPES, difference, marked, reference_cascade, same_bytes
 

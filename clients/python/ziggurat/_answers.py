@@ -54,6 +54,8 @@ class ImageInfo:
     revision: int
     streams: tuple[StreamInfo, ...]
     unbounded: bool
+    adopted_from: str
+    read_only: bool
 
 
 def image_info(image: image_pb2.Image) -> ImageInfo:
@@ -70,9 +72,11 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
         layout=Layout(
             tuple(image.layout.chunk_shape.sizes),
             tuple(image.layout.shard_chunks.sizes),
-            _codec(image.layout.codec),
+            _codec(image.layout.codec) if image.layout.HasField("codec") else None,
         ),
-        downsampling=_word(image_pb2.Downsampling, image.downsampling or 1, "DOWNSAMPLING_"),
+        downsampling=_word(image_pb2.Downsampling, image.downsampling, "DOWNSAMPLING_")
+        if image.downsampling
+        else "",
         kind=_word(image_pb2.ImageKind, image.kind or 1, "IMAGE_KIND_"),
         labels_of=image.labels_of,
         pyramid=_word(image_pb2.PyramidMode, image.pyramid or 1, "PYRAMID_MODE_"),
@@ -81,6 +85,8 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
         revision=image.revision,
         streams=tuple(map(_stream, image.streams)),
         unbounded=any(axis.unbounded for axis in image.axes),
+        adopted_from=image.adopted.path,
+        read_only=image.HasField("adopted") and not image.adopted.writable,
     )
 
 

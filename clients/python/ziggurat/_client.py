@@ -179,7 +179,7 @@ class Client:
             request.page_token = page.next_page_token
 
     def delete(self, name: str) -> None:
-        """Deletes an image with all its pixels.
+        """Deletes an image with all its pixels; one that is adopted is only forgotten.
 
         Raises NotFound, and FailedPrecondition while a stream writes to it, or while it has
         labels.

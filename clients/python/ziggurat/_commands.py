@@ -202,11 +202,15 @@ def preview(client: ziggurat.Client, name: str, file: Path, height: int) -> None
 @click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 @_connected
 def remove(client: ziggurat.Client, name: str, yes: bool) -> None:
-    """Delete image NAME with all its pixels."""
-    image = client.open(name)
+    """Delete image NAME with all its pixels.
+
+    An image that is adopted is only forgotten: its files stay where they are.
+    """
     if not yes:
-        raw = bytes_text(image.level(0).nbytes)
-        click.confirm(f"delete {name}, {image.shape} {image.dtype.name}, {raw}?", abort=True)
+        image = client.open(name)
+        what = f"{name}, {image.shape} {image.dtype.name}, {bytes_text(image.level(0).nbytes)}"
+        kept = f"forget {what}, which stays in {image.adopted_from}"
+        click.confirm(f"{kept if image.adopted_from else f'delete {what}'}?", abort=True)
     client.delete(name)
 
 

@@ -121,6 +121,16 @@ class Image:
         return self._info.labels_of
 
     @property
+    def adopted_from(self) -> str:
+        """Where others made it, on the server's machine; "" where it is the server's own."""
+        return self._info.adopted_from
+
+    @property
+    def read_only(self) -> bool:
+        """True where it is adopted, and not to be written to."""
+        return self._info.read_only
+
+    @property
     def pyramid(self) -> str:
         """When its levels are made: "live" or "deferred"; see `Client.create`."""
         return self._info.pyramid

@@ -45,6 +45,10 @@ def images_table(images: Sequence[Image]) -> Table:
     return table
 
 
+def _adopted(image: Image) -> str:
+    return image.adopted_from + ", read-only" * image.read_only
+
+
 def image_tables(image: Image) -> tuple[Table, ...]:
     """What an image is, its levels (sizes on disk where they were measured), its streams."""
     about = _table("", "")
@@ -53,14 +57,16 @@ def image_tables(image: Image) -> tuple[Table, ...]:
     sizes = [f"{axis} {_amount(size, image.units[axis])}" for axis, size in _calibrated(image)]
     rows = {
         "name": image.name,
+        **({"adopted from": _adopted(image)} if image.adopted_from else {}),
         "axes": f"{image.axes} {_shape(image.shape)} {image.dtype.name}"
         + (", labels" if image.kind == "labels" else "")
         + (", t unbounded" if image.unbounded else ""),
         "voxel size": ", ".join(sizes) or "-",
         "chunk": f"{_shape(layout.chunk_shape)}",
         "shard": f"{_shape(layout.shard_shape)} ({_shape(layout.shard_chunks)} chunks)",
-        "codec": str(layout.codec),
-        "downsampling": image.downsampling + ", deferred" * (image.pyramid == "deferred"),
+        "codec": str(layout.codec or "another"),
+        "downsampling": (image.downsampling or "unknown")
+        + ", deferred" * (image.pyramid == "deferred"),
         "fill value": str(image.fill_value),
         "created": image.created.isoformat(sep=" "),
     }

@@ -88,15 +88,15 @@ Codec: TypeAlias = Blosc | Zstd | Gzip | Uncompressed
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How an image lies on disk; the same for every level.
+    """How an image lies on disk; the same for every level, but for read-only adopted images.
 
     chunk_shape: pixels of a chunk. shard_chunks: chunks of a shard, all 1 where every
-    chunk is an object of its own.
+    chunk is an object of its own. codec: None where an adopted image has another one.
     """
 
     chunk_shape: Shape
     shard_chunks: Shape
-    codec: Codec
+    codec: Codec | None
 
     @property
     def shard_shape(self) -> Shape:

@@ -63,8 +63,10 @@ def _text(title: str, image: ziggurat.Image) -> str:
     )
 
 
-def _codec(codec: ziggurat.Codec) -> str:
+def _codec(codec: ziggurat.Codec | None) -> str:
     """The codec and its settings: "Blosc(compressor='zstd', ...)" reads like a program."""
+    if codec is None:
+        return "another codec"
     settings = [str(getattr(codec, field.name)) for field in dataclasses.fields(codec)]
     return " ".join((type(codec).__name__.lower(), *settings))
 

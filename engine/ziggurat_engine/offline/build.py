@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument
+from ziggurat_engine.foreign.reader import Counter, open_reader, present, scan
+from ziggurat_engine.foreign.source import Source, ZarrArray, kind_of, open_array, open_source
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.kernels import cpu
 from ziggurat_engine.offline import describe
 from ziggurat_engine.offline.plan import Plan, Wish, make
-from ziggurat_engine.offline.reader import Counter, open_reader, present, scan
 from ziggurat_engine.offline.run import Outcome, Progress, Run
 from ziggurat_engine.offline.sink import Entry, LevelSink
-from ziggurat_engine.offline.source import Source, ZarrArray, kind_of, open_array, open_source
 from ziggurat_engine.offline.stage import NAME, Stage, replace_file, sync_disk
 from ziggurat_engine.offline.tree import Nodes, grow, touched
 from ziggurat_engine.vfs import OsFileSystem

@@ -1,4 +1,4 @@
-"""Which options have `ziggurat-engine build` and `inspect`, and what do they print?
+"""Which options have `ziggurat-engine build`, `inspect` and `adopt`, and what do they print?
 
 Imports at the top are light, like those of cli.py.
 """
@@ -149,7 +149,7 @@ def command(tune: Callable[[], None]) -> click.Command:
         below. Stopped in whatever way, the same command goes on where it was.
         """
         tune()
-        from ziggurat_engine.offline import codecs
+        from ziggurat_engine.foreign import codecs
         from ziggurat_engine.offline.build import Wish
         from ziggurat_engine.offline.build import build as run
 
@@ -280,6 +280,44 @@ def inspect_command(path: Path, as_json: bool, png: Path | None) -> None:
         click.echo(json.dumps(found, indent=2))
     else:
         _table(found)
+
+
+@click.command("adopt")
+@click.argument("path")
+@click.argument("name")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="ZIGGURAT_DATA",
+    required=True,
+    help="Directory that holds the images of the server.",
+)
+@click.option("--writable", is_flag=True, help="Take writes, and keep the levels exact above them.")
+@click.option(
+    "--method",
+    default="",
+    help="How windows become a pixel above what is written.  [default: as the image says]",
+)
+def adopt_command(path: str, name: str, data: Path, writable: bool, method: str) -> None:
+    """Serve an OME-Zarr 0.4 or 0.5 in place, as the image NAME.
+
+    PATH is a multiscale group on this machine, whoever wrote it; `ziggurat-engine build`
+    makes levels that are missing. Nothing is ever written to it, unless --writable. No server
+    may use DATA meanwhile. `ziggurat rm NAME` forgets the image, and leaves PATH as it is.
+    """
+    from ziggurat_engine.offline.adopt import adopt
+
+    try:
+        image = adopt(data, path, name, writable=writable, method=method)
+    except (ZigguratError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    adopted = image.adopted
+    levels = len(adopted.levels) if adopted is not None else 0
+    how = f"writable, by {image.downsampling}" if writable else "read-only"
+    click.echo(
+        f"{image.name}: {_by(image.shape)} {image.data_type},"
+        f" {levels} level{'s' * (levels != 1)}, {how}"
+    )
 
 
 def _table(found: dict[str, Any]) -> None:

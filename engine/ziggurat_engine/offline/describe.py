@@ -23,10 +23,11 @@ from zarr.codecs import BytesCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from ziggurat_engine.offline.codecs import Json, for_v2, for_v3
+from ziggurat_engine.foreign.codecs import Json, for_v2, for_v3
+from ziggurat_engine.foreign.source import Source, kind_of
 from ziggurat_engine.offline.plan import NewLevel, Plan
-from ziggurat_engine.offline.source import Source, kind_of
 from ziggurat_engine.offline.stage import replace_file
+from ziggurat_engine.pyramid import found_factor
 from ziggurat_engine.store import omezarr
 
 _TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
@@ -172,8 +173,6 @@ def reconsolidate(group: Path, levels: Sequence[str]) -> None:
 
 def _kept(source: Source, plan: Plan, scale: list[float]) -> list[Json]:
     """Levels that were there without metadata."""
-    from ziggurat_engine.offline.plan import found_factor
-
     translation = [0.0] * len(scale)
     found = []
     for k in range(plan.keep):

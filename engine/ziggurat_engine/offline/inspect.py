@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ziggurat_engine.errors import Corrupt, NotFound
-from ziggurat_engine.offline.codecs import Json
-from ziggurat_engine.offline.plan import found_factor
-from ziggurat_engine.offline.reader import scan
-from ziggurat_engine.offline.source import Source, ZarrArray, images, kind_of, open_source
+from ziggurat_engine.foreign.codecs import Json
+from ziggurat_engine.foreign.reader import scan
+from ziggurat_engine.foreign.source import Source, ZarrArray, images, kind_of, open_source
+from ziggurat_engine.pyramid import found_factor
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import SPATIAL
 from ziggurat_engine.store.shard import ShardIndex, index_size

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ziggurat_engine.offline.codecs import Json
+from ziggurat_engine.foreign.codecs import Json
 
 _HEIGHT = 256
 _MARGIN = 12

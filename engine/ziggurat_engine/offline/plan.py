@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument
+from ziggurat_engine.foreign.reader import fill_of, pixel_type
+from ziggurat_engine.foreign.source import Source, ZarrArray
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.offline.reader import fill_of, pixel_type
-from ziggurat_engine.offline.source import Source, ZarrArray
+from ziggurat_engine.pyramid import found_factor
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import NOT_FOR_LABELS, SPATIAL, Codec
 
@@ -247,12 +248,6 @@ def _placed(
         elif step["type"] == "translation":
             translation = [float(s) for s in step["translation"]]
     return tuple(scale), tuple(translation)
-
-
-def found_factor(before: int, after: int) -> int:
-    """The factor that leads from `before` pixels to `after`, as far as shapes tell."""
-    f = max(1, round(before / after))
-    return f if -(-before // f) == after else max(1, -(-before // after))
 
 
 def _levels(

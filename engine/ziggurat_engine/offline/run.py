@@ -29,12 +29,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ziggurat_engine.foreign.reader import ChunkReader, Counter, Reader
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.kernels import codec as frames
 from ziggurat_engine.kernels import cpu
 from ziggurat_engine.kernels._fill import is_filled
 from ziggurat_engine.offline.plan import Plan, cell_of
-from ziggurat_engine.offline.reader import ChunkReader, Counter, Reader
 from ziggurat_engine.offline.sink import Entry, LevelSink
 from ziggurat_engine.offline.stage import Stage, sync_files
 from ziggurat_engine.offline.tree import Nodes, Numbers, Task, Tasks, order

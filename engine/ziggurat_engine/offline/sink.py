@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.offline.source import Keys
 from ziggurat_engine.region import Shape
+from ziggurat_engine.store.keys import Keys
 from ziggurat_engine.store.shard import ShardIndex, index_size
 
 

@@ -89,12 +89,14 @@ def image_message(
 ) -> image_pb2.Image:
     """An Image; `measure` also counts what lies in the store."""
     image = open_image.image
+    adopted = image.adopted
+    method = image.downsampling if adopted is None or adopted.method_known else "unspecified"
     stale_chunks = query.stale_chunks(open_image)
     message = image_pb2.Image(
         name=image.name,
         data_type=_NUMBERS[image.data_type],
         fill_value=_scalar(image),
-        downsampling=f"DOWNSAMPLING_{image.downsampling.upper()}",
+        downsampling=f"DOWNSAMPLING_{method.upper()}",
         kind=f"IMAGE_KIND_{image.kind.upper()}",
         pyramid=f"PYRAMID_MODE_{image.pyramid.upper()}",
         labels_of=image.labels_of or "",
@@ -112,7 +114,10 @@ def image_message(
     layout = image.layout
     message.layout.chunk_shape.sizes[:] = layout.chunk_shape
     message.layout.shard_chunks.sizes[:] = layout.shard_chunks
-    message.layout.codec.CopyFrom(_codec_message(layout.codec))
+    if adopted is None or adopted.codec_known:
+        message.layout.codec.CopyFrom(_codec_message(layout.codec))
+    if adopted is not None:
+        message.adopted.path, message.adopted.writable = adopted.path, adopted.writable
     for k, level in enumerate(open_image.pyramid.levels):
         entry = message.levels.add(
             shape=open_image.shape(k),
@@ -123,7 +128,7 @@ def image_message(
             stale_chunks=stale_chunks[k],
         )
         if measure:
-            size = open_image.arrays[k].measure()
+            size = open_image.measure(k)
             entry.stored.chunks, entry.stored.objects = size.chunks, size.objects
             entry.stored.bytes = size.bytes
     for stream in streams:

@@ -21,7 +21,8 @@ from ziggurat_engine.errors import Corrupt, NotFound
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Shape
 from ziggurat_engine.store.handles import ShardHandle, ShardHandles
-from ziggurat_engine.store.objects import ObjectStore
+from ziggurat_engine.store.keys import DEFAULT_KEYS, Keys
+from ziggurat_engine.store.objects import Objects
 from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import Buffer
 
@@ -94,6 +95,7 @@ class ChunkArray:
 
     prefix: key of the level's zarr array ("lab/run-3.ome.zarr/0").
     level: its geometry; chunk and shard indices count in its grids.
+    keys: how objects are named below `prefix`.
 
     Reads may run from any thread, beside each other and beside `replace`: each sees
     one version of a shard, and a read that starts after `replace` returned sees what
@@ -102,25 +104,27 @@ class ChunkArray:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: Objects,
         prefix: str,
         level: Level,
         handles: ShardHandles,
         gate: Gate | None = None,
+        keys: Keys = DEFAULT_KEYS,
     ) -> None:
         self.prefix = prefix
         self.level = level
         self._store = store
         self._handles = handles
         self._gate = gate or Gate(prefix)
+        self._keys = keys
         self._sharded = level.shards.cell != level.chunks.cell
         self._shard_chunks = tuple(
             s // c for s, c in zip(level.shards.cell, level.chunks.cell, strict=True)
         )
 
     def key(self, shard: Shape) -> str:
-        """The object of `shard` (Zarr v3, chunk key encoding "default")."""
-        return f"{self.prefix}/c/{'/'.join(map(str, shard))}"
+        """The object of `shard`."""
+        return f"{self.prefix}/{self._keys.name(shard)}"
 
     def read(self, chunk: Shape) -> bytes | None:
         """The encoded frame of `chunk`; None where it is absent, thus all fill value.

@@ -4,6 +4,9 @@
                run-3.ome.zarr/labels/cells    its label image "lab/2026/run-3/labels/cells"
     DIR/tmp                               writes under way, and what a crash left
 
+An image that others made is adopted: its directory here has the record of where it lies,
+and what is known of its streams and frames; no level.
+
 An image appears and disappears with one rename of its directory. Directories above
 images are made as needed and stay when the last image below them goes: removing one
 could race with a creation, and they hold nothing.
@@ -35,12 +38,14 @@ from ziggurat_engine.names import check_name
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.spec import Image
 from ziggurat_engine.store import omezarr
+from ziggurat_engine.store.adopted import AdoptedStore
 from ziggurat_engine.store.array import ChunkArray, Gate
 from ziggurat_engine.store.frames import FrameTable
 from ziggurat_engine.store.handles import ShardHandles
+from ziggurat_engine.store.keys import DEFAULT_KEYS, Keys
 from ziggurat_engine.store.metadata import ImageMetadata
-from ziggurat_engine.store.objects import LocalStore, ObjectStore
-from ziggurat_engine.vfs import FileSystem
+from ziggurat_engine.store.objects import LocalStore, Objects, ObjectStore
+from ziggurat_engine.vfs import FileSystem, OsFileSystem
 
 SUFFIX = ".ome.zarr"
 LABELS = "labels"
@@ -53,6 +58,7 @@ class StoredImage:
     """An image of the catalog; one object an image as long as it exists.
 
     arrays[k] holds the chunks of level k. Once the image is deleted they raise NotFound.
+    There are none where the image is read-only: others know how its chunks are read.
     """
 
     image: Image
@@ -69,9 +75,14 @@ class Catalog:
     Names are as `names.check_name` returns them.
     """
 
-    def __init__(self, store: ObjectStore, handles: ShardHandles) -> None:
+    def __init__(
+        self, store: ObjectStore, handles: ShardHandles, fs: FileSystem | None = None
+    ) -> None:
         self._store = store
-        self._handles = handles
+        self.handles = handles
+        self._fs = fs or OsFileSystem()
+        # Of the adopted images that may be written to.
+        self._adopted: dict[str, AdoptedStore] = {}
         self._lock = threading.Lock()
         # Every name that is taken; None until it is loaded. Names in `_busy` are being
         # created or deleted, by one thread each. Label images that lie in another image, and
@@ -96,7 +107,7 @@ class Catalog:
         """
         store = LocalStore(fs, directory / "images", directory / "tmp")
         store.sweep()
-        catalog = cls(store, ShardHandles(max_open_shards))
+        catalog = cls(store, ShardHandles(max_open_shards), fs)
         catalog.scan()
         return catalog
 
@@ -118,6 +129,8 @@ class Catalog:
 
     def create(self, image: Image) -> StoredImage:
         """Adds an empty image: all of its metadata, no chunks. Durable when it returns.
+
+        Of an adopted image only a record of where it lies is made.
 
         It appears whole or not at all. AlreadyExists, with the field "name", where the
         name is taken; of two calls at once exactly one gets through. OSError as the
@@ -177,6 +190,8 @@ class Catalog:
     def delete(self, name: str) -> None:
         """Removes an image: it disappears at once, and durably before it returns.
 
+        An adopted one is forgotten; what others made stays as it is.
+
         FailedPrecondition while it has labels. Waits for the `replace` calls that run in its
         arrays; later ones, and reads, raise NotFound. Returns when the space is freed. Errors
         as of `load`; after an OSError the image is still there, whole, or gone.
@@ -199,9 +214,12 @@ class Catalog:
                     stored.gate.reopen()
                 raise
             finally:
-                self._handles.drop_prefix(key)
+                self.handles.drop_prefix(key)
             with self._lock:
                 self._attached.pop(name, None)
+                adopted = self._adopted.pop(name, None)
+            if adopted is not None:
+                adopted.close()
 
     def check_no_labels(self, name: str) -> None:
         """Raises FailedPrecondition where the image `name` has labels, or is about to."""
@@ -230,7 +248,9 @@ class Catalog:
 
     def close(self) -> None:
         """Closes the open shards. The catalog is not to be used after."""
-        self._handles.close()
+        self.handles.close()
+        for adopted in self._adopted.values():
+            adopted.close()
 
     @contextmanager
     def _reserved(self, name: str, *, taken: bool, labels_of: str | None = None) -> Iterator[None]:
@@ -267,13 +287,24 @@ class Catalog:
     def _build(self, image: Image) -> StoredImage:
         pyramid, gate = pyramid_of(image), Gate(image.name)
         key = _key(image.name, image.labels_of)
-        arrays = tuple(
-            ChunkArray(self._store, f"{key}/{omezarr.level_path(k)}", level, self._handles, gate)
-            for k, level in enumerate(pyramid.levels)
-        )
+        arrays = self._arrays(image, pyramid, gate)
         metadata = ImageMetadata(self._store, key, gate, image)
         frames = FrameTable(self._store, key, gate, image)
         return StoredImage(image, pyramid, arrays, gate, metadata, frames)
+
+    def _arrays(self, image: Image, pyramid: Pyramid, gate: Gate) -> tuple[ChunkArray, ...]:
+        key, adopted = _key(image.name, image.labels_of), image.adopted
+        store: Objects = self._store
+        places = [(omezarr.level_path(k), DEFAULT_KEYS) for k in range(len(pyramid.levels))]
+        if adopted is not None:
+            if image.read_only:
+                return ()
+            store = self._adopted[image.name] = AdoptedStore(self._fs, key, adopted)
+            places = [(at.path, Keys(at.key_prefix, at.key_separator)) for at in adopted.levels]
+        return tuple(
+            ChunkArray(store, f"{key}/{path}", level, self.handles, gate, keys)
+            for (path, keys), level in zip(places, pyramid.levels, strict=True)
+        )
 
     def _find(self) -> Iterator[tuple[str, str | None]]:
         """(name, the image it is a label image of), from a walk of the directories above images."""

@@ -62,7 +62,7 @@ class ObjectReader(Protocol):
     ) -> None: ...
 
 
-class ObjectStore(Protocol):
+class Objects(Protocol):
     """Objects by key. All methods may be called from any thread, beside each other.
 
     Keys are segments joined by "/"; a prefix is the leading whole segments of keys, ""
@@ -91,15 +91,19 @@ class ObjectStore(Protocol):
         """Removes the object; none is fine. Durable when it returns."""
         ...
 
-    def list(self, prefix: str) -> tuple[list[str], list[str]]:
-        """(objects, prefixes) one segment below `prefix`, as last segments, sorted."""
-        ...
-
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects below `prefix`, in no order.
 
         What is put or deleted meanwhile may or may not be among them.
         """
+        ...
+
+
+class ObjectStore(Objects, Protocol):
+    """Objects by key, and trees of them."""
+
+    def list(self, prefix: str) -> tuple[list[str], list[str]]:
+        """(objects, prefixes) one segment below `prefix`, as last segments, sorted."""
         ...
 
     def create_tree(self, prefix: str, objects: Mapping[str, bytes]) -> None:

@@ -11,6 +11,9 @@ the attribute "ziggurat" alone, so that nothing of it passes through other words
 
 "streams" is there once a stream was closed: what was known of all the image's streams
 when the last of them was (see streams.StreamInfo).
+
+Of an adopted image there is the group's document alone, without "ome": "version" is 2, and
+"image" says where its levels lie.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 ATTRIBUTE = "ziggurat"
 VERSION = 1
+ADOPTED_VERSION = 2
 
 _AXIS_TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 _SHUFFLES: dict[str, Literal["noshuffle", "shuffle", "bitshuffle"]] = {
@@ -67,6 +71,8 @@ def level_path(level: int) -> str:
 
 def documents(image: Image) -> dict[str, bytes]:
     """The metadata of `image`, by path in its group; the group's own document last."""
+    if image.adopted is not None:
+        return {"zarr.json": _record(image)}
     # Half a second of imports that only a creation needs.
     import zarr
     from zarr.codecs import BytesCodec
@@ -77,7 +83,10 @@ def documents(image: Image) -> dict[str, bytes]:
     store = MemoryStore(content)
     attributes = {
         "ome": _ome(image).model_dump(mode="json", by_alias=True, exclude_none=True),
-        ATTRIBUTE: {"version": VERSION, "image": json.loads(image.model_dump_json())},
+        ATTRIBUTE: {
+            "version": VERSION,
+            "image": json.loads(image.model_dump_json(exclude={"adopted"})),
+        },
     }
     zarr.create_group(store, attributes=attributes)
     layout = image.layout
@@ -129,11 +138,12 @@ def read_image(document: bytes, name: str, labels_of: str | None = None) -> Imag
     try:
         described = json.loads(document)["attributes"][ATTRIBUTE]
         version = described["version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        known = ADOPTED_VERSION if described.get("image", {}).get("adopted") else VERSION
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Corrupt(f"image {name!r}: its zarr.json was not written by Ziggurat") from error
-    if version != VERSION:
+    if version != known:
         raise UnsupportedVersion(
-            f"image {name!r}: described in version {version!r}; this is for version {VERSION}"
+            f"image {name!r}: described in version {version!r}; this is for version {known}"
         )
     try:
         image = Image.model_validate(described["image"])
@@ -144,6 +154,12 @@ def read_image(document: bytes, name: str, labels_of: str | None = None) -> Imag
     if (image.name, image.labels_of) == (name, labels_of):
         return image
     return image.model_copy(update={"name": name, "labels_of": labels_of})
+
+
+def _record(image: Image) -> bytes:
+    described = {"version": ADOPTED_VERSION, "image": json.loads(image.model_dump_json())}
+    document = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: described}}
+    return json.dumps(document, indent=2).encode()
 
 
 def _compressor(codec: Codec, itemsize: int) -> BloscCodec | GzipCodec | ZstdCodec | None:

@@ -219,6 +219,14 @@ class Layout(_message.Message):
     codec: Codec
     def __init__(self, chunk_shape: _Optional[_Union[Shape, _Mapping]] = ..., shard_chunks: _Optional[_Union[Shape, _Mapping]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ...) -> None: ...
 
+class Adopted(_message.Message):
+    __slots__ = ("path", "writable")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    WRITABLE_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    writable: bool
+    def __init__(self, path: _Optional[str] = ..., writable: _Optional[bool] = ...) -> None: ...
+
 class ImageSpec(_message.Message):
     __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "pyramid", "kind", "labels_of")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -296,7 +304,7 @@ class StreamInfo(_message.Message):
     def __init__(self, stream_id: _Optional[str] = ..., outcome: _Optional[_Union[StreamOutcome, str]] = ..., next_sequence: _Optional[int] = ..., durable: _Optional[int] = ..., regions: _Optional[int] = ..., bytes: _Optional[int] = ..., skipped_frames: _Optional[int] = ..., duplicates: _Optional[int] = ..., expected_frames: _Optional[int] = ..., held: _Optional[bool] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "levels", "created", "revision", "streams", "kind", "labels_of", "pyramid")
+    __slots__ = ("name", "axes", "data_type", "fill_value", "channels", "layout", "downsampling", "levels", "created", "revision", "streams", "kind", "labels_of", "pyramid", "adopted")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AXES_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +319,7 @@ class Image(_message.Message):
     KIND_FIELD_NUMBER: _ClassVar[int]
     LABELS_OF_FIELD_NUMBER: _ClassVar[int]
     PYRAMID_FIELD_NUMBER: _ClassVar[int]
+    ADOPTED_FIELD_NUMBER: _ClassVar[int]
     name: str
     axes: _containers.RepeatedCompositeFieldContainer[Axis]
     data_type: DataType
@@ -325,4 +334,5 @@ class Image(_message.Message):
     kind: ImageKind
     labels_of: str
     pyramid: PyramidMode
-    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ..., kind: _Optional[_Union[ImageKind, str]] = ..., labels_of: _Optional[str] = ..., pyramid: _Optional[_Union[PyramidMode, str]] = ...) -> None: ...
+    adopted: Adopted
+    def __init__(self, name: _Optional[str] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., data_type: _Optional[_Union[DataType, str]] = ..., fill_value: _Optional[_Union[Scalar, _Mapping]] = ..., channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., downsampling: _Optional[_Union[Downsampling, str]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ..., kind: _Optional[_Union[ImageKind, str]] = ..., labels_of: _Optional[str] = ..., pyramid: _Optional[_Union[PyramidMode, str]] = ..., adopted: _Optional[_Union[Adopted, _Mapping]] = ...) -> None: ...

@@ -112,7 +112,8 @@ class ZigguratServicer:
 
     def DeleteImage(self, request, context):
         """Deletes an image with all its pixels. FAILED_PRECONDITION while a stream
-        writes to it, or while it has labels.
+        writes to it, or while it has labels. An adopted image is only forgotten: what was
+        written to it is stored before, and its files stay where they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,8 +126,8 @@ class ZigguratServicer:
         acknowledged; it may resume with the same stream id.
         NOT_FOUND: no such image. ABORTED: another call holds this stream id.
         INVALID_ARGUMENT: a shape or payload does not fit. OUT_OF_RANGE: a region
-        reaches outside the image. FAILED_PRECONDITION: a gap in the sequence, or a
-        message out of order. UNAVAILABLE: the server is stopping; resume later.
+        reaches outside the image. FAILED_PRECONDITION: a gap in the sequence, a
+        message out of order, or an image that is adopted read-only. UNAVAILABLE: the server is stopping; resume later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -16,6 +16,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -23,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.foreign.source import ZarrArray
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.kernels import codec as frames
-from ziggurat_engine.offline.source import Keys, ZarrArray
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array, Codec
 from ziggurat_engine.store.handles import ShardHandle, ShardHandles
+from ziggurat_engine.store.keys import Keys
 from ziggurat_engine.store.objects import LocalStore
 from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import OsFileSystem
@@ -97,11 +99,12 @@ class FileFrames:
 
 
 class ShardFrames:
-    """Chunks in shards with an index at the end; the last few shards stay open."""
+    """Chunks in shards with an index at the end; the last few shards stay open, in `handles`."""
 
-    def __init__(self, array: ZarrArray) -> None:
+    def __init__(self, array: ZarrArray, handles: ShardHandles | None = None) -> None:
         self._store = LocalStore(OsFileSystem(), array.path, array.path)
-        self._handles = ShardHandles(MAX_OPEN_SHARDS)
+        self._path = str(array.path)
+        self._handles = ShardHandles(MAX_OPEN_SHARDS) if handles is None else handles
         self._keys = array.keys
         self._counts = tuple(s // c for s, c in zip(array.cell, array.chunk, strict=True))
         self._chunks = int(np.prod(self._counts))
@@ -110,7 +113,7 @@ class ShardFrames:
         """See Frames. Corrupt, OSError."""
         shard = tuple(i // n for i, n in zip(chunk, self._counts, strict=True))
         key = self._keys.name(shard)
-        with self._handles.lease(key, lambda: self._open(key)) as handle:
+        with self._lease(key) as handle:
             if handle is None:
                 return None
             position = 0
@@ -124,9 +127,14 @@ class ShardFrames:
                 raise Corrupt(f"{key}: {len(data)} bytes where {span[1]} should be")
             return data
 
-    def close(self) -> None:
-        """Closes the files."""
-        self._handles.close()
+    def present(self, shard: Shape) -> int:
+        """How many chunks of a shard are not absent. Corrupt, OSError."""
+        with self._lease(self._keys.name(shard)) as handle:
+            return 0 if handle is None else handle.index.present
+
+    def _lease(self, key: str) -> AbstractContextManager[ShardHandle | None]:
+        # By the whole path, since others may keep shards in the same table.
+        return self._handles.lease(f"{self._path}/{key}", lambda: self._open(key))
 
     def _open(self, key: str) -> ShardHandle | None:
         reader = self._store.open(key)
@@ -212,13 +220,15 @@ class ZarrReader:
         return native.view(pixel_type(self._array.dtype))
 
 
-def open_reader(array: ZarrArray, counter: Counter | None = None) -> Reader:
-    """The fastest reader that is right for `array`."""
+def open_reader(
+    array: ZarrArray, counter: Counter | None = None, handles: ShardHandles | None = None
+) -> Reader:
+    """The fastest reader that is right for `array`; `handles`: where its shards stay open."""
     coding = array.coding
     if coding.reads is None:
         return ZarrReader(array, counter)
     return ChunkReader(
-        ShardFrames(array) if array.sharded else FileFrames(array.path, array.keys),
+        ShardFrames(array, handles) if array.sharded else FileFrames(array.path, array.keys),
         array.chunks,
         pixel_type(array.dtype),
         coding.reads,

@@ -24,25 +24,13 @@ import numpy as np
 import zarr
 
 from ziggurat_engine.errors import InvalidArgument, NotFound, UnsupportedVersion
+from ziggurat_engine.foreign.codecs import Coding, Json, of_v2, of_v3
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.offline.codecs import Coding, Json, of_v2, of_v3
 from ziggurat_engine.region import Shape
+from ziggurat_engine.store.keys import Keys
 
 OME_VERSIONS = ("0.4", "0.5")
 _INDEX_CODECS = ["bytes", "crc32c"]
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """How the object of a chunk, or of a shard, is named below its array."""
-
-    prefix: str
-    separator: str
-
-    def name(self, index: Shape) -> str:
-        """The path of the object, relative to the array's directory."""
-        joined = self.separator.join(map(str, index))
-        return f"{self.prefix}{self.separator}{joined}" if self.prefix else joined or "0"
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +147,7 @@ def open_array(path: Path) -> ZarrArray:
 def open_source(path: Path) -> Source:
     """What lies at `path`; see the table above.
 
-    NotFound, InvalidArgument, UnsupportedVersion for an OME-Zarr we can't add to.
+    NotFound, InvalidArgument, UnsupportedVersion for an OME-Zarr of another version.
     """
     path = Path(path).absolute()
     if not path.is_dir():
@@ -198,7 +186,7 @@ def _levels(group: Path, version: int, attributes: Json) -> Source:
     first = multiscales[0]
     said = str(ome.get("version") or first.get("version") or ("0.5" if version == 3 else "0.4"))
     if said not in OME_VERSIONS:
-        raise UnsupportedVersion(f"{group}: OME-Zarr {said}; levels are added to 0.4 and 0.5 only")
+        raise UnsupportedVersion(f"{group}: OME-Zarr {said}; only 0.4 and 0.5 are known")
     paths = [str(dataset["path"]) for dataset in first["datasets"]]
     arrays = tuple(open_array(group / p) for p in paths if kind_of(group / p) == "array")
     if not arrays or kind_of(group / paths[0]) != "array":

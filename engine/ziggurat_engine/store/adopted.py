@@ -1,0 +1,160 @@
+"""How are objects of an adopted image replaced in a directory that others made?
+
+Keys are those of the catalog: what would lie in the image's own directory lies below
+`path`. A write goes to a hidden directory of the group first, on the same file system, as
+every write does; it is made by the first write, swept, and removed when the store is closed.
+
+A level has to lie as it did when it was adopted: log and notes name chunks of that grid.
+That an object is absent counts only while the group's document is there: a directory that
+is gone, or not mounted, holds no fill values. Nothing but objects is ever made or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.spec import Adopted
+from ziggurat_engine.store.objects import LocalStore, ObjectInfo, ObjectReader
+from ziggurat_engine.vfs import Buffer, FileLock, FileSystem
+
+TMP = ".ziggurat-tmp"
+_SAID_OF_PIXELS = ("attributes", "dimension_names")
+
+
+def check_there(adopted: Adopted) -> None:
+    """OSError, with the path, where the group of an adopted image is not there."""
+    document = Path(adopted.path) / adopted.document
+    try:
+        document.stat()
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise OSError(code, "the adopted image is not there", adopted.path) from None
+
+
+def layout_of(document: bytes) -> str:
+    """A digest of what an array's document says of its chunks, not of what they mean."""
+    said = json.loads(document)
+    layout = {key: value for key, value in said.items() if key not in _SAID_OF_PIXELS}
+    return hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()
+
+
+def document_of(adopted: Adopted, level: int) -> Path:
+    """The file that makes an array of a level."""
+    name = "zarr.json" if adopted.document == "zarr.json" else ".zarray"
+    return Path(adopted.path) / adopted.levels[level].path / name
+
+
+def check_same(adopted: Adopted, level: int) -> None:
+    """Corrupt where a level does not lie as it was adopted; OSError where it is not there."""
+    check_there(adopted)
+    document = document_of(adopted, level)
+    try:
+        same = layout_of(document.read_bytes()) == adopted.levels[level].layout
+    except (ValueError, AttributeError):
+        same = False
+    if not same:
+        raise Corrupt(
+            f"{document}: level {level} is not the one that was adopted; delete the image here,"
+            " which leaves its files alone, and adopt it again"
+        )
+
+
+class AdoptedStore:
+    """The objects below `at`, a prefix of the catalog, as files below `adopted.path`.
+
+    All methods may be called from any thread. One process at a time may write
+    to an image: it holds a lock on the group's document.
+    """
+
+    def __init__(self, fs: FileSystem, at: str, adopted: Adopted) -> None:
+        self._fs = fs
+        self._at = f"{at}/"
+        self._adopted = adopted
+        self._root = Path(adopted.path)
+        self._files = LocalStore(fs, self._root, self._root / TMP)
+        self._opening = threading.Lock()
+        self._lock: FileLock | None = None
+        self._same = False
+
+    def get(self, key: str) -> bytes | None:
+        """See Objects."""
+        self._check_same()
+        data = self._files.get(self._below(key))
+        if data is None:
+            check_there(self._adopted)
+        return data
+
+    def open(self, key: str) -> ObjectReader | None:
+        """See Objects."""
+        self._check_same()
+        reader = self._files.open(self._below(key))
+        if reader is None:
+            check_there(self._adopted)
+        return reader
+
+    def put(self, key: str, parts: Iterable[Buffer]) -> int:
+        """See Objects."""
+        self._begin()
+        return self._files.put(self._below(key), parts)
+
+    def delete(self, key: str) -> None:
+        """See Objects."""
+        self._begin()
+        self._files.delete(self._below(key))
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See Objects."""
+        for entry in self._files.walk(self._below(prefix)):
+            yield ObjectInfo(self._at + entry.key, entry.size)
+
+    def close(self) -> None:
+        """Leaves the directory to others; no write may be running."""
+        with self._opening:
+            if self._lock is not None:
+                with contextlib.suppress(OSError):
+                    self._fs.remove_tree(self._root / TMP)
+                self._lock.close()
+                self._lock = None
+
+    def _below(self, key: str) -> str:
+        if not key.startswith(self._at):
+            raise ValueError(f"key {key!r} is not below {self._at!r}")
+        return key.removeprefix(self._at)
+
+    def _check_same(self) -> None:
+        """Once: chunks of another layout must be neither read nor written."""
+        if not self._same:
+            for level in range(len(self._adopted.levels)):
+                check_same(self._adopted, level)
+            self._same = True
+
+    def _begin(self) -> None:
+        # Before each write: directories are made for it, which must not happen below a path
+        # where something else is mounted, or nothing.
+        check_there(self._adopted)
+        self._check_same()
+        with self._opening:
+            if self._lock is not None:
+                # Whoever put a copy in its place may have left it out.
+                self._fs.make_dir(self._root / TMP)
+                return
+            document = self._root / self._adopted.document
+            try:
+                lock = self._fs.lock(document)
+            except BlockingIOError:
+                raise BlockingIOError(
+                    errno.EAGAIN, "another server writes to this image", str(self._root)
+                ) from None
+            try:
+                self._files.sweep()
+            except BaseException:
+                lock.close()
+                raise
+            self._lock = lock

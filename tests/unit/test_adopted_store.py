@@ -1,0 +1,110 @@
+"""Is a directory that others made written to by one process, and only while it is what it was?"""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.spec import Adopted, AdoptedLevel
+from ziggurat_engine.store.adopted import TMP, AdoptedStore, layout_of
+from ziggurat_engine.vfs import OsFileSystem
+
+AT = "lab/a.ome.zarr"
+KEY = f"{AT}/s0/c/0/0"
+
+
+def array(**changes: object) -> bytes:
+    return json.dumps({"shape": [4, 4], "attributes": {}, **changes}).encode()
+
+
+@pytest.fixture
+def adopted(tmp_path: Path) -> Adopted:
+    group = tmp_path / "a.zarr"
+    (group / "s0").mkdir(parents=True)
+    (group / "zarr.json").write_text("{}")
+    (group / "s0/zarr.json").write_bytes(array())
+    box = {"shape": (4, 4), "chunk_shape": (4, 4), "shard_shape": (4, 4), "factors": (1, 1)}
+    said = {"key_prefix": "c", "key_separator": "/", "scale": (1, 1), "translation": (0, 0)}
+    level = AdoptedLevel(path="s0", layout=layout_of(array()), **box, **said)
+    return Adopted(
+        path=str(group),
+        document="zarr.json",
+        writable=True,
+        codec_known=True,
+        method_known=True,
+        levels=(level,),
+    )
+
+
+def open_store(adopted: Adopted) -> AdoptedStore:
+    return AdoptedStore(OsFileSystem(), AT, adopted)
+
+
+def test_objects_lie_below_the_group(adopted: Adopted) -> None:
+    store, group = open_store(adopted), Path(adopted.path)
+    assert store.get(KEY) is None
+    store.delete(KEY)
+    assert store.put(KEY, [b"pix", b"els"]) == 6
+    assert (group / "s0/c/0/0").read_bytes() == b"pixels"
+    assert store.get(KEY) == b"pixels"
+    assert [(entry.key, entry.size) for entry in store.walk(f"{AT}/s0/c")] == [(KEY, 6)]
+    with pytest.raises(ValueError, match="not below"):
+        store.put("lab/b.ome.zarr/s0/c/0/0", [b""])
+    assert (group / TMP).is_dir()
+    store.close()
+    assert not (group / TMP).exists()
+
+
+def test_what_a_crash_left_is_swept_by_the_first_write(adopted: Adopted) -> None:
+    left = Path(adopted.path) / TMP / "left"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    store = open_store(adopted)
+    assert store.get(KEY) is None
+    assert left.exists(), "reading changes nothing"
+    store.put(KEY, [b"pixels"])
+    assert not left.exists()
+
+
+def test_one_process_writes(adopted: Adopted) -> None:
+    first, second = open_store(adopted), open_store(adopted)
+    first.put(KEY, [b"1"])
+    with pytest.raises(BlockingIOError, match="another server"):
+        second.put(KEY, [b"2"])
+    assert second.get(KEY) == b"1"
+    first.close()
+    second.put(KEY, [b"2"])
+    assert first.get(KEY) == b"2"
+
+
+def test_nothing_is_made_where_the_group_is_not(adopted: Adopted) -> None:
+    store, group = open_store(adopted), Path(adopted.path)
+    store.put(KEY, [b"pixels"])
+    group.rename(group.with_name("away"))
+    group.mkdir()
+    for call in (lambda: store.get(KEY), lambda: store.open(KEY), lambda: store.put(KEY, [b"1"])):
+        with pytest.raises(OSError, match="the adopted image is not there") as error:
+            call()
+        assert error.value.errno == errno.ENOENT
+        assert error.value.filename == adopted.path
+    assert not list(group.iterdir())
+    group.rmdir()
+    group.with_name("away").rename(group)
+    assert store.get(KEY) == b"pixels"
+
+
+def test_another_layout_is_neither_read_nor_written(adopted: Adopted) -> None:
+    document = Path(adopted.path) / "s0/zarr.json"
+    document.write_bytes(array(attributes={"said": "of pixels"}, dimension_names=["y", "x"]))
+    assert open_store(adopted).get(KEY) is None
+    document.write_bytes(array(shape=[4, 5]))
+    for call in (
+        lambda: open_store(adopted).get(KEY),
+        lambda: open_store(adopted).put(KEY, [b"1"]),
+    ):
+        with pytest.raises(Corrupt, match="adopt it again"):
+            call()
+    assert sorted(p.name for p in Path(adopted.path).iterdir()) == ["s0", "zarr.json"]
