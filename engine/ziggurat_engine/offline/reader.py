@@ -33,8 +33,6 @@ from ziggurat_engine.store.objects import LocalStore
 from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import OsFileSystem
 
-MAX_OPEN_SHARDS = 64
-
 
 class Frames(Protocol):
     """Where the encoded chunks of a level come from."""
@@ -97,11 +95,11 @@ class FileFrames:
 
 
 class ShardFrames:
-    """Chunks in shards with an index at the end; the last few shards stay open."""
+    """Chunks in shards with an index at the end; the last few shards stay open, in `handles`."""
 
-    def __init__(self, array: ZarrArray) -> None:
+    def __init__(self, array: ZarrArray, handles: ShardHandles) -> None:
         self._store = LocalStore(OsFileSystem(), array.path, array.path)
-        self._handles = ShardHandles(MAX_OPEN_SHARDS)
+        self._handles = handles
         self._keys = array.keys
         self._counts = tuple(s // c for s, c in zip(array.cell, array.chunk, strict=True))
         self._chunks = int(np.prod(self._counts))
@@ -123,10 +121,6 @@ class ShardFrames:
             if len(data) != span[1]:
                 raise Corrupt(f"{key}: {len(data)} bytes where {span[1]} should be")
             return data
-
-    def close(self) -> None:
-        """Closes the files."""
-        self._handles.close()
 
     def _open(self, key: str) -> ShardHandle | None:
         reader = self._store.open(key)
@@ -212,13 +206,13 @@ class ZarrReader:
         return native.view(pixel_type(self._array.dtype))
 
 
-def open_reader(array: ZarrArray, counter: Counter | None = None) -> Reader:
-    """The fastest reader that is right for `array`."""
+def open_reader(array: ZarrArray, handles: ShardHandles, counter: Counter | None = None) -> Reader:
+    """The fastest reader that is right for `array`; `handles`: where its shards stay open."""
     coding = array.coding
     if coding.reads is None:
         return ZarrReader(array, counter)
     return ChunkReader(
-        ShardFrames(array) if array.sharded else FileFrames(array.path, array.keys),
+        ShardFrames(array, handles) if array.sharded else FileFrames(array.path, array.keys),
         array.chunks,
         pixel_type(array.dtype),
         coding.reads,
