@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,16 @@ def test_two_clients_fill_the_same_chunks(serve: Callable[..., ServerProcess], n
         assert client.status().cache.dirty_bytes == 0
         assert_exact(image, pixels)
         assert_stored(server, image, pixels)
+
+
+def test_a_closed_writer_leaves_nothing_of_its_call(client: ziggurat.Client, name: str) -> None:
+    """An interpreter that had to drop the call as it ends could wait for gRPC for ever."""
+    image = client.create(name, **SPEC)
+    with image.writer() as writer:
+        writer.write(np.ones(SPEC["shape"][1:], "uint16"), z=0)
+        call = weakref.ref(writer._stream._call.handle)
+        assert call() is not None
+    assert call() is None
 
 
 def test_a_gap_is_refused_and_the_stream_goes_on(subject: Subject) -> None:
