@@ -609,3 +609,32 @@ class TestDeferred:
         with pytest.raises(NotFound):
             list(world.engine.builder.build(image, force=True))
         assert not world.engine._state.stale()
+
+    def test_a_deletion_amid_a_forced_build_leaves_no_note(self, live, monkeypatch):
+        monkeypatch.setattr("ziggurat_engine.build.BATCH_SHARDS", 1)
+        world = live()
+        world.create(pyramid="deferred")
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        world.write(stream, Write("left", 1, Region.whole(SHAPE), 3))
+        world.engine.ingest.finish(stream)
+        release(world)
+        state = world.engine._state
+        note = state.mark_all_stale
+        deleting = threading.Thread(target=world.engine.delete, args=(image,))
+
+        def noted(*shards) -> None:
+            if deleting.ident is None:
+                deleting.start()
+                until(lambda: image.deleted, "the deletion to begin")
+            else:
+                deleting.join(SECONDS)
+            note(*shards)
+
+        monkeypatch.setattr(state, "mark_all_stale", noted)
+        with pytest.raises(NotFound):
+            for _ in world.engine.builder.build(image, force=True):
+                pass
+        deleting.join(SECONDS)
+        assert not deleting.is_alive()
+        assert not state.stale()
+        assert not world.engine._deferred.indices(image.number, 0)
