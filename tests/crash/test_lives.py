@@ -637,4 +637,4 @@ class TestDeferred:
         deleting.join(SECONDS)
         assert not deleting.is_alive()
         assert not state.stale()
-        assert not world.engine._deferred.indices(image.number, 0)
+        assert not world.engine._deferred.sets(image.number, 0)
