@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ziggurat_engine.cache import Deferred, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
@@ -111,7 +112,8 @@ class Query:
     def stale_chunks(self, image: OpenImage) -> list[int]:
         """How many chunks of each level a write below has not reached yet."""
         rank = len(image.image.axes)
-        counts, stale = [], np.empty((0, rank), np.int64)
+        counts: list[int] = []
+        stale: NDArray[np.int64] = np.empty((0, rank), np.int64)
         for below, level in enumerate(image.pyramid.levels):
             if below:
                 stale = distinct(stale // level.factors)
@@ -168,7 +170,7 @@ class Query:
         return out
 
 
-def distinct(indices: Array) -> Array:
+def distinct(indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """The rows of `indices`, each once."""
     if len(indices) == 0:
         return indices
@@ -178,7 +180,8 @@ def distinct(indices: Array) -> Array:
         return np.unique(indices, axis=0)
     # Numbers are sorted many times faster than rows.
     numbers = np.unique(np.ravel_multi_index(tuple((indices - low).T), spans))
-    return np.stack(np.unravel_index(numbers, spans), axis=1) + low
+    rows: NDArray[np.int64] = np.stack(np.unravel_index(numbers, spans), axis=1) + low
+    return rows
 
 
 def cut(grid: Grid, region: Region, pixels: int) -> Iterator[Region]:
