@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -239,10 +239,14 @@ def _doubled(work: Path, client: int) -> int:
 
 
 def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody is given unasked: it has to stay free from a kill to the next start."""
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    first = int(given.split()[0])
+    while True:
+        port = random.randrange(max(1024, first - 16000), max(2048, first))
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 if __name__ == "__main__":

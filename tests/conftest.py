@@ -21,6 +21,9 @@ from tests.support.server import ServerProcess
 settings.register_profile("ziggurat", deadline=None)
 settings.load_profile("ziggurat")
 
+# Hundreds of processes start: what they import is to be compiled once, not by each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _running: list[ServerProcess] = []
 _names = itertools.count(1)
 

@@ -126,8 +126,10 @@ class Builder:
             some = {
                 shard: list(grid.chunks_of(shard).intersect(chunks).indices()) for shard in batch
             }
-            # First here: were it noted first, what was made before it came here would leave a
-            # place without a note.
-            for shard, indices in some.items():
-                self._settler.defer(image, 0, shard, indices, lazy=lazy)
-            self._state.mark_all_stale(image.image.uid, 0, some)
+            # A deletion waits for what is inside, and then forgets it.
+            with image.stored.gate.inside():
+                # First here: were it noted first, what was made before it came here would leave
+                # a place without a note.
+                for shard, indices in some.items():
+                    self._settler.defer(image, 0, shard, indices, lazy=lazy)
+                self._state.mark_all_stale(image.image.uid, 0, some)

@@ -11,6 +11,7 @@ once the log that holds it is synced, or once it is stored (journal.py).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -71,7 +72,7 @@ class Ingest:
         self._describing = threading.Lock()
         self.draining = False
         self._streams: dict[tuple[int, str], Stream] = {}
-        # How far streams are that nobody has opened since the start.
+        # How far all others are: not opened since the start, or over (`_retire`).
         self._known: dict[StreamKey, StreamState] = {}
         self._expected: dict[StreamKey, int] = {}
         self._since = time.monotonic()
@@ -127,6 +128,7 @@ class Ingest:
                 field="open.stream_id",
             )
         image.check_writable()
+        self._retire()
         with self._lock:
             if self.draining:
                 raise Unavailable("the server is stopping")
@@ -171,6 +173,25 @@ class Ingest:
             self._journal.observers.discard(stream.stir)
             self._lock.notify_all()
 
+    def _retire(self) -> None:
+        """Of streams that are over and durable only a few numbers are kept."""
+        with self._lock:
+            over = [
+                (key, stream)
+                for key, stream in self._streams.items()
+                if not stream.held and stream.info(self._lease_seconds).outcome is not Outcome.OPEN
+            ]
+        for key, stream in over:
+            # What the disk refuses now is asked for again.
+            with contextlib.suppress(OSError):
+                self.refresh(stream, stirred=True)
+            with self._lock:
+                if self._streams.get(key) is stream and not (stream.held or stream.pending):
+                    del self._streams[key]
+                    self._known[stream.key] = stream.state(stream.received)
+                    if stream.expected_frames is not None:
+                        self._expected[stream.key] = stream.expected_frames
+
     def check_free(self, image: OpenImage) -> None:
         """Raises FailedPrecondition while a stream of the image is held."""
         with self._lock:
@@ -181,8 +202,9 @@ class Ingest:
         with self._lock:
             for key in self._free_streams(image):
                 del self._streams[key]
-            for name in [name for name in self._known if name[0] == image.image.uid]:
-                del self._known[name]
+            for of_all in (self._known, self._expected):
+                for name in [name for name in of_all if name[0] == image.image.uid]:
+                    del of_all[name]
 
     def _free_streams(self, image: OpenImage) -> list[tuple[int, str]]:
         keys = [key for key in self._streams if key[0] == image.number]

@@ -291,6 +291,15 @@ class TestLocal:
         taped.put("a/k", [b"x"])
         assert "sync_dir root" in tape.calls
 
+    def test_directories_of_a_deleted_tree_are_not_taken_for_durable(self, taped, tape, tmp_path):
+        taped.put("a/b/k", [b"x"])
+        taped.delete_tree("a")
+        assert not taped._durable
+        (tmp_path / "root/a/b").mkdir(parents=True)
+        tape.calls.clear()
+        taped.put("a/b/k", [b"y"])
+        assert {"sync_dir root", "sync_dir root/a"} <= set(tape.calls)
+
     def test_tree_is_synced_before_and_after_its_rename(self, taped, tape):
         taped.create_tree("lab/x", {"d/k": b"1", "l": b"2"})
         calls = tape.calls

@@ -4,8 +4,10 @@ Stores are written by zarr-python, tensorstore, ome-zarr-py and acquire-zarr. Ev
 is compared byte for byte with plain NumPy, through zarr-python and through tensorstore.
 """
 
+import contextlib
 import itertools
 import json
+import os
 
 import numpy as np
 import ome_zarr_models.v04
@@ -42,6 +44,15 @@ def check(group, built, level0, axes=None):
             assert same_bytes(found, wanted), f"{name}: {difference(found, wanted)}"
     assert not list(group.glob(".ziggurat*"))
     return factors
+
+
+def open_below(directory):
+    """Files of the directory that this process has open."""
+    opened = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            opened.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return [path for path in opened if path.startswith(f"{directory}/")]
 
 
 def validate(group):
@@ -83,6 +94,7 @@ def test_zarr_python(tmp_path, layout):
     keywords = {k: v for k, v in settings.items() if k != "zarr_format"}
     group.create_array("0", shape=level0.shape, dtype="uint16", **keywords)[...] = level0
     built = build(tmp_path / "a.zarr", Wish(threads=THREADS, axes="zyx", smallest=4))
+    assert not open_below(tmp_path)
     check(tmp_path / "a.zarr", built, level0)
     validate(tmp_path / "a.zarr")
     document = zarr.open_array(tmp_path / "a.zarr/1", mode="r")

@@ -17,6 +17,7 @@ import pytest
 from ziggurat_engine.cache import DirtyShard
 from ziggurat_engine.errors import Corrupt, DataLoss, NotFound, Unavailable
 from ziggurat_engine.region import Region
+from ziggurat_engine.streams import Outcome
 
 from tests.crash.world import DATA, NAME, SHAPE, World, Write, check_levels
 from tests.support.waiting import SECONDS, until
@@ -168,6 +169,57 @@ class TestLog:
         world = live(cut(after), log=Path("/one"))
         painted_by = Write("left", 1, PART, 7), Write("left", 2, OTHER, 9)
         assert np.array_equal(world.pixels(), painted(*painted_by))
+
+
+class TestStreamsThatAreOver:
+    def test_a_few_numbers_are_kept(self, live):
+        world = live(stream_lease_seconds=1000)
+        world.create()
+        image, ingest = world.engine.image(NAME), world.engine.ingest
+        for n in range(9):
+            stream = ingest.open(image, f"stream-{n}", expected_frames=n)
+            for _ in range(2):
+                world.put(stream, Write(f"stream-{n}", 1, PART, 7))
+            ingest.finish(stream)
+            if n != 4:
+                ingest.close(stream, Outcome.ABORTED)
+            ingest.release(stream)
+        before = ingest.streams(image)
+        last = ingest.open(image, "last")
+        assert {key[1] for key in ingest._streams} == {"stream-4", "last"}
+        ingest.release(last)
+        assert [info for info in ingest.streams(image) if info.stream_id != "last"] == before
+        again = ingest.open(image, "stream-3")
+        assert (again.received, again.durable, again.expected_frames) == (1, 1, 3)
+        assert again.counters.duplicates == 1
+        world.put(again, Write("stream-3", 2, PART, 8))
+        ingest.finish(again)
+        assert np.array_equal(world.pixels(), painted(Write("stream-3", 2, PART, 8)))
+        ingest.release(again)
+        world.engine.delete(image)
+        assert not ingest._streams
+        assert not ingest._known
+        assert not ingest._expected
+
+    def test_so_are_those_that_nobody_holds_any_more(self, live):
+        world = live()
+        world.create()
+        image, ingest = world.engine.image(NAME), world.engine.ingest
+        ingest._lease_seconds = 0.0
+        stream = ingest.open(image, "left")
+        world.put(stream, Write("left", 1, PART, 7))
+        # Not known to be durable.
+        assert stream.pending
+        ingest.release(stream)
+        world.engine._journal.sync(stream.pending[-1].position)
+        held = ingest.open(image, "right")
+        assert {key[1] for key in ingest._streams} == {"right"}
+        ingest.release(held)
+        found = {info.stream_id: info for info in ingest.streams(image)}
+        assert found["left"].outcome is Outcome.ABANDONED
+        assert (found["left"].received, found["left"].durable) == (1, 1)
+        world = live(cut(world))
+        assert world.streams()["left"].received == 1
 
 
 class TestImage:
@@ -609,3 +661,32 @@ class TestDeferred:
         with pytest.raises(NotFound):
             list(world.engine.builder.build(image, force=True))
         assert not world.engine._state.stale()
+
+    def test_a_deletion_amid_a_forced_build_leaves_no_note(self, live, monkeypatch):
+        monkeypatch.setattr("ziggurat_engine.build.BATCH_SHARDS", 1)
+        world = live()
+        world.create(pyramid="deferred")
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        world.write(stream, Write("left", 1, Region.whole(SHAPE), 3))
+        world.engine.ingest.finish(stream)
+        release(world)
+        state = world.engine._state
+        note = state.mark_all_stale
+        deleting = threading.Thread(target=world.engine.delete, args=(image,))
+
+        def noted(*shards) -> None:
+            if deleting.ident is None:
+                deleting.start()
+                until(lambda: image.deleted, "the deletion to begin")
+            else:
+                deleting.join(SECONDS)
+            note(*shards)
+
+        monkeypatch.setattr(state, "mark_all_stale", noted)
+        with pytest.raises(NotFound):
+            for _ in world.engine.builder.build(image, force=True):
+                pass
+        deleting.join(SECONDS)
+        assert not deleting.is_alive()
+        assert not state.stale()
+        assert not world.engine._deferred.sets(image.number, 0)

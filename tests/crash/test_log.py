@@ -7,6 +7,7 @@ opened on what may be left of it.
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,14 @@ def check(run: Run, disk: FaultyFs) -> None:
         *(each.position for each in again),
     ]
     after.close()
+    end(log, disk)
+
+
+def end(log: Log, disk: FaultyFs) -> None:
+    """Cuts the power, and ends the threads, which live on behind it."""
+    disk.cut()
+    with suppress(PowerCut, RuntimeError):
+        log.close()
 
 
 @pytest.mark.parametrize("failing", [False, True], ids=["honest", "failing-syncs"])
@@ -174,6 +183,7 @@ def test_a_cut_during_recovery(mode):
         run = Run(disk)
         run.appended, run.released = dict(first.appended), first.released
         run.promised, run.gone = set(first.promised), set(first.appended) - survived
+        log = None
         try:
             log = Log.open(disk, D, **SETTINGS)
             assert {each.position for each in log.replay()} == survived
@@ -185,5 +195,8 @@ def test_a_cut_during_recovery(mode):
                     run.promised.add(appended.position)
         except (PowerCut, RuntimeError):
             assert disk.is_cut
+        finally:
+            if log is not None:
+                end(log, disk)
         for second in MODES:
             check(run, disk.crash(second))

@@ -35,3 +35,15 @@ def test_boxes(seed: int) -> None:
         assert {key.shard for key in keys} == set(map(shard_of, inside))
         assert not deferred.touches(2, 0, box, shard_of)
     assert {key.shard for key in deferred.keys(1, 0, None, shard_of)} == set(map(shard_of, held))
+
+
+def test_what_is_looked_at_does_not_change() -> None:
+    deferred, key = Deferred(), ShardKey(1, 0, (0, 0))
+    deferred.add(key, [(0, 0), (0, 1)])
+    seen, one = deferred.sets(1, 0), deferred.get(key)
+    deferred.add(key, [(1, 1)])
+    deferred.remove(key, [(0, 0)])
+    assert seen == [one] == [{(0, 0), (0, 1)}]
+    assert deferred.sets(1, 0) == [{(0, 1), (1, 1)}]
+    deferred.remove(key, [(0, 1), (1, 1)])
+    assert deferred.sets(1, 0) == []

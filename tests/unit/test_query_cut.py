@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.query import cut
+from ziggurat_engine.query import cut, distinct
 from ziggurat_engine.region import Region
 
 
@@ -66,3 +66,11 @@ def test_one_huge_chunk_is_cut() -> None:
     grid = Grid((256, 256, 256), (256, 256, 256))
     parts = list(cut(grid, Region.whole(grid.shape), 2**19))
     assert {part.size for part in parts} == {2**19}
+
+
+@pytest.mark.parametrize("far", [20, 2**40], ids=["near", "farther than an integer counts"])
+def test_rows_are_found_once(far: int) -> None:
+    rows = np.random.default_rng(1).integers(0, far, (50, 3))
+    twice = np.concatenate([rows, rows[::-1]])
+    assert np.array_equal(distinct(twice), np.unique(rows, axis=0))
+    assert distinct(rows[:0]).shape == (0, 3)

@@ -247,6 +247,9 @@ class Stream:
             with self.changed:
                 self.connected = False
                 call.ended = True
+                # Now: an interpreter that ends stops gRPC's threads wherever they are, and would
+                # wait for ever for a lock of theirs if it had to drop the call.
+                call.handle = None
                 self.changed.notify_all()
         error = call.failure or error
         if call.number and not self._cancelled:

@@ -27,8 +27,9 @@ class Deferred:
         self._lock = threading.Lock()
         # Grows whenever something was added.
         self.changes = 0
-        # By image and level, and there by shard.
-        self._chunks: dict[tuple[int, int], dict[Shape, set[Shape]]] = defaultdict(dict)
+        # By image and level, and there by shard. A set is replaced, not changed, so that it can
+        # be looked at without the lock.
+        self._chunks: dict[tuple[int, int], dict[Shape, frozenset[Shape]]] = defaultdict(dict)
         # By level, in the order in which they came.
         self._eager: dict[int, dict[ShardKey, None]] = defaultdict(dict)
 
@@ -38,14 +39,15 @@ class Deferred:
             return
         with self._lock:
             self.changes += 1
-            self._chunks[key[:2]].setdefault(key.shard, set()).update(chunks)
+            shards = self._chunks[key[:2]]
+            shards[key.shard] = shards.get(key.shard, frozenset()).union(chunks)
             if not lazy:
                 self._eager[key.level][key] = None
 
     def get(self, key: ShardKey) -> frozenset[Shape]:
         """What is held of a shard."""
         with self._lock:
-            return frozenset(self._chunks.get(key[:2], {}).get(key.shard, ()))
+            return self._chunks.get(key[:2], {}).get(key.shard, frozenset())
 
     def count(self, key: ShardKey) -> int:
         """How many chunks are held of a shard."""
@@ -58,8 +60,10 @@ class Deferred:
             shards = self._chunks.get(key[:2], {})
             held = shards.get(key.shard)
             if held is not None:
-                held.difference_update(chunks)
-                if not held:
+                left = held.difference(chunks)
+                if left:
+                    shards[key.shard] = left
+                else:
                     del shards[key.shard]
                     self._eager[key.level].pop(key, None)
 
@@ -104,15 +108,14 @@ class Deferred:
                 for index in held
             )
 
-    def indices(self, image: int, level: int) -> list[Shape]:
-        """All chunks of a level that are held."""
+    def sets(self, image: int, level: int) -> list[frozenset[Shape]]:
+        """All chunks of a level that are held, shard by shard."""
         with self._lock:
-            shards = self._chunks.get((image, level), {})
-            return [index for held in shards.values() for index in held]
+            return list(self._chunks.get((image, level), {}).values())
 
     def _near(
         self, image: int, level: int, chunks: Region, shard_of: Callable[[Shape], Shape]
-    ) -> Iterator[tuple[Shape, set[Shape]]]:
+    ) -> Iterator[tuple[Shape, frozenset[Shape]]]:
         """The shards that the box `chunks` touches. With the lock: others are not looked into."""
         shards = self._chunks.get((image, level), {})
         if not shards or not chunks.size:

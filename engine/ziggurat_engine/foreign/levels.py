@@ -113,7 +113,7 @@ class ForeignLevels:
         array = open_array(Path(self._adopted.path) / self._adopted.levels[level].path)
         fill = fill_of(array)
         same = fill.tobytes() == self._fill.tobytes()
-        return _Level(array, open_reader(array, handles=self._handles), None if same else fill)
+        return _Level(array, open_reader(array, self._handles), None if same else fill)
 
     def _where(self, level: int, what: str) -> str:
         return f"{self._name}, level {level} in {self._adopted.path}: {what}"

@@ -35,8 +35,6 @@ from ziggurat_engine.store.objects import LocalStore
 from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import OsFileSystem
 
-MAX_OPEN_SHARDS = 64
-
 
 class Frames(Protocol):
     """Where the encoded chunks of a level come from."""
@@ -101,10 +99,10 @@ class FileFrames:
 class ShardFrames:
     """Chunks in shards with an index at the end; the last few shards stay open, in `handles`."""
 
-    def __init__(self, array: ZarrArray, handles: ShardHandles | None = None) -> None:
+    def __init__(self, array: ZarrArray, handles: ShardHandles) -> None:
         self._store = LocalStore(OsFileSystem(), array.path, array.path)
         self._path = str(array.path)
-        self._handles = ShardHandles(MAX_OPEN_SHARDS) if handles is None else handles
+        self._handles = handles
         self._keys = array.keys
         self._counts = tuple(s // c for s, c in zip(array.cell, array.chunk, strict=True))
         self._chunks = int(np.prod(self._counts))
@@ -220,9 +218,7 @@ class ZarrReader:
         return native.view(pixel_type(self._array.dtype))
 
 
-def open_reader(
-    array: ZarrArray, counter: Counter | None = None, handles: ShardHandles | None = None
-) -> Reader:
+def open_reader(array: ZarrArray, handles: ShardHandles, counter: Counter | None = None) -> Reader:
     """The fastest reader that is right for `array`; `handles`: where its shards stay open."""
     coding = array.coding
     if coding.reads is None:

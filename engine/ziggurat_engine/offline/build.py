@@ -34,9 +34,12 @@ from ziggurat_engine.offline.run import Outcome, Progress, Run
 from ziggurat_engine.offline.sink import Entry, LevelSink
 from ziggurat_engine.offline.stage import NAME, Stage, replace_file, sync_disk
 from ziggurat_engine.offline.tree import Nodes, grow, touched
+from ziggurat_engine.store.handles import ShardHandles
 from ziggurat_engine.vfs import OsFileSystem
 
 PUBLISHED = "published"
+# Of the source.
+MAX_OPEN_SHARDS = 64
 
 Say = Callable[[str], None]
 
@@ -139,8 +142,10 @@ def _make(
     if (stage.path / PUBLISHED).exists():
         return Outcome(0, 0, 0, 0), resumed
     counter = Counter()
-    run = Run(plan, open_reader(base, counter), counter, nodes, sinks, stage)
-    outcome = run.run(progress)
+    with contextlib.closing(ShardHandles(MAX_OPEN_SHARDS)) as handles:
+        reader = open_reader(base, handles, counter)
+        run = Run(plan, reader, counter, nodes, sinks, stage)
+        outcome = run.run(progress)
     for sink, level in zip(sinks, plan.levels, strict=True):
         os.makedirs(sink.path, exist_ok=True)
         for name, data in describe.array_documents(plan, level).items():

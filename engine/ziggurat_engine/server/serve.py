@@ -20,12 +20,15 @@ from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
 from ziggurat_engine.server.files import fitted
+from ziggurat_engine.server.memory import Trimmer
 from ziggurat_engine.vfs import FileSystem
 
 log = logging.getLogger(__name__)
 
 # What a stream's client may send ahead of the message that is taken in.
 WINDOW_BYTES = 4 * 2**20
+# What the process may hold beside the cache's budget, before it looks for memory to give back.
+BESIDE_BYTES = 192 * 2**20
 
 
 class Server:
@@ -34,6 +37,7 @@ class Server:
     def __init__(self, settings: Settings, fs: FileSystem | None = None) -> None:
         self._settings = settings = fitted(settings)
         self._engine = Engine(settings, fs)
+        self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
             ThreadPoolExecutor(
@@ -76,6 +80,7 @@ class Server:
 
         Raises ZigguratError or OSError where the log can't be replayed.
         """
+        self._trimmer.start()
         self._server.start()
         self._engine.recover()
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
@@ -99,6 +104,7 @@ class Server:
             if hurry(0.1):
                 self._server.stop(0)
         self._engine.close()
+        self._trimmer.stop()
 
 
 def serve(

@@ -243,6 +243,9 @@ class LocalStore:
             self._fs.rename(target, staged)
         except (FileNotFoundError, NotADirectoryError):
             return
+        with self._making:
+            # Whoever makes them again is not to be taken for having synced them.
+            self._durable = {each for each in self._durable if target not in (each, *each.parents)}
         self._fs.sync_dir(target.parent)
         self._fs.remove_tree(staged)
 
