@@ -46,6 +46,7 @@ EXPORTED = {
     "ZigguratError",
     "Zstd",
     "connect",
+    "zarr_store",
 }
 
 HEAVY = [
@@ -53,6 +54,9 @@ HEAVY = [
     "cupy",
     "pydantic",
     "dask",
+    "xarray",
+    "napari",
+    "npe2",
     "tifffile",
     "rich",
     "click",
