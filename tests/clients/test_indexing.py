@@ -18,7 +18,8 @@ def indices(shape):
 
 
 def agrees(found, expected):
-    assert type(found) is type(expected)
+    """A scalar where no axis is left, as NumPy's is unless the index has an Ellipsis."""
+    assert isinstance(found, np.ndarray if np.ndim(expected) else np.generic)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
 
@@ -68,7 +69,7 @@ def test_a_zarr_array(make):
 @pytest.mark.parametrize("index", [None, (0, None), np.newaxis], ids=str)
 def test_newaxis_is_refused_with_a_way_out(make, index):
     image, _ = make(**SPEC)
-    with pytest.raises(ziggurat.InvalidArgument, match="newaxis.*array that is read"):
+    with pytest.raises(ziggurat.InvalidArgument, match=r"newaxis.*array that is read"):
         image[index]
 
 

@@ -146,6 +146,18 @@ def test_byte_ranges(make):
             read(store, key, (0, 2))
 
 
+def test_it_is_opened_to_read_alone(make):
+    image, _ = make(**SPEC)
+    store = ziggurat.zarr_store(image)
+    assert isinstance(zarr.open(store), zarr.Group)
+    assert isinstance(zarr.open(store, path="1"), zarr.Array)
+    for mode in ("r+", "a", "w"):
+        with pytest.raises(ValueError, match="read-only"):
+            zarr.open(store, mode=mode)
+    with pytest.raises(ValueError, match=r"image\.writer"):
+        type(store)(store._keys, read_only=False)
+
+
 def test_what_is_listed(make):
     image, _ = make(shape=(3, 20, 20), chunk_shape=(2, 16, 16), levels=2)
     store = ziggurat.zarr_store(image)
