@@ -190,7 +190,7 @@ def test_what_is_listed(make):
     "key",
     [
         *("", "0", "9/zarr.json", "0/c", "0/c/0", "0/c/0/0/9", "0/c/0/0/0/0", "c/0/0/0"),
-        *("00/zarr.json", "0/c/00/0/0", "0/c/-1/0/0", "0/.zarray", ".zgroup", "labels/zarr.json"),
+        *("00/zarr.json", "0/c/00/0/0", "0/c/-1/0/0", "zarr_json", ".zgroup", "labels/zarr.json"),
     ],
 )
 def test_keys_that_are_not_there(make, key):

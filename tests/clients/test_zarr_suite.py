@@ -16,6 +16,7 @@ zarr = pytest.importorskip("zarr", reason="the extra 'zarr' is not installed")
 from zarr.core.buffer import Buffer  # noqa: E402
 from zarr.core.buffer.cpu import Buffer as CpuBuffer  # noqa: E402
 from zarr.testing.store import StoreTests  # noqa: E402
+from ziggurat._zarrkeys import ZarrKeys  # noqa: E402
 from ziggurat._zarrstore import ImageStore  # noqa: E402
 
 
@@ -101,3 +102,25 @@ class TestReading(StoreTests[ImageStore, CpuBuffer]):
         """Not of a store that only reads; test_read_only_store_raises stays."""
 
     test_set_many = test_set_not_open = test_set_if_not_exists = test_set
+
+
+class TestAnImage:
+    """What of the suite needs no bytes of its own, over the store of a real image."""
+
+    store_cls = ImageStore
+    buffer_cls = CpuBuffer
+
+    @pytest.fixture
+    def store_kwargs(self, make) -> dict[str, Any]:
+        image, _ = make()
+        return {"keys": ZarrKeys(image)}
+
+    open_kwargs = StoreTests.open_kwargs
+    store = StoreTests.store
+    test_store_type = StoreTests.test_store_type
+    test_store_eq = StoreTests.test_store_eq
+    test_store_context_manager = StoreTests.test_store_context_manager
+    test_store_supports_partial_writes = StoreTests.test_store_supports_partial_writes
+    test_read_only_store_raises = StoreTests.test_read_only_store_raises
+    test_with_read_only_store = StoreTests.test_with_read_only_store
+    test_getsize_raises = StoreTests.test_getsize_raises

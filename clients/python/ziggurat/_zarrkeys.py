@@ -35,7 +35,9 @@ from ziggurat._values import Shape
 
 _DOCUMENT = "zarr.json"
 _NUMBER = r"(?:0|[1-9]\d*)"
-_KEY = re.compile(rf"(?:(?P<level>{_NUMBER})/)?(?:{_DOCUMENT}|c(?P<index>(?:/{_NUMBER})+))")
+_KEY = re.compile(
+    rf"(?:(?P<level>{_NUMBER})/)?(?:{re.escape(_DOCUMENT)}|c(?P<index>(?:/{_NUMBER})+))"
+)
 
 
 class ZarrKeys:
@@ -102,7 +104,8 @@ class ZarrKeys:
             return iter((_DOCUMENT, "c"))
         grid, index = _grid(image, int(parts[0])), parts[2:]
         inside = len(index) < len(grid) and all(
-            part in map(str, range(size)) for part, size in zip(index, grid, strict=False)
+            re.fullmatch(_NUMBER, part) and int(part) < size
+            for part, size in zip(index, grid, strict=False)
         )
         return map(str, range(grid[len(index)])) if inside else iter(())
 
