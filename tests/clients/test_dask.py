@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import pickle
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -92,6 +94,29 @@ def test_a_processed_image_is_stored(make, client, scheduler):
     assert_exact(result, pixels // 2)
     (stream,) = result.streams
     assert (stream.outcome, stream.regions) == ("complete", 12)
+
+
+def test_no_more_blocks_are_in_memory_than_threads(make, client):
+    image, pixels = make(shape=(8, 64, 64), chunk_shape=(2, 16, 16))
+    result = client.create(f"{image.name}-half", axes="zyx", shape=(8, 64, 64), dtype="uint16")
+    alive, most, counting = 0, 0, threading.RLock()
+
+    def count(change):
+        nonlocal alive, most
+        with counting:
+            alive += change
+            most = max(most, alive)
+
+    def watched(block):
+        made = halved(block)
+        count(1)
+        weakref.finalize(made, count, -1)
+        return made
+
+    lazy = image.to_dask(chunks=(2, 16, 64)).map_blocks(watched, meta=image[:0])
+    result.store(lazy, scheduler="threads", num_workers=2)
+    assert_exact(result, pixels // 2)
+    assert 1 <= most <= 2
 
 
 def test_workers_in_other_processes_store(make, client):

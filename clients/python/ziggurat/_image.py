@@ -330,11 +330,11 @@ class Image:
         offset: where its first pixel goes, one number an axis; the image's first without it.
         compute: what dask's compute takes, such as scheduler="processes".
 
-        Returns once all is stored and every level is exact; the image is refreshed. Blocks
-        are computed and written side by side in the order that dask chooses; what `map_blocks`
-        makes of `to_dask` is in memory once a thread, and the Writer's window beside it. A
-        function that looks beyond its block (map_overlap) should not write to the image it
-        reads: its neighbours may be written already.
+        Returns once all is stored and every level is exact, unless `pyramid` is "deferred";
+        the image is refreshed. Blocks are computed and written side by side in the order that
+        dask chooses; what `map_blocks` makes of `to_dask` is in memory once a thread, and the
+        Writer's window beside it. A function that looks beyond its block (map_overlap) should
+        not write to the image it reads: its neighbours may be written already.
 
         Raises InvalidArgument and OutOfRange before anything is computed, then what the
         computation or the Writer raises; blocks written by then stay. Needs dask (the extra
