@@ -10,6 +10,7 @@ import numpy as np
 import ziggurat
 
 HEAVY = {"zarr", "cupy", "pydantic", "dask", "numcodecs", "numba", "tensorstore", "scipy"}
+HEAVY |= {"napari", "npe2", "pandas", "xarray"}
 OURS = {"ziggurat-client", "ziggurat-proto"}
 
 

@@ -54,6 +54,7 @@ from ziggurat._values import (
     Zstd,
 )
 from ziggurat._writer import Writer
+from ziggurat._zarr import zarr_store
 
 __all__ = [
     "AlreadyExists",
@@ -95,4 +96,5 @@ __all__ = [
     "ZigguratError",
     "Zstd",
     "connect",
+    "zarr_store",
 ]

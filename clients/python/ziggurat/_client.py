@@ -53,8 +53,10 @@ def connect(
 class Client:
     """One server; made by `connect`. A context manager that closes itself.
 
-    Threads may share a client and all that comes from it. Every method may raise
-    Unavailable and DeadlineExceeded beside what it names.
+    Threads may share a client and all that comes from it. It may be pickled; what is
+    unpickled in a process with the same arguments of `connect` shares a connection, and
+    loses it when one of those clients is closed. Every method may raise Unavailable and
+    DeadlineExceeded beside what it names.
     """
 
     def __init__(self, connection: Connection) -> None:

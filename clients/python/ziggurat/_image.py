@@ -19,6 +19,7 @@ from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 from ziggurat._answers import ImageInfo, image_info
 from ziggurat._build import PyramidBuild
 from ziggurat._errors import OutOfRange
+from ziggurat._extras import extra
 from ziggurat._frametable import Frames, frames_of
 from ziggurat._index import box_of
 from ziggurat._level import LevelView
@@ -34,7 +35,9 @@ class Image:
     """One image on a server; from `Client.create`, `open` or `list`.
 
     Shapes, offsets and indices are in pixels and axis order (t, c, z, y, x). Threads
-    may share an image.
+    may share an image. It may be pickled: in another process it has a connection to the
+    same server, shared by all that is unpickled there. (gRPC does not survive a fork: start
+    processes by "spawn" or "forkserver".)
 
         image[0, 1, 10:20]         a box of level 0, as NumPy would index it
         image.level(2)[...]        all of level 2
@@ -44,6 +47,11 @@ class Image:
     def __init__(self, connection: Connection, info: ImageInfo) -> None:
         self._connection = connection
         self._info = info
+
+    @property
+    def server(self) -> str:
+        """The address of its server, "host:port"."""
+        return self._connection.server
 
     @property
     def name(self) -> str:
@@ -76,9 +84,34 @@ class Image:
         return self._info.dtype
 
     @property
+    def size(self) -> int:
+        """The number of pixels of level 0."""
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """Raw bytes of level 0."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
+
+    @property
+    def limits(self) -> Shape:
+        """Up to where it can be written along each axis: `shape`, 2**40 along an unbounded t."""
+        return (MAX_SIZE, *self.shape[1:]) if self.unbounded else self.shape
+
+    @property
+    def chunks(self) -> Shape:
+        """Pixels of a stored chunk along each axis, the same at every level."""
+        return self._info.layout.chunk_shape
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """The pixel distance of level 0 along each axis, in `units`."""
+        return self._info.scale
+
+    @property
+    def translation(self) -> tuple[float, ...]:
+        """The centre of pixel 0 of level 0 along each axis, in `units`: the origin."""
+        return self.levels[0].translation
 
     @property
     def voxel_size(self) -> dict[str, float]:
@@ -283,7 +316,7 @@ class Image:
             self._connection,
             self.name,
             self.axes,
-            (MAX_SIZE, *self.shape[1:]) if self.unbounded else self.shape,
+            self.limits,
             self.dtype,
             stream_id=stream_id,
             durability=durability,
@@ -294,6 +327,30 @@ class Image:
             spool=spool,
             spool_bytes=spool_bytes,
         )
+
+    def to_dask(self, level: int = 0, chunks: Any = "auto") -> Any:
+        """A level as a dask array: see `LevelView.to_dask`. Raises OutOfRange."""
+        return self.level(level).to_dask(chunks)
+
+    def store(self, array: Any, *, offset: Sequence[int] | None = None, **compute: Any) -> None:
+        """Computes a dask array and writes it to level 0, block by block.
+
+        array: a dask array of the image's dtype and axes. Its blocks may have any shape;
+            those of whole stored chunks, as `to_dask` gives them, are fastest.
+        offset: where its first pixel goes, one number an axis; the image's first without it.
+        compute: what dask's compute takes, such as scheduler="processes".
+
+        Returns once all is stored and every level is exact, unless `pyramid` is "deferred";
+        the image is refreshed. Blocks are computed and written side by side in the order that
+        dask chooses; what `map_blocks` makes of `to_dask` is in memory once a thread, and the
+        Writer's window beside it. A function that looks beyond its block (map_overlap) should
+        not write to the image it reads: its neighbours may be written already.
+
+        Raises InvalidArgument and OutOfRange before anything is computed, then what the
+        computation or the Writer raises; blocks written by then stay. Needs dask (the extra
+        "dask").
+        """
+        extra("dask", "_dask", "store").store(self, array, offset, compute)
 
     def frames(self) -> Frames:
         """What is known of the frames: timestamps, metadata, and which were skipped."""

@@ -5,7 +5,8 @@
     then     [0, 0, :, ::4]         result (10, 16)
 
 A step is taken on this side: the covering box is read whole. The box ends at the last
-pixel the step reaches, so that nothing beyond it is read.
+pixel the step reaches, so that nothing beyond it is read. A negative step reads the same
+box and turns it round.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Selection:
     """A box of a level and what of it is wanted.
 
     offset, shape: the half-open box in pixels, one number an axis; sizes may be 0.
-    steps: along each axis, >= 1; 0 drops the axis.
+    steps: along each axis; negative ones go from the box's end, 0 drops the axis.
     """
 
     offset: Shape
@@ -42,13 +43,15 @@ class Selection:
     @property
     def result_shape(self) -> Shape:
         """The shape of the result."""
-        return tuple(-(-n // step) for n, step in zip(self.shape, self.steps, strict=True) if step)
+        return tuple(
+            -(-n // abs(step)) for n, step in zip(self.shape, self.steps, strict=True) if step
+        )
 
     def cut(self, box: NDArray[Any]) -> NDArray[Any]:
         """The result, of `box` with shape `shape`; a NumPy scalar where no axis is left."""
         chosen = box[tuple(slice(None, None, step) if step else 0 for step in self.steps)]
-        if any(step > 1 for step in self.steps):
-            # A view would keep the whole covering box alive.
+        if any(step not in (0, 1) for step in self.steps):
+            # A view would keep the whole covering box alive, and readers want C order.
             return np.ascontiguousarray(chosen)
         return chosen
 
@@ -56,10 +59,10 @@ class Selection:
 def select(index: object, shape: Shape) -> Selection:
     """The selection for `index` on a level of `shape`.
 
-    index: an int, a slice with a positive step, an Ellipsis, or a tuple of them;
-    negative numbers count from the end, axes that are left out are taken whole.
-    Raises OutOfRange for an int outside its axis and for too many numbers, and
-    InvalidArgument for everything else that is not basic indexing.
+    index: an int, a slice, an Ellipsis, or a tuple of them: NumPy's basic indexing
+    without newaxis. Negative numbers count from the end, axes that are left out are taken
+    whole. Raises OutOfRange for an int outside its axis and for too many numbers, and
+    InvalidArgument for everything else.
     """
     items = _expanded(index if isinstance(index, tuple) else (index,), len(shape))
     offset, sizes, steps = [], [], []
@@ -139,18 +142,21 @@ def _span(item: slice, size: int, axis: int) -> tuple[int, int, int]:
         start, stop, step = item.indices(size)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"index[{axis}]: {error}", field=f"index[{axis}]") from None
-    if step < 1:
-        raise InvalidArgument(
-            f"index[{axis}] has the step {step}: only positive steps are read",
-            field=f"index[{axis}]",
-        )
-    count = max(0, -(-(stop - start) // step))
-    return start, (count - 1) * step + 1 if count else 0, step
+    chosen = range(start, stop, step)
+    if not chosen:
+        return 0, 0, 1
+    first, last = sorted((chosen[0], chosen[-1]))
+    return first, last - first + 1, step
 
 
 def _position(item: object, size: int, axis: int) -> int:
+    if item is None:
+        raise InvalidArgument(
+            f"index[{axis}] is None (newaxis): add axes to the array that is read",
+            field=f"index[{axis}]",
+        )
     try:
-        if isinstance(item, (bool, np.bool_)) or item is None:
+        if isinstance(item, (bool, np.bool_)):
             raise TypeError
         position = operator.index(item)  # type: ignore[arg-type]
     except TypeError:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ziggurat._answers import ImageInfo
+from ziggurat._extras import extra
 from ziggurat._index import box_of, select
 from ziggurat._read import read_box
 from ziggurat._rpc import Connection
@@ -19,10 +20,11 @@ from ziggurat._values import Level, Shape
 class LevelView:
     """One level of an image; each access reads from the server. Made by `Image.level`.
 
-    Indexing takes ints (which drop the axis), slices with positive steps, negative
-    numbers and "..."; it returns a new array of the image's dtype, or a scalar where no
-    axis is left. Raises InvalidArgument for other indices, OutOfRange for ints outside
-    their axis, and the errors of `Image.read`. Threads may share a view.
+    Indexing is NumPy's basic one: ints (which drop the axis), slices with steps of either
+    sign, negative numbers and "...". It returns a new array of the image's dtype, or a
+    scalar where no axis is left. Raises InvalidArgument for other indices, OutOfRange for
+    ints outside their axis, and the errors of `Image.read`. Threads may share a view, and
+    it may be pickled.
     """
 
     def __init__(self, connection: Connection, info: ImageInfo, level: Level) -> None:
@@ -104,15 +106,10 @@ class LevelView:
         """This level as a dask array that reads when it is computed.
 
         chunks: as dask.array.from_array takes them; "auto" gives blocks of whole stored
-        chunks. The blocks are read by threads of this process. Needs dask (the extra
-        "dask").
+        chunks, about as large as dask's configuration says (128 MiB). A block is read
+        whole by one call, in the process that computes it. Needs dask (the extra "dask").
         """
-        try:
-            import dask.array
-        except ImportError:
-            raise ImportError("to_dask needs dask: pip install 'ziggurat-client[dask]'") from None
-        from_array: Any = dask.array.from_array  # dask ships no types for it
-        return from_array(self, chunks=chunks, name=False, asarray=False)
+        return extra("dask", "_dask", "to_dask").to_dask(self, chunks)
 
     def __getitem__(self, index: Any) -> Any:
         chosen = select(index, self.shape)

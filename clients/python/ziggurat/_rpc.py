@@ -8,10 +8,14 @@ Nothing is tried twice here: a call that finds no server raises Unavailable at o
 does one whose connection is cut, a read in the middle too. Whether to ask again is the
 caller's choice; a Writer makes it for itself (_stream.py). The channel beneath tries to
 connect again by itself, so that a call which comes a second after the server finds it.
+
+A pickled connection is its settings: where it is unpickled, all that come with the same
+settings share one, which lives as long as the process.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
@@ -53,6 +57,13 @@ class Connection:
         keepalive_timeout_seconds: float,
     ) -> None:
         self.server = _with_port(server)
+        self._settings = (
+            self.server,
+            timeout_seconds,
+            max_receive_bytes,
+            keepalive_seconds,
+            keepalive_timeout_seconds,
+        )
         self.timeout_seconds = timeout_seconds
         self._closed = False
         answer_ms = int(keepalive_timeout_seconds * 1000)
@@ -136,9 +147,45 @@ class Connection:
         self._closed = True
         self._channel.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _shared_connection, self._settings
+
     def _check_open(self) -> None:
         if self._closed:
             raise FailedPrecondition("the client is closed", reason="CLIENT_CLOSED")
+
+
+# By settings. A connection for each handle that a worker unpickles would open a socket a task.
+_shared: dict[tuple[Any, ...], Connection] = {}
+_sharing = threading.Lock()
+
+
+def _shared_connection(
+    server: str,
+    timeout_seconds: float | None,
+    max_receive_bytes: int,
+    keepalive_seconds: float,
+    keepalive_timeout_seconds: float,
+) -> Connection:
+    """This process's connection with these settings, for what was unpickled."""
+    settings = (
+        server,
+        timeout_seconds,
+        max_receive_bytes,
+        keepalive_seconds,
+        keepalive_timeout_seconds,
+    )
+    with _sharing:
+        found = _shared.get(settings)
+        if found is None or found.closed:
+            found = _shared[settings] = Connection(
+                server,
+                timeout_seconds=timeout_seconds,
+                max_receive_bytes=max_receive_bytes,
+                keepalive_seconds=keepalive_seconds,
+                keepalive_timeout_seconds=keepalive_timeout_seconds,
+            )
+        return found
 
 
 def messages(

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import ziggurat
+
+from tests.unit.client.support import fake_image
 
 EXPORTED = {
     "AlreadyExists",
@@ -46,6 +49,7 @@ EXPORTED = {
     "ZigguratError",
     "Zstd",
     "connect",
+    "zarr_store",
 }
 
 HEAVY = [
@@ -53,6 +57,9 @@ HEAVY = [
     "cupy",
     "pydantic",
     "dask",
+    "xarray",
+    "napari",
+    "npe2",
     "tifffile",
     "rich",
     "click",
@@ -98,6 +105,21 @@ def test_the_command_says_what_is_missing():
         "ziggurat: click is missing; the command needs the extra 'cli':"
         " pip install 'ziggurat-client[cli]'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("call", "package"),
+    [
+        ("image.to_dask()", "dask"),
+        ("image.store(None)", "dask"),
+        ("ziggurat.zarr_store(image)", "zarr"),
+    ],
+)
+def test_a_call_says_which_extra_is_missing(monkeypatch, call, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    image = fake_image("yx", np.zeros((4, 6), np.uint16))
+    with pytest.raises(ImportError, match=rf"needs {package}: .*'ziggurat-client\[{package}\]'"):
+        eval(call, {"image": image, "ziggurat": ziggurat})
 
 
 def test_nobody_there():
