@@ -239,6 +239,8 @@ class LocalStore:
             self._fs.rename(target, staged)
         except (FileNotFoundError, NotADirectoryError):
             return
+        # Both: that it is gone from one directory may be known only with the other.
+        self._fs.sync_dir(staged.parent)
         self._fs.sync_dir(target.parent)
         self._fs.remove_tree(staged)
 
