@@ -72,7 +72,7 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
             tuple(image.layout.shard_chunks.sizes),
             _codec(image.layout.codec),
         ),
-        downsampling=_word(image_pb2.Downsampling, image.downsampling or 1, "DOWNSAMPLING_"),
+        downsampling=method_name(image.downsampling or 1),
         kind=_word(image_pb2.ImageKind, image.kind or 1, "IMAGE_KIND_"),
         labels_of=image.labels_of,
         pyramid=_word(image_pb2.PyramidMode, image.pyramid or 1, "PYRAMID_MODE_"),
@@ -82,6 +82,11 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
         streams=tuple(map(_stream, image.streams)),
         unbounded=any(axis.unbounded for axis in image.axes),
     )
+
+
+def method_name(number: int) -> str:
+    """A Downsampling as a word. Raises ServerError for one this version does not know."""
+    return _word(image_pb2.Downsampling, number, "DOWNSAMPLING_")
 
 
 def server_status(status: service_pb2.ServerStatus) -> ServerStatus:

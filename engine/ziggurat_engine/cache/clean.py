@@ -24,7 +24,7 @@ from ziggurat_engine.spec import Array
 
 
 class ChunkKey(NamedTuple):
-    """One chunk of one level of one open image."""
+    """One chunk of one level; image: as images.OpenImage.pixels_number."""
 
     image: int
     level: int
