@@ -230,7 +230,9 @@ def test_labels(serve):
     data = pixels()
     with ziggurat.connect(server.address) as client:
         make(client, "a", data)
-        masks = client.create("cells", axes="zyx", shape=SHAPE, dtype="uint16", labels_of="a")
+        masks = client.create(
+            "cells", axes="zyx", shape=SHAPE, dtype="uint16", kind="labels", labels_of="a"
+        )
         with masks.writer() as writer:
             writer.write_region(data, (0, 0, 0))
         with pytest.raises(ziggurat.InvalidArgument, match="median makes labels") as raised:
