@@ -184,7 +184,8 @@ def test_an_unbounded_image_that_grows(serve):
         image = client.create(
             "a",
             axes="tyx",
-            shape=(None, 64, 64),
+            shape=(0, 64, 64),
+            unbounded=True,
             dtype="uint16",
             chunk_shape=(1, 16, 16),
             shard_chunks=(4, 2, 2),
