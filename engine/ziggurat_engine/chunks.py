@@ -35,7 +35,7 @@ class Chunks:
 
     def stored(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
         """The chunk as the store has it; None where it is absent. Not to be written to."""
-        key = ChunkKey(image.number, level, chunk)
+        key = ChunkKey(image.pixels_number(level), level, chunk)
         return self._clean.get_or_load(key, lambda: self._load(image, level, chunk))
 
     def paste(self, image: OpenImage, level: int, part: Part, out: Array) -> None:
@@ -110,7 +110,7 @@ class Chunks:
 
     def _shard(self, image: OpenImage, level: int, chunk: Shape) -> DirtyShard | None:
         shard = image.pyramid.levels[level].shard_of(chunk)
-        return self._dirty.find(ShardKey(image.number, level, shard))
+        return self._dirty.find(ShardKey(image.number_of(level), level, shard))
 
     def _load(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
         if image.foreign is not None and image.image.read_only:

@@ -37,6 +37,7 @@ from ziggurat_engine.log import Log, LogStats
 from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
 from ziggurat_engine.recover import Recovered, Recovery
+from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.space import Space
 from ziggurat_engine.spec import ImageSpec
@@ -157,7 +158,8 @@ class Engine:
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
         )
-        self.builder = Builder(self._settler, self._state)
+        remaker = Remaker(self._catalog, self._images, self._settler, self._state)
+        self.builder = Builder(self._settler, self._state, remaker)
         self._recovery = Recovery(
             self._log,
             self._state,
@@ -166,6 +168,7 @@ class Engine:
             self.ingest,
             self._settler,
             self._frames,
+            remaker,
             accept_loss=settings.accept_loss,
         )
         self._ready = False
@@ -270,7 +273,8 @@ class Engine:
         # First: the log may still hold frames of an image that is not there any more.
         self._state.save_deleted(image.image.uid)
         self._images.delete(image)
-        self._settler.discard(image)
+        for number in image.base.numbers:
+            self._settler.discard(image, number)
         self._journal.forget(image.image.uid)
         self._state.forget(image.image.uid)
         self._frames.forget(image.image.uid)
@@ -278,14 +282,14 @@ class Engine:
     def _leave(self, image: OpenImage) -> None:
         """Stores all that was written to an adopted image, and takes no more."""
         self.ingest.check_free(image)
-        image.deleted = True
+        image.base.deleted = True
         try:
             # Again: a stream opened meanwhile may have a write under way.
             self.ingest.check_free(image)
             self._settler.drain_all(image)
             self.ingest.forget(image)
         except BaseException:
-            image.deleted = False
+            image.base.deleted = False
             raise
 
     def frames(self, image: OpenImage) -> Iterator[Row]:

@@ -1,9 +1,12 @@
 """Which images are open, and what does the engine keep of each while it is?
 
 An OpenImage joins what is stored (its description and its arrays) with what is derived
-from it once: the recipe of each level, and a number that names the image in the
-cache. A deleted image's number is never used again, so that nothing of it can be
-found under an image of the same name.
+from it once: the recipe of each level, and the numbers that name it in the cache. A
+number is never used again, so that nothing of a deleted image can be found under an
+image of the same name, and nothing of a level under one that replaced it.
+
+It never changes: an image of which the levels are replaced is another OpenImage from then
+on. What they share is their Base: level 0, and who writes to it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +28,7 @@ from ziggurat_engine.errors import (
     ZigguratError,
 )
 from ziggurat_engine.kernels.protocol import Recipe, halo
+from ziggurat_engine.locks import SharedLock
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Image
@@ -38,29 +42,100 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class OpenImage:
-    """An image in use.
+class Base:
+    """What an image is whichever method makes its levels: level 0, and who writes to it.
 
-    number: names the image in the cache. fill_value: one pixel of its dtype.
-    chunk_bytes: of one decoded chunk. recipes: how each level's chunks are settled.
+    number: names level 0 in the cache.
     extent: pixels along the first axis; grows where the image is unbounded, under write_order.
     foreign: what reads and measures its levels where it is adopted.
     revision: tick of the last write accepted, 0 before the first. observers: called, from
     any thread, after a shard of level 0 was stored; they must not block. write_order: held
     while a write is logged and merged, so that both happen in the same order.
+
+    now: with the levels that readers see. next: with those that another method is making
+    (remake.py), None where none is. storing: shared while a shard of level 0 is stored and
+    its blocks are merged; whoever is alone may change `now` and `next`. changing: held by
+    whoever changes the method, to `method`.
     """
 
     number: int
-    stored: StoredImage
-    fill_value: np.generic
-    chunk_bytes: int
-    recipes: tuple[Recipe, ...]
     extent: int
     foreign: ForeignLevels | None = None
     revision: int = 0
     write_order: threading.Lock = field(default_factory=threading.Lock)
     deleted: bool = False
     observers: set[Callable[[], None]] = field(default_factory=set)
+    storing: SharedLock = field(default_factory=SharedLock)
+    changing: threading.Lock = field(default_factory=threading.Lock)
+    method: str | None = None
+    now: OpenImage = field(init=False)
+    next: OpenImage | None = None
+
+    @property
+    def numbers(self) -> set[int]:
+        """All that name something of the image in the cache."""
+        return {n for image in (self.now, self.next) if image for n in (image.lower, image.upper)}
+
+
+@dataclass(frozen=True, eq=False)
+class OpenImage:
+    """An image in use, with the levels that one method makes.
+
+    lower, upper: name what is dirty, touched and deferred of level 0, and of the levels above.
+    Levels that replace others have an `upper` of their own, and before that a `lower`, since
+    what is to be made of level 0 for them differs.
+    fill_value: one pixel of its dtype. chunk_bytes: of one decoded chunk. recipes: how each
+    level's chunks are settled. reading: shared by who reads the levels.
+    """
+
+    base: Base
+    lower: int
+    upper: int
+    stored: StoredImage
+    fill_value: np.generic
+    chunk_bytes: int
+    recipes: tuple[Recipe, ...]
+    reading: SharedLock = field(default_factory=SharedLock)
+
+    @property
+    def number(self) -> int:
+        """Names the image: the same whatever makes its levels."""
+        return self.base.number
+
+    @property
+    def foreign(self) -> ForeignLevels | None:
+        """What reads and measures its levels where it is adopted."""
+        return self.base.foreign
+
+    @property
+    def now(self) -> OpenImage:
+        """The image with the levels that readers see."""
+        return self.base.now
+
+    def steady(self) -> Iterator[OpenImage]:
+        """The image as it is now; again where its levels were replaced while that was used."""
+        while True:
+            now = self.base.now
+            yield now
+            if self.base.now is now:
+                return
+
+    def number_of(self, level: int) -> int:
+        """Names what is dirty, touched or deferred of `level`."""
+        return self.upper if level else self.lower
+
+    def pixels_number(self, level: int) -> int:
+        """Names the stored pixels of `level`."""
+        return self.upper if level else self.base.number
+
+    def noted(self, level: int) -> int:
+        """How the state database counts `level` in its notes: by the array they make stale."""
+        return self.image.first_array - 1 + level
+
+    @property
+    def noted_levels(self) -> range:
+        """All that `noted` may be."""
+        return range(self.noted(0), self.noted(len(self.recipes) - 1))
 
     @property
     def image(self) -> Image:
@@ -91,7 +166,7 @@ class OpenImage:
     def shape(self, level: int = 0) -> Shape:
         """Pixels of a level along each axis, as of now."""
         return (
-            (self.extent, *self.pyramid.levels[level].shape[1:])
+            (self.base.extent, *self.pyramid.levels[level].shape[1:])
             if self.image.unbounded
             else self.pyramid.levels[level].shape
         )
@@ -110,11 +185,11 @@ class OpenImage:
     def grow(self, region: Region) -> None:
         """Reaches from now on to the end of `region`, a region of level 0; with write_order."""
         if self.image.unbounded:
-            self.extent = max(self.extent, region.stop[0])
+            self.base.extent = max(self.base.extent, region.stop[0])
 
     def lazy(self, level: int) -> bool:
         """True where the parents of what is written to `level` are made when asked for."""
-        deferred = self.image.pyramid == "deferred"
+        deferred = self.image.pyramid == "deferred" or self.lower != self.base.number
         return deferred and level == 0 and self.recipes[0].factors is not None
 
     def halo(self, level: int) -> Shape:
@@ -178,17 +253,53 @@ class Images:
         stored = self._catalog.load(name)
         with self._lock:
             found = self._open.get(name)
-            if found is None or found.stored is not stored:
+            if found is None or found.stored.gate is not stored.gate:
                 # It may have been deleted since it was loaded.
                 stored.gate.check()
-                found = self._open[name] = _open(next(self._numbers), stored, self._catalog.handles)
-                self._by_number[found.number] = found
+                base = Base(next(self._numbers), stored.image.shape[0])
+                base.foreign = _foreign(stored, self._catalog.handles)
+                found = _open(base, base.number, next(self._numbers), stored)
+                self._publish(found)
             return found
 
     def numbered(self, number: int) -> OpenImage | None:
-        """The open image that `number` names; None once it is deleted."""
+        """The open image that `number` names; None once it, or its levels, are deleted."""
         with self._lock:
             return self._by_number.get(number)
+
+    def add_next(self, image: OpenImage, stored: StoredImage) -> OpenImage:
+        """Gives `image` levels that another method is to make: from now on they follow writes.
+
+        NotFound where it is deleted. Waits for what is being stored of level 0.
+        """
+        number = next(self._numbers)
+        found = _open(image.base, number, number, stored)
+        with image.base.storing.alone(), self._lock:
+            stored.gate.check()
+            image.base.next = self._by_number[number] = found
+        return found
+
+    def publish_next(self, image: OpenImage) -> OpenImage:
+        """Makes what is `next` of `image` its levels; to be called alone in `storing`."""
+        waiting = image.base.next
+        assert waiting is not None
+        with self._lock:
+            image.base.next = None
+            found = replace(waiting, lower=image.number)
+            if not image.base.deleted:
+                self._publish(found)
+            return found
+
+    def drop_levels(self, image: OpenImage) -> None:
+        """The levels above level 0 of `image`, which nobody looks for any more, are forgotten."""
+        with self._lock:
+            if image.base.next is image:
+                image.base.next = None
+            self._by_number.pop(image.upper, None)
+
+    def _publish(self, image: OpenImage) -> None:
+        image.base.now = self._open[image.image.name] = image
+        self._by_number[image.lower] = self._by_number[image.upper] = image
 
     def all(self) -> Iterator[OpenImage]:
         """All images, each opened if it can be."""
@@ -197,9 +308,9 @@ class Images:
                 yield self.open(name)
 
     def opened(self) -> list[OpenImage]:
-        """The images that are open now."""
+        """The images that are open now, with all levels that they have."""
         with self._lock:
-            return list(self._open.values())
+            return list(dict.fromkeys(self._by_number.values()))
 
     def names(self, prefix: str = "") -> list[str]:
         """All images at or below the path `prefix`, sorted."""
@@ -211,21 +322,23 @@ class Images:
 
     def delete(self, image: OpenImage) -> None:
         """Deletes the image; durable when it returns."""
-        image.deleted = True
+        base = image.base
+        base.deleted = True
         try:
             self._catalog.delete(image.image.name)
         except BaseException:
-            image.deleted = False
+            base.deleted = False
             raise
         with self._lock:
-            self._by_number.pop(image.number, None)
-            if self._open.get(image.image.name) is image:
+            for number in [n for n, found in self._by_number.items() if found.base is base]:
+                del self._by_number[number]
+            if self._open.get(image.image.name) is base.now:
                 del self._open[image.image.name]
         if image.foreign is not None:
             image.foreign.close()
 
 
-def _open(number: int, stored: StoredImage, handles: ShardHandles) -> OpenImage:
+def _open(base: Base, lower: int, upper: int, stored: StoredImage) -> OpenImage:
     image = stored.image
     fill_value: np.generic = image.dtype.type(image.fill_value)
     steps = (*image.layout.factors, None)
@@ -233,10 +346,14 @@ def _open(number: int, stored: StoredImage, handles: ShardHandles) -> OpenImage:
         Recipe(image.layout.codec, fill_value, factors, image.downsampling) for factors in steps
     )
     chunk_bytes = image.dtype.itemsize * math.prod(image.layout.chunk_shape)
-    opened = OpenImage(number, stored, fill_value, chunk_bytes, recipes, image.shape[0])
-    if image.adopted is not None:
-        # Half a second of imports that only adopted images need.
-        from ziggurat_engine.foreign.levels import ForeignLevels
+    return OpenImage(base, lower, upper, stored, fill_value, chunk_bytes, recipes)
 
-        opened.foreign = ForeignLevels(image, image.adopted, handles, stored.gate.check)
-    return opened
+
+def _foreign(stored: StoredImage, handles: ShardHandles) -> ForeignLevels | None:
+    image = stored.image
+    if image.adopted is None:
+        return None
+    # Half a second of imports that only adopted images need.
+    from ziggurat_engine.foreign.levels import ForeignLevels
+
+    return ForeignLevels(image, image.adopted, handles, stored.gate.check)

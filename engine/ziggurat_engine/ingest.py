@@ -153,7 +153,7 @@ class Ingest:
             # The call before may have ended without telling all that is durable by now.
             stream.stirred = True
             stream.logged = logged
-            image.observers.add(stream.stir)
+            image.base.observers.add(stream.stir)
             self._journal.observers.add(stream.stir)
         if expected_frames is not None and expected_frames != stream.expected_frames:
             try:
@@ -169,7 +169,7 @@ class Ingest:
         with self._lock:
             stream.last_held = time.monotonic()
             stream.held = False
-            stream.image.observers.discard(stream.stir)
+            stream.image.base.observers.discard(stream.stir)
             self._journal.observers.discard(stream.stir)
             self._lock.notify_all()
 
@@ -251,7 +251,7 @@ class Ingest:
         then be written, and the same number is wanted again.
         """
         image = stream.image
-        if image.deleted:
+        if image.base.deleted:
             raise NotFound(f"image {image.image.name!r} was deleted", field="open.image")
         pixels = pixels_of(image, region, payload)
         check_metadata(metadata, self._max_metadata_bytes)
@@ -264,7 +264,7 @@ class Ingest:
         cells = image.pyramid.levels[0].shards
         logged = stream.logged and (bool(said) or not covers_cells(cells, region))
         record = Record(bytes.fromhex(image.image.uid), stream.stream_id, sequence, region, said)
-        with self._budget.beside(payload.nbytes), image.write_order:
+        with self._budget.beside(payload.nbytes), image.base.write_order:
             appended = self._journal.append(record, payload) if logged else None
             # Before the pixels: when they are stored the image's metadata has to reach so far.
             image.grow(region)
@@ -275,7 +275,7 @@ class Ingest:
                     self._journal.abandoned(appended)
                 raise
             order = self._journal.position
-            image.revision = max(image.revision, tick)
+            image.base.revision = max(image.base.revision, tick)
         stream.counters.regions += 1
         stream.counters.bytes += pixels.nbytes
         self._received(stream, record, tick, order, appended)
@@ -284,7 +284,7 @@ class Ingest:
         """Merges a region of level 0 that the log holds already; returns its tick."""
         image.grow(region)
         tick = self._merge(image, region, pixels_of(image, region, payload))
-        image.revision = max(image.revision, tick)
+        image.base.revision = max(image.base.revision, tick)
         return tick
 
     def skip(self, stream: Stream, sequence: int, frames: int) -> None:
@@ -295,7 +295,7 @@ class Ingest:
             return
         self._space.check()
         record = Skip(bytes.fromhex(stream.key[0]), stream.stream_id, sequence, frames)
-        with stream.image.write_order:
+        with stream.image.base.write_order:
             appended = self._journal.append(record) if stream.logged else None
             # A tick though there are no pixels: what says that a skip is stored also says
             # so of every write that was merged before it.
@@ -333,7 +333,8 @@ class Ingest:
 
     def finish(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all is durable and every level is exact and stored; raises as `flush`."""
-        self._settler.drain_all(stream.image, cancelled)
+        for image in stream.image.steady():
+            self._settler.drain_all(image, cancelled)
         self.flush(stream, cancelled)
 
     def close(self, stream: Stream, outcome: Outcome) -> None:

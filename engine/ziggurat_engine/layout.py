@@ -29,9 +29,12 @@ from ziggurat_engine.grid import Grid
 from ziggurat_engine.pyramid import Level, Pyramid
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import (
+    NOT_FOR_LABELS,
     SPATIAL,
+    WHY_NOT_FOR_LABELS,
     AdoptedLevel,
     Axis,
+    Downsampling,
     Image,
     ImageSpec,
     Layout,
@@ -81,6 +84,21 @@ def resolve(
         uid=uuid.uuid4().hex,
         created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
     )
+
+
+def remade(image: Image, method: Downsampling) -> Image:
+    """`image` with levels that `method` makes.
+
+    Raises InvalidArgument, with the field "method", where it can't make them of this image.
+    """
+    if image.kind == "labels" and method in NOT_FOR_LABELS:
+        raise InvalidArgument(f"method: {method} {WHY_NOT_FOR_LABELS}", field="method")
+    found = image.model_copy(update={"downsampling": method})
+    try:
+        _check_method(found, image.layout.factors)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"method: {method}: {error.message}", field="method") from None
+    return found
 
 
 def pyramid_of(image: Image) -> Pyramid:
@@ -245,7 +263,7 @@ def _check_step(field: str, step: Shape, axes: Sequence[Axis], chunk: Shape) -> 
         raise _bad(field, f"{_text(step)} downsamples nothing")
 
 
-def _check_method(spec: ImageSpec, factors: Sequence[Shape]) -> None:
+def _check_method(spec: ImageSpec | Image, factors: Sequence[Shape]) -> None:
     """Chunks never written are absent at every level: the method must keep the fill value.
 
     For floats it may not: adding n of them rounds, or overflows; minima pass NaNs over.

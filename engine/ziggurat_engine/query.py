@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,8 +88,23 @@ class Query:
                 limit="max_read_bytes",
                 limit_bytes=self._max_read_bytes,
             )
-        revision = image.revision
+        revision = image.base.revision
         return Answer(image, level, region, self.stale(image, level, region), revision)
+
+    @contextmanager
+    def reading(
+        self, image: OpenImage, level: int, offset: Shape, shape: Shape
+    ) -> Iterator[Answer]:
+        """As `plan`; while the block runs the levels that answer stay, though they be replaced."""
+        while True:
+            image = image.now
+            with image.reading.shared():
+                answer = self.plan(image, level, offset, shape)
+                # Else they were replaced before: perhaps they are being removed, and
+                # what was found of stale is that of others.
+                if image.now is image:
+                    yield answer
+                    return
 
     def stale(self, image: OpenImage, level: int, region: Region | None = None) -> bool:
         """True where a write below has not reached `region` of `level` (or any of it) yet."""
@@ -98,14 +114,14 @@ class Query:
         pyramid = image.pyramid
         region = region or Region.whole(image.shape(level))
         for below in range(level):
-            grid = pyramid.levels[below]
+            grid, number = pyramid.levels[below], image.number_of(below)
             chunks = grid.chunks.touched(image.below(region, level, below))
             while True:
                 seen = self._deferred.changes
                 # In this order: what is deferred goes from there once it is touched.
-                if self._deferred.touches(image.number, below, chunks, grid.shard_of):
+                if self._deferred.touches(number, below, chunks, grid.shard_of):
                     return True
-                if self._dirty.touches(image.number, below, chunks):
+                if self._dirty.touches(number, below, chunks):
                     return True
                 # The other way about, what was dirty may have been deferred meanwhile.
                 if seen == self._deferred.changes:
@@ -122,8 +138,8 @@ class Query:
                 stale = distinct(stale // level.factors)
             counts.append(len(stale))
             # In this order: what is deferred goes from there once it is touched.
-            found = self._deferred.sets(image.number, below)
-            dirty = self._dirty.indices(image.number, below)
+            found = self._deferred.sets(image.number_of(below), below)
+            dirty = self._dirty.indices(image.number_of(below), below)
             found.append(frozenset(image.neighbours(below, dirty)))
             # Perhaps a million: no array is made of each.
             numbers = itertools.chain.from_iterable(itertools.chain.from_iterable(found))

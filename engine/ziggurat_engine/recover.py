@@ -13,7 +13,8 @@ then from the log. A record behind a gap was never acknowledged as durable; it i
 merged all the same, and its client sends it again.
 
 Then the shards whose parents may not be stored are deferred: these are made in the
-background, or, in an image whose pyramid is, when they are asked for.
+background, or, in an image whose pyramid is, when they are asked for. Levels that another
+method was making are gone on with, or removed, before all that (remake.py).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal, StreamKey
 from ziggurat_engine.log import Close, Log, Replayed, Skip
+from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.state import UNKNOWN, State, StreamState
 from ziggurat_engine.store.frames import Row
@@ -87,6 +89,7 @@ class Recovery:
         ingest: Ingest,
         settler: Settler,
         frames: Frames,
+        remaker: Remaker,
         *,
         accept_loss: bool,
     ) -> None:
@@ -97,6 +100,7 @@ class Recovery:
         self._ingest = ingest
         self._settler = settler
         self._frames = frames
+        self._remaker = remaker
         self._accept_loss = accept_loss
         self._deleted: set[str] = set()
         # The log is not the one that the data was last used with.
@@ -121,6 +125,8 @@ class Recovery:
             self._streams[known.image, known.stream] = _Progress(known.sequence, known.facts)
         applied = self._state.applied()
         by_uid = {image.image.uid: image for image in self._images.all()}
+        # Before anything is stored: levels that are being made follow it.
+        self._remaker.recover(by_uid.values())
         deleted = self._state.deleted()
         self._deleted = deleted - by_uid.keys()
         if self._deleted != deleted:
@@ -149,9 +155,11 @@ class Recovery:
         notes = self._state.stale()
         for note in notes:
             image = by_uid.get(note.image)
-            if image is not None:
-                lazy = image.lazy(note.level)
-                self._settler.defer(image, note.level, note.shard, note.chunks, lazy=lazy)
+            for levels in (image, image.base.next) if image is not None else ():
+                if levels is not None and note.level in levels.noted_levels:
+                    level = note.level - levels.noted(0)
+                    lazy = levels.lazy(level)
+                    self._settler.defer(levels, level, note.shard, note.chunks, lazy=lazy)
         self._adopt_log()
         found = Recovered(records, self.bytes_done, skipped, len(notes), time.monotonic() - started)
         log.info(

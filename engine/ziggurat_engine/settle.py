@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import nullcontext
 
 from ziggurat_engine.cache import (
     Budget,
@@ -111,7 +112,7 @@ class Settler:
         Raises Unavailable where memory is full because the store fails.
         """
         grid = image.pyramid.levels[level]
-        key = ShardKey(image.number, level, grid.shard_of(parts[0].at))
+        key = ShardKey(image.number_of(level), level, grid.shard_of(parts[0].at))
         with self._dirty.pin(key, grid, image.fill_value) as shard:
             while True:
                 with shard.lock:
@@ -163,7 +164,7 @@ class Settler:
         """
         target = self._dirty.next_tick()
         pending = []
-        for shard in self._dirty.shards(image.number, level):
+        for shard in self._dirty.shards(image.number_of(level), level):
             tick = shard.oldest_tick()
             if tick is not None and tick < target and (within is None or shard.touches(within)):
                 pending.append((shard, len(shard.indices()), shard.failures))
@@ -189,9 +190,21 @@ class Settler:
         lazy: only when `complete` is asked for it; else also where there is nothing better
         to do.
         """
-        self._deferred.add(ShardKey(image.number, level, shard), chunks, lazy=lazy)
+        self._deferred.add(ShardKey(image.number_of(level), level, shard), chunks, lazy=lazy)
         if not lazy:
             self._rouse()
+
+    def adopt(self, source: OpenImage, target: OpenImage) -> None:
+        """What is deferred of level 0 in `source` is so in `target`, and nothing else is."""
+        lazy = target.lazy(0)
+        self._deferred.move(source.lower, target.lower, 0, lazy=lazy)
+        if not lazy:
+            self._rouse()
+
+    def stale(self, image: OpenImage) -> bool:
+        """True where something of what is stored has not reached the top level."""
+        numbers = ((image.number_of(level), level) for level in range(len(image.recipes)))
+        return any(self._deferred.holds(*n) or self._dirty.shards(*n) for n in numbers)
 
     def complete(
         self,
@@ -207,7 +220,7 @@ class Settler:
         """
         if image.lazy(level):
             # What is dirty would else be deferred as it is stored.
-            for shard in self._dirty.shards(image.number, level):
+            for shard in self._dirty.shards(image.number_of(level), level):
                 if within is None or shard.touches(within):
                     shard.touch_dirty(self._dirty.next_tick())
         step = count = done = 0
@@ -216,7 +229,8 @@ class Settler:
             yield step, count
         done += step
         shard_of = image.pyramid.levels[level].shard_of
-        keys = sorted(self._deferred.keys(image.number, level, within, shard_of))
+        number = image.number_of(level)
+        keys = sorted(self._deferred.keys(number, level, within, shard_of))
         left = done + sum(map(self._deferred.count, keys))
         for batch in self._batches(image, keys):
             self._wait_for_memory(cancelled)
@@ -290,14 +304,14 @@ class Settler:
         if broken is not None:
             raise broken
 
-    def discard(self, image: OpenImage) -> None:
-        """Forgets what is dirty and clean of an image that is being deleted."""
-        for shard in self._dirty.shards(image.number):
+    def discard(self, image: OpenImage, number: int) -> None:
+        """Forgets what is dirty and clean of what `number` names of `image`, and is deleted."""
+        for shard in self._dirty.shards(number):
             level = image.pyramid.levels[shard.key.level]
             with self._dirty.own(shard.key, level, image.fill_value) as owned:
                 self._budget.release(owned.clear())
-        self._clean.drop_image(image.number)
-        self._deferred.drop_image(image.number)
+        self._clean.drop_image(number)
+        self._deferred.drop_image(number)
 
     @property
     def failing(self) -> int:
@@ -429,10 +443,17 @@ class Settler:
     def _settle(self, shard: DirtyShard) -> None:
         """Settles an owned shard; what it raises, `_failed` makes good."""
         image = self._images.numbered(shard.key.image)
-        if image is None:
-            # Deleted, with a write under way: nobody will ask for it.
-            self._budget.release(shard.clear())
-            return
+        # The levels that its blocks go to are the image's until they are there.
+        levels = nullcontext() if image is None or shard.key.level else image.base.storing.shared()
+        with levels:
+            image = self._images.numbered(shard.key.image)
+            if image is None:
+                # Deleted, with a write under way: nobody will ask for it.
+                self._budget.release(shard.clear())
+            else:
+                self._store(image, shard)
+
+    def _store(self, image: OpenImage, shard: DirtyShard) -> None:
         taken = self._storing.take(image, shard)
         with self._budget.held(taken.block_bytes):
             self._clean.shrink()
@@ -455,7 +476,7 @@ class Settler:
             notes.append(taken.note)
         self._storing.clear(notes)
         if shard.key.level == 0:
-            for observer in (*image.observers, *self.observers):
+            for observer in (*image.base.observers, *self.observers):
                 observer()
 
     def _failed(self, shard: DirtyShard, error: Exception) -> None:

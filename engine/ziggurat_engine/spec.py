@@ -43,6 +43,7 @@ SPATIAL = frozenset("zyx")
 MAX_IMAGE_BYTES = 2**62
 # What they make of labels 2 and 4 is another label, 3.
 NOT_FOR_LABELS = frozenset(("mean", "median", "gaussian"))
+WHY_NOT_FOR_LABELS = "makes labels that nothing has; mode, min, max and stride do not"
 
 
 class Model(BaseModel):
@@ -207,10 +208,7 @@ class _Described(Model):
             if self.dtype.kind == "f":
                 raise ValueError(f"data_type: labels are integers, not {self.data_type}")
             if self.downsampling in NOT_FOR_LABELS:
-                raise ValueError(
-                    f"downsampling: {self.downsampling} makes labels that nothing has;"
-                    " mode, min, max and stride do not"
-                )
+                raise ValueError(f"downsampling: {self.downsampling} {WHY_NOT_FOR_LABELS}")
         channels = [axis.size for axis in self.axes if axis.name == "c"]
         if self.channels and [len(self.channels)] != channels:
             raise ValueError(
@@ -301,14 +299,21 @@ class Image(_Described):
 
     uid: 32 hexadecimal digits; no other image ever has the same. created: in UTC. adopted:
     others made it, and its levels lie where they are; `layout` is then that of level 0.
+    first_array: names the array of level 1, those of the levels above follow; grows with
+    each change of method, so that a name never comes to hold what another method made.
     """
 
     uid: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     layout: Layout
     created: datetime.datetime
     adopted: Adopted | None = None
+    first_array: Annotated[int, Field(ge=1)] = 1
 
     @property
     def read_only(self) -> bool:
         """True where nothing is ever written to its levels."""
         return self.adopted is not None and not self.adopted.writable
+
+    def array_name(self, level: int) -> str:
+        """The array of `level` in the image's group."""
+        return "0" if level == 0 else str(self.first_array + level - 1)

@@ -14,7 +14,10 @@ One SQLite database (write-ahead journal, every commit synced). Its tables:
               nowhere else
     stale     shards of which the parents may not be stored: written before a shard is
               replaced, removed after its parents are stored. A row too many costs a
-              needless computation, a row too few would leave a level wrong for good
+              needless computation, a row too few would leave a level wrong for good.
+              `level` is counted so that levels made by another method have numbers of
+              their own (images.OpenImage.noted)
+    changes   images of which the levels are being made by another method (remake.py)
 
 Images are named by their uid, so that nothing is taken for that of a later image of the
 same name.
@@ -34,7 +37,7 @@ from pathlib import Path
 from ziggurat_engine.errors import UnsupportedVersion
 from ziggurat_engine.region import Shape
 
-VERSION = 4
+VERSION = 5
 # Stands in `deleted` for images that nobody wrote down.
 UNKNOWN = ""
 
@@ -73,6 +76,15 @@ CREATE TABLE expected (
 CREATE TABLE deleted (image TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE log (identity TEXT NOT NULL, needed INTEGER NOT NULL);
 """,
+    5: """
+CREATE TABLE changes (
+    image TEXT NOT NULL PRIMARY KEY,
+    method TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    previous INTEGER NOT NULL,
+    ready INTEGER NOT NULL
+) WITHOUT ROWID;
+""",
 }
 
 
@@ -98,6 +110,21 @@ class StaleShard:
     shard: Shape
     chunks: frozenset[Shape]
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Levels of an image that are being made by another method.
+
+    method: a spec.Downsampling. first: their first array; previous: that of the levels they
+    are to replace. ready: the arrays are there, and what is to be made of them is noted.
+    """
+
+    image: str
+    method: str
+    first: int
+    previous: int
+    ready: bool
 
 
 class State:
@@ -196,6 +223,31 @@ class State:
             for image, level, shard, chunks, version in rows
         ]
 
+    def save_change(self, change: Change) -> None:
+        """Remembers a change of method, the only one of its image; durable when it returns."""
+        row = (change.image, change.method, change.first, change.previous, change.ready)
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?)", row)
+
+    def changes(self) -> list[Change]:
+        """All changes of method that have begun and not ended."""
+        with self._lock, _os_errors():
+            rows = self._db.execute("SELECT * FROM changes").fetchall()
+        return [Change(i, method, first, old, bool(ready)) for i, method, first, old, ready in rows]
+
+    def change_of(self, image: str) -> Change | None:
+        """The change of method of one image."""
+        return next((change for change in self.changes() if change.image == image), None)
+
+    def end_change(self, image: str, levels: range) -> None:
+        """Forgets the change of method of an image, and all notes of these levels."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM changes WHERE image = ?", (image,))
+            db.execute(
+                "DELETE FROM stale WHERE image = ? AND level >= ? AND level < ?",
+                (image, levels.start, levels.stop),
+            )
+
     def save_streams(self, streams: Iterable[StreamState]) -> None:
         """Remembers how far streams are, unless further is known; durable when it returns.
 
@@ -242,7 +294,7 @@ class State:
     def forget(self, image: str) -> None:
         """Forgets an image that was deleted."""
         with self._transaction() as db:
-            for table in ("streams", "expected", "applied", "stale"):
+            for table in ("streams", "expected", "applied", "stale", "changes"):
                 db.execute(f"DELETE FROM {table} WHERE image = ?", (image,))
 
     def save_deleted(self, image: str) -> None:

@@ -41,6 +41,13 @@ log = logging.getLogger(__name__)
 BATCH_CHUNKS = 16
 
 
+class Beside(NamedTuple):
+    """Chunks by shard that may not be stored now, though their blocks depend on what is."""
+
+    image: OpenImage
+    chunks: dict[Shape, set[Shape]]
+
+
 class Block(NamedTuple):
     """A downsampled block: how it is merged into the level above."""
 
@@ -55,7 +62,7 @@ class Taken:
     chunks: dirty until now, settling from now on. touched: stored chunks of which the blocks
     are to be made anew. note: to be cleared once all blocks are stored. later: no blocks are
     made now. own, beside: chunks of which the blocks depend on `chunks`: of this shard, and of
-    others by shard.
+    others; also those of which other levels are to be made, by another method (OpenImage.next).
     """
 
     image: OpenImage
@@ -65,7 +72,7 @@ class Taken:
     note: StaleShard | None
     later: bool
     own: set[Shape]
-    beside: dict[Shape, set[Shape]]
+    beside: list[Beside]
 
     @property
     def block_bytes(self) -> int:
@@ -128,12 +135,19 @@ class Storing:
             shard.make_more(waiting)
             self._deferred.remove(shard.key, waiting)
             touched |= waiting - chunks.keys()
-        own, beside = self._dependent(image, shard.key, chunks)
+        found = self._dependent(image, level, chunks)
+        own = found.pop(shard.key.shard, set())
+        beside = [Beside(image, found)]
+        other = image.base.next
+        if level == 0 and other is not None and other.recipes[0].factors is not None:
+            beside.append(Beside(other, self._dependent(other, 0, chunks)))
         if any(image.halo(level)) and not later:
             touched |= own
         if image.recipes[level].factors is not None and (chunks or touched):
             # Before the store changes: a crash must not leave the level above wrong.
-            note = self._state.mark_stale(image.image.uid, level, shard.key.shard, own | touched)
+            place = (image.image.uid, image.noted(level), shard.key.shard)
+            note = self._state.mark_stale(*place, own | touched)
+        beside = [each for each in beside if each.chunks]
         return Taken(image, shard, dict(chunks), touched, note, later, own, beside)
 
     def store(self, taken: Taken) -> list[Block]:
@@ -152,7 +166,7 @@ class Storing:
             # While the shard is dirty: log and acknowledgements wait for it, so that a crash
             # can't shorten the image.
             stop = image.pyramid.levels[0].shards.region(shard.key.shard).stop[0]
-            image.stored.metadata.write_extent(min(image.extent, stop))
+            image.stored.metadata.write_extent(min(image.base.extent, stop))
         blocks += self._blocks(taken)
         with self._counting:
             self.counters.blocks_made += len(blocks)
@@ -178,43 +192,53 @@ class Storing:
             )
 
     def _dependent(
-        self, image: OpenImage, key: ShardKey, chunks: Iterable[Shape]
-    ) -> tuple[set[Shape], dict[Shape, set[Shape]]]:
-        """The chunks of which the blocks depend on these: of the same shard, of others."""
-        found: dict[Shape, set[Shape]] = {key.shard: set()}
-        level = image.pyramid.levels[key.level]
-        for index in image.neighbours(key.level, chunks):
-            found.setdefault(level.shard_of(index), set()).add(index)
-        return found.pop(key.shard), found
+        self, image: OpenImage, level: int, chunks: Iterable[Shape]
+    ) -> dict[Shape, set[Shape]]:
+        """By shard, the chunks of which the blocks depend on these."""
+        found: dict[Shape, set[Shape]] = {}
+        shard_of = image.pyramid.levels[level].shard_of
+        for index in image.neighbours(level, chunks):
+            found.setdefault(shard_of(index), set()).add(index)
+        return found
 
     @contextmanager
     def _noted_beside(self, taken: Taken) -> Iterator[None]:
-        """While the block stores the chunks: the blocks of their neighbours are stale, noted so.
+        """While the block stores the chunks: the blocks of those beside are stale, noted so.
 
-        Before, for a crash; and again behind it, since what was made of the neighbours
-        meanwhile may be made of the old pixels.
+        Before, for a crash; and again behind it, since what was made of them meanwhile may
+        be made of the old pixels.
         """
         if not taken.beside:
             yield
             return
-        image, level = taken.image, taken.shard.key.level
-        uid = image.image.uid
-        chunks = [(uid, level, index) for some in taken.beside.values() for index in some]
+        level = taken.shard.key.level
+        chunks = [
+            (image.image.uid, image.noted(level), index)
+            for image, beside in taken.beside
+            for some in beside.values()
+            for index in some
+        ]
         with self._counting:
             self._beside.update(chunks)
         try:
-            self._state.mark_all_stale(uid, level, taken.beside)
+            self._note_beside(taken)
             try:
                 yield
             finally:
-                for shard, some in taken.beside.items():
-                    key = ShardKey(image.number, level, shard)
-                    self._deferred.add(key, some, lazy=image.lazy(level))
-            self._state.mark_all_stale(uid, level, taken.beside)
+                for image, beside in taken.beside:
+                    for shard, some in beside.items():
+                        key = ShardKey(image.number_of(level), level, shard)
+                        self._deferred.add(key, some, lazy=image.lazy(level))
+            self._note_beside(taken)
         finally:
             with self._counting:
                 self._beside.subtract(chunks)
                 self._beside = +self._beside
+
+    def _note_beside(self, taken: Taken) -> None:
+        for image, beside in taken.beside:
+            place = (image.image.uid, image.noted(taken.shard.key.level))
+            self._state.mark_all_stale(*place, beside)
 
     def failed(self, error: Exception) -> None:
         """A shard is to be tried again."""
@@ -248,7 +272,7 @@ class Storing:
         with closing(self._kernels.settle(batch, valid, recipe)) as results:
             stored = image.arrays[level].replace(shard.key.shard, frames(), frozen.keys())
         for index in order:
-            key = ChunkKey(image.number, level, index)
+            key = ChunkKey(image.pixels_number(level), level, index)
             # Level 0 is seldom read as it comes in: kept, it would drive out what viewers
             # read, and each new chunk would have to touch memory that is not in any cache.
             if level == 0 or index in absent:

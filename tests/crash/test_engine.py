@@ -13,12 +13,10 @@ import random
 
 import numpy as np
 import pytest
-import zarr
 from ziggurat_engine.region import Region
 from ziggurat_engine.streams import Outcome
 
 from tests.crash.world import (
-    DATA,
     NAME,
     SHAPE,
     STREAMS,
@@ -26,6 +24,7 @@ from tests.crash.world import (
     Write,
     check_levels,
     check_pixels,
+    check_zarr,
     until,
 )
 
@@ -133,32 +132,6 @@ def check(world: World) -> None:
         check_facts(world)
     finally:
         world.engine.close()
-
-
-def check_zarr(world: World) -> None:
-    """The store opens with zarr-python at this instant, and every chunk decodes."""
-    root = DATA / "images" / f"{NAME}.ome.zarr"
-    if not world.fs.exists(root):
-        return
-    store: dict[str, zarr.core.buffer.Buffer] = {}
-    pending = [root]
-    while pending:
-        directory = pending.pop()
-        for entry in world.fs.list_dir(directory):
-            path = directory / entry.name
-            if entry.is_dir:
-                pending.append(path)
-            else:
-                content = world.fs.read_file(path)
-                buffer = zarr.core.buffer.cpu.Buffer.from_bytes(content)
-                store[str(path.relative_to(root))] = buffer
-    group = zarr.open_group(zarr.storage.MemoryStore(store), mode="r")
-    for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
-        array = group[dataset["path"]]
-        assert array[...].shape == array.shape
-    if "frames" in group:
-        for _, array in group["frames"].arrays():
-            assert array[...].shape == array.shape
 
 
 def sync_points(downsampling: str) -> int:

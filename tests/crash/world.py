@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.region import Region
@@ -255,6 +256,32 @@ def check_levels(world: World, level0: np.ndarray) -> None:
     for k, expected in enumerate(wanted):
         found = world.pixels(k)
         assert np.array_equal(found, expected), f"level {k}: {np.argwhere(found != expected)[:3]}"
+
+
+def check_zarr(world: World) -> None:
+    """The store opens with zarr-python at this instant, and every chunk decodes."""
+    root = DATA / "images" / f"{NAME}.ome.zarr"
+    if not world.fs.exists(root):
+        return
+    store: dict[str, zarr.core.buffer.Buffer] = {}
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        for entry in world.fs.list_dir(directory):
+            path = directory / entry.name
+            if entry.is_dir:
+                pending.append(path)
+            else:
+                content = world.fs.read_file(path)
+                buffer = zarr.core.buffer.cpu.Buffer.from_bytes(content)
+                store[str(path.relative_to(root))] = buffer
+    group = zarr.open_group(zarr.storage.MemoryStore(store), mode="r")
+    for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
+        array = group[dataset["path"]]
+        assert array[...].shape == array.shape
+    if "frames" in group:
+        for _, array in group["frames"].arrays():
+            assert array[...].shape == array.shape
 
 
 def until(world: World, work: Callable[[World], None]) -> bool:

@@ -8,6 +8,7 @@ attempt it comes from, and of two the later one is the higher.
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -29,7 +30,7 @@ from ziggurat_engine.errors import DataError, FailedPrecondition, ZigguratError
 from ziggurat_engine.ingest import Stream
 from ziggurat_engine.region import Region
 
-from tests.crash.world import SHAPE, STREAMS, World, Write, check_levels
+from tests.crash.world import NAME, SHAPE, STREAMS, World, Write, check_levels
 from tests.support.strategies import regions
 from tests.support.waiting import until
 
@@ -96,6 +97,14 @@ class Durability(RuleBasedStateMachine):
     def finish(self, name: str) -> None:
         if self._try(lambda: self.world.engine.ingest.finish(self.streams[name])):
             check_levels(self.world, self.world.pixels())
+
+    @rule(method=st.sampled_from(["mean", "max", "gaussian"]), steps=st.integers(0, 40))
+    def change(self, method: str, steps: int) -> None:
+        """Has another method make the levels; few steps leave it half done."""
+        engine = self.world.engine
+        build = engine.builder.build(engine.image(NAME), method=method)
+        self._try(lambda: list(itertools.islice(build, steps)))
+        build.close()
 
     @rule(level=st.integers(1, 2))
     def read(self, level: int) -> None:

@@ -27,7 +27,7 @@ from tests.support.images import assert_level, assert_stored, factors_of
 from tests.support.pixels import marked
 from tests.support.server import ServerProcess
 from tests.support.session import Session
-from tests.support.strategies import fill_like, image_specs, level_shape, regions
+from tests.support.strategies import METHODS, fill_like, image_specs, level_shape, regions
 
 NAMES = ["lab/a", "lab/b"]
 SOME = settings(
@@ -143,6 +143,22 @@ class Images(RuleBasedStateMachine):
         for level in range(len(session.image.levels)):
             box = level_shape(session.image.shape, factors_of(session.image)[:level])
             assert session.read(level, Region.whole(box)), "stale after a build"
+
+    @precondition(lambda self: self.sessions)
+    @rule(data=st.data(), method=st.sampled_from(METHODS))
+    def change(self, data: st.DataObject, method: str) -> None:
+        session = self.sessions[self._any(data)]
+        session.wait_received()
+        try:
+            session.image.build_pyramid(method=method).wait()
+        except ziggurat.InvalidArgument as error:
+            # The fill value of a float, perhaps.
+            assert error.field == "method"  # noqa: PT017 - one of two right outcomes
+            return
+        assert session.image.refresh().downsampling == method
+        for level in range(len(session.image.levels)):
+            box = level_shape(session.image.shape, factors_of(session.image)[:level])
+            assert session.read(level, Region.whole(box)), "stale after a change"
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data())

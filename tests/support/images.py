@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import tensorstore
 import zarr
@@ -32,9 +35,19 @@ def assert_exact(image: ziggurat.Image, level0: np.ndarray) -> None:
 
 def assert_stored(server: ServerProcess, image: ziggurat.Image, level0: np.ndarray) -> None:
     """What lies on disk is the cascade of `level0`, as zarr-python reads it."""
-    for k, wanted in enumerate(reference_cascade(level0, factors_of(image), image.downsampling)):
-        found = read_zarr(server.image_path(image.name) / str(k))
-        assert same_bytes(found, wanted), f"{image.name} level {k}: {difference(found, wanted)}"
+    path = server.image_path(image.name)
+    levels = reference_cascade(level0, factors_of(image), image.downsampling)
+    for place, wanted in zip(places(path, image.downsampling), levels, strict=True):
+        found = read_zarr(path / place)
+        assert same_bytes(found, wanted), f"{image.name} {place}: {difference(found, wanted)}"
+
+
+def places(group: Path, method: str) -> list[str]:
+    """The arrays that the group's document names, which says that `method` made them."""
+    attributes = json.loads((group / "zarr.json").read_text())["attributes"]
+    (multiscale,) = attributes["ome"]["multiscales"]
+    assert multiscale["type"] == multiscale["metadata"]["method"] == method
+    return [dataset["path"] for dataset in multiscale["datasets"]]
 
 
 def read_zarr(path):

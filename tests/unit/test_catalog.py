@@ -284,7 +284,7 @@ def test_what_a_crash_left_is_swept(catalog, reopen, tmp_path):
 
 
 def drop_version(attributes):
-    attributes["ziggurat"]["version"] = 2
+    attributes["ziggurat"]["version"] = 3
 
 
 def foreign(attributes):

@@ -137,7 +137,8 @@ class Watched(DirtyDirectory):
     def pin(self, key: ShardKey, *rest: Any) -> AbstractContextManager[DirtyShard]:
         if key.level:
             everything = Region((0,) * len(key.shard), (2**40,) * len(key.shard))
-            self.seen.append(self.touches(key.image, key.level - 1, everything))
+            below = self.shards(level=key.level - 1)
+            self.seen.append(any(shard.touches(everything) for shard in below))
         return super().pin(key, *rest)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ziggurat_engine.state import UNKNOWN, VERSION, State
+from ziggurat_engine.state import UNKNOWN, VERSION, Change, State
 
 A, B, C = (0, 0), (0, 1), (5, 7)
 SHARD = (0, 0)
@@ -61,6 +62,21 @@ def test_versions_go_on_where_they_were(tmp_path):
     state.close()
 
 
+def test_a_change_of_method_ends_with_the_notes_of_its_levels(state):
+    change = Change("i", "median", 3, 1, ready=False)
+    state.save_change(change)
+    state.save_change(replace(change, ready=True))
+    state.save_change(replace(change, image="j"))
+    assert state.change_of("i") == Change("i", "median", 3, 1, ready=True)
+    for level in range(4):
+        state.mark_stale("i", level, SHARD, [A])
+    state.end_change("i", range(2))
+    assert [note.level for note in state.stale()] == [2, 3]
+    assert [change.image for change in state.changes()] == ["j"]
+    state.forget("j")
+    assert state.changes() == []
+
+
 def test_a_database_of_version_2(tmp_path):
     path = tmp_path / "state.sqlite"
     State.open(path).close()
@@ -68,6 +84,7 @@ def test_a_database_of_version_2(tmp_path):
     db.execute("INSERT INTO stale VALUES ('i', 1, '[0, 0]', ?, 9)", [json.dumps([A, C])])
     db.execute("DROP TABLE deleted")
     db.execute("DROP TABLE log")
+    db.execute("DROP TABLE changes")
     db.execute("PRAGMA user_version = 2")
     db.commit()
     db.close()

@@ -74,9 +74,7 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
             tuple(image.layout.shard_chunks.sizes),
             _codec(image.layout.codec) if image.layout.HasField("codec") else None,
         ),
-        downsampling=_word(image_pb2.Downsampling, image.downsampling, "DOWNSAMPLING_")
-        if image.downsampling
-        else "",
+        downsampling=method_name(image.downsampling) if image.downsampling else "",
         kind=_word(image_pb2.ImageKind, image.kind or 1, "IMAGE_KIND_"),
         labels_of=image.labels_of,
         pyramid=_word(image_pb2.PyramidMode, image.pyramid or 1, "PYRAMID_MODE_"),
@@ -88,6 +86,11 @@ def image_info(image: image_pb2.Image) -> ImageInfo:
         adopted_from=image.adopted.path,
         read_only=image.HasField("adopted") and not image.adopted.writable,
     )
+
+
+def method_name(number: int) -> str:
+    """A Downsampling as a word. Raises ServerError for one this version does not know."""
+    return _word(image_pb2.Downsampling, number, "DOWNSAMPLING_")
 
 
 def server_status(status: service_pb2.ServerStatus) -> ServerStatus:

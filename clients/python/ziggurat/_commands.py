@@ -225,13 +225,18 @@ def status(client: ziggurat.Client) -> None:
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also what is not stale.")
 @click.option("--up-to-level", type=click.IntRange(0), help="Enough if the levels up to it are.")
+@click.option("--method", help="From now on by mean, median, mode, min, max, stride or gaussian.")
 @_connected
-def build(client: ziggurat.Client, name: str, force: bool, up_to_level: int | None) -> None:
+def build(
+    client: ziggurat.Client, name: str, force: bool, up_to_level: int | None, method: str | None
+) -> None:
     """Make every level of image NAME exact and stored."""
     last = None
     with progress_bar(f"building {name}", unit="chunks") as (advance, set_total):
         done = 0
-        for last in client.open(name).build_pyramid(force=force, up_to_level=up_to_level):
+        for last in client.open(name).build_pyramid(
+            force=force, up_to_level=up_to_level, method=method
+        ):
             set_total(last.chunks_total)
             advance(last.chunks_done - done)
             done = last.chunks_done

@@ -25,7 +25,7 @@ from ziggurat._index import box_of
 from ziggurat._level import LevelView
 from ziggurat._read import ReadResult, read_box
 from ziggurat._rpc import Connection, messages
-from ziggurat._spec import MAX_SIZE
+from ziggurat._spec import MAX_SIZE, method_of
 from ziggurat._stream import Durability
 from ziggurat._values import Channel, Layout, Level, Shape, StreamInfo
 from ziggurat._writer import Writer
@@ -365,6 +365,7 @@ class Image:
         *,
         up_to_level: int | None = None,
         force: bool = False,
+        method: str | None = None,
     ) -> PyramidBuild:
         """Starts making levels exact and stored; iterate the result for progress.
 
@@ -373,6 +374,11 @@ class Image:
         force: compute them anew, also where they are not stale. The server remembers
             that: what it has not come to when the call ends, or it restarts, it makes in
             the background, or at the next build where `pyramid` is "deferred".
+        method: have the levels made by another method from now on ("median": see
+            Client.create), all of them, without `box` and `up_to_level`. Readers see the old
+            levels until the new ones are exact and replace them at once; writers may go
+            on. What a cancelled call has made is kept, and gone on with when the same
+            method is asked for again; asking for another one removes it.
 
         Nothing is waited for here: see PyramidBuild.
         """
@@ -383,6 +389,7 @@ class Image:
             offset=chosen.offset if chosen else (),
             shape=chosen.shape if chosen else (),
             up_to_level=up_to_level,
+            method=None if method is None else method_of("method", method),
         )
         return PyramidBuild(self._connection.build(request), self._connection.server)
 

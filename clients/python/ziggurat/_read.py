@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ziggurat_proto.v1 import read_pb2
 
-from ziggurat._answers import dtype_of
+from ziggurat._answers import dtype_of, method_name
 from ziggurat._errors import InvalidArgument, ServerError
 from ziggurat._index import Selection
 from ziggurat._rpc import Connection, messages
@@ -33,6 +33,7 @@ class ReadResult:
     scale, translation: of the level, in axis units.
     stale: acknowledged writes had not reached this box when the read began (never at
     level 0). revision: the image's when the read began.
+    downsampling: the method that made the level; "" from a server that does not say.
     """
 
     array: NDArray[Any]
@@ -42,6 +43,7 @@ class ReadResult:
     translation: tuple[float, ...]
     stale: bool
     revision: int
+    downsampling: str = ""
 
 
 def read_box(
@@ -88,6 +90,7 @@ def read_box(
         tuple(header.translation),
         header.stale,
         header.revision,
+        method_name(header.downsampling) if header.downsampling else "",
     )
 
 

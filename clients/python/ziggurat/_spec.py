@@ -79,9 +79,7 @@ def image_spec(
         pyramid=_member("pyramid", pyramid, image_pb2.PyramidMode, "PYRAMID_MODE_"),
         kind=_member("kind", kind, image_pb2.ImageKind, "IMAGE_KIND_"),
         labels_of=None if labels_of is None else _text("labels_of", labels_of),
-        downsampling=None
-        if downsampling is None
-        else _member("downsampling", downsampling, image_pb2.Downsampling, "DOWNSAMPLING_"),
+        downsampling=None if downsampling is None else method_of("downsampling", downsampling),
         layout=layout,
     )
 
@@ -165,6 +163,11 @@ def parse_codec(text: str) -> Codec:
     if isinstance(codec, Blosc):
         return Blosc(codec.compressor, int(digits))
     return Zstd(int(digits)) if isinstance(codec, Zstd) else Gzip(int(digits))
+
+
+def method_of(field: str, word: str) -> str:
+    """The name of the Downsampling that `word` is written for; InvalidArgument names `field`."""
+    return _member(field, word, image_pb2.Downsampling, "DOWNSAMPLING_")
 
 
 def _member(field: str, word: str, enum: Any, prefix: str) -> str:

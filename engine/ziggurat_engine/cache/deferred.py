@@ -67,6 +67,20 @@ class Deferred:
                     del shards[key.shard]
                     self._eager[key.level].pop(key, None)
 
+    def move(self, source: int, target: int, level: int, *, lazy: bool) -> None:
+        """What is held of a level under number `source` takes the place of what `target` has."""
+        with self._lock:
+            self.changes += 1
+            moved = self._chunks.pop((source, level), {})
+            self._chunks.pop((target, level), None)
+            eager = self._eager[level]
+            for key in [key for key in eager if key.image in (source, target)]:
+                del eager[key]
+            if moved:
+                self._chunks[target, level] = moved
+            if not lazy:
+                eager.update((ShardKey(target, level, shard), None) for shard in moved)
+
     def next_key(self) -> ShardKey | None:
         """The first shard that is not lazy, of the lowest level there is."""
         with self._lock:
@@ -107,6 +121,11 @@ class Deferred:
                 for _, held in self._near(image, level, chunks, shard_of)
                 for index in held
             )
+
+    def holds(self, image: int, level: int) -> bool:
+        """True where anything is held of a level."""
+        with self._lock:
+            return bool(self._chunks.get((image, level)))
 
     def sets(self, image: int, level: int) -> list[frozenset[Shape]]:
         """All chunks of a level that are held, shard by shard."""

@@ -34,7 +34,7 @@ from ziggurat_engine.state import StaleShard
 
 
 class ShardKey(NamedTuple):
-    """One shard of one level of one open image."""
+    """One shard of one level; image: as images.OpenImage.number_of."""
 
     image: int
     level: int

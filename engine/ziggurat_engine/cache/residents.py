@@ -35,7 +35,7 @@ MOST_REMEMBERED = 2**16
 
 
 class ChunkKey(NamedTuple):
-    """One chunk of one level of one open image."""
+    """One chunk of one level; image: as images.OpenImage.pixels_number."""
 
     image: int
     level: int

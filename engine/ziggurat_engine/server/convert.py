@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
@@ -18,7 +18,7 @@ from ziggurat_engine.engine import Status
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.query import Answer, Query
-from ziggurat_engine.spec import Blosc, Gzip, Image, ImageSpec, Model, Zstd
+from ziggurat_engine.spec import Blosc, Downsampling, Gzip, Image, ImageSpec, Model, Zstd
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.streams import StreamInfo
 
@@ -100,7 +100,7 @@ def image_message(
         kind=f"IMAGE_KIND_{image.kind.upper()}",
         pyramid=f"PYRAMID_MODE_{image.pyramid.upper()}",
         labels_of=image.labels_of or "",
-        revision=open_image.revision,
+        revision=open_image.base.revision,
     )
     message.created.FromDatetime(image.created)
     for axis, extent in zip(image.axes, open_image.shape(), strict=True):
@@ -159,7 +159,14 @@ def header_message(answer: Answer) -> read_pb2.ReadHeader:
         translation=level.translation,
         stale=answer.stale,
         revision=answer.revision,
+        downsampling=f"DOWNSAMPLING_{answer.image.image.downsampling.upper()}",
     )
+
+
+def method_of(number: int) -> Downsampling | None:
+    """The method that a BuildPyramidRequest asks for; None: the one that there is."""
+    found = _known(_DOWNSAMPLINGS, number, "method")
+    return cast(Downsampling, found) if number else None
 
 
 def frames_message(rows: Sequence[Row]) -> read_pb2.FrameRows:

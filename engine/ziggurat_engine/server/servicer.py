@@ -100,7 +100,9 @@ class _Calls:
 
     def _described(self, image: OpenImage, *, measure: bool = False) -> image_pb2.Image:
         streams = self._engine.ingest.streams(image)
-        return convert.image_message(image, self._engine.query, streams, measure=measure)
+        for now in image.steady():
+            message = convert.image_message(now, self._engine.query, streams, measure=measure)
+        return message
 
     def delete_image(
         self, request: service_pb2.DeleteImageRequest, _: grpc.ServicerContext
@@ -124,6 +126,7 @@ class _Calls:
             region=box if box.offset or box.shape else None,
             top=request.up_to_level if request.HasField("up_to_level") else None,
             force=request.force,
+            method=convert.method_of(request.method),
             cancelled=lambda: not context.is_active(),
         )
         for progress in steps:
@@ -142,17 +145,21 @@ class _Calls:
         query = self._engine.query
         image = self._engine.image(request.image, "image")
         place = (request.level, tuple(request.offset), tuple(request.shape))
-        answer = query.plan(image, *place)
-        if request.exact and answer.stale:
+        made: OpenImage | None = None
+        while True:
+            with query.reading(image, *place) as answer:
+                # Once: writers may go on. Again where the levels were replaced meanwhile.
+                if not (request.exact and answer.stale) or answer.image is made:
+                    yield wire.encode_header(convert.header_message(answer))
+                    for box, pixels in query.parts(answer):
+                        if not context.is_active():
+                            return
+                        yield wire.encode_part(box, pixels.data.cast("B"))
+                    return
+                made = answer.image
             self._engine.builder.exact(
                 image, answer.level, answer.region, lambda: not context.is_active()
             )
-            answer = query.plan(image, *place)
-        yield wire.encode_header(convert.header_message(answer))
-        for box, pixels in query.parts(answer):
-            if not context.is_active():
-                return
-            yield wire.encode_part(box, pixels.data.cast("B"))
 
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext

@@ -48,14 +48,15 @@ class StoredSize:
 
 
 class Gate:
-    """Is the image still there? One for all arrays of an image.
+    """Is it still there? One for an image, and within it one for levels that may be replaced.
 
     Keeps a deletion apart from the writes beside it: a write that started before the
-    deletion would create the image's directories anew.
+    deletion would create the directories anew. outer: the image's, for levels of it.
     """
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", outer: Gate | None = None) -> None:
         self._name = name
+        self._outer = outer
         self._changed = threading.Condition()
         self._open = True
         self._inside = 0
@@ -63,20 +64,24 @@ class Gate:
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Keeps the gate from closing while the block runs; NotFound once it is closed."""
-        with self._changed:
-            self.check()
-            self._inside += 1
-        try:
-            yield
-        finally:
+        with self._outer.inside() if self._outer else nullcontext():
             with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
+                self.check()
+                self._inside += 1
+            try:
+                yield
+            finally:
+                with self._changed:
+                    self._inside -= 1
+                    self._changed.notify_all()
 
     def check(self) -> None:
-        """Raises NotFound, with the field "name", once the image is being deleted."""
+        """Raises NotFound, with the field "name", once it is being deleted."""
+        if self._outer is not None:
+            self._outer.check()
         if not self._open:
-            raise NotFound(f"image {self._name!r} was deleted", field="name")
+            what = "was deleted" if self._outer is None else "has other levels now"
+            raise NotFound(f"image {self._name!r} {what}", field="name")
 
     def close(self) -> None:
         """Lets nobody in any more; returns when everybody is out."""

@@ -2,6 +2,7 @@
 
     DIR/images/lab/2026/run-3.ome.zarr    the image "lab/2026/run-3"
                run-3.ome.zarr/labels/cells    its label image "lab/2026/run-3/labels/cells"
+               run-3.ome.zarr/0, /1, ...      arrays; those of a change of method among them
     DIR/tmp                               writes under way, and what a crash left
 
 An image that others made is adopted: its directory here has the record of where it lies,
@@ -21,8 +22,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ziggurat_engine.errors import (
@@ -55,16 +56,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredImage:
-    """An image of the catalog; one object an image as long as it exists.
+    """An image of the catalog, with levels that one method makes.
 
-    arrays[k] holds the chunks of level k. Once the image is deleted they raise NotFound.
-    There are none where the image is read-only: others know how its chunks are read.
+    arrays[k] holds the chunks of level k. Once the image is deleted they raise NotFound; those
+    above level 0 once they are removed (`upper`). What is not of these levels alone is one
+    object as long as the image exists.
+    There are no arrays where the image is read-only: others know how its chunks are read.
     """
 
     image: Image
     pyramid: Pyramid
     arrays: tuple[ChunkArray, ...]
     gate: Gate
+    upper: Gate
     metadata: ImageMetadata
     frames: FrameTable
 
@@ -157,8 +161,62 @@ class Catalog:
                     self._attached[name] = image.labels_of
             return stored
 
+    def add_levels(self, stored: StoredImage, image: Image) -> StoredImage:
+        """Adds empty arrays for the levels of `image`, which no document names yet.
+
+        They have names of their own (first_array). Durable when it returns; OSError, NotFound
+        may leave some.
+        """
+        found = self.other_levels(stored, image)
+        documents = omezarr.documents(image)
+        with stored.gate.inside():
+            for array in found.arrays[1:]:
+                name = array.prefix.rpartition("/")[2]
+                document = documents[f"{name}/zarr.json"]
+                self._store.create_tree(array.prefix, {"zarr.json": document})
+        return found
+
+    def other_levels(self, stored: StoredImage, image: Image) -> StoredImage:
+        """The same image with the arrays that `image` names, which are there."""
+        upper = Gate(image.name, stored.gate)
+        arrays = (stored.arrays[0], *self._arrays(image, stored.gate, upper)[1:])
+        return replace(stored, image=image, arrays=arrays, upper=upper)
+
+    def free_array(self, stored: StoredImage) -> int:
+        """The first of as many array names as the image has levels above 0, none of them taken."""
+        image, count = stored.image, len(stored.arrays) - 1
+        taken = set(self._store.list(_key(image.name, image.labels_of))[1])
+        first = image.first_array + count
+        while taken & {str(first + k) for k in range(count)}:
+            first += count
+        return first
+
+    def publish(self, stored: StoredImage) -> None:
+        """The levels of `stored` are the image's from now on, for whoever opens it.
+
+        Durable when it returns; errors as of ImageMetadata.write_levels.
+        """
+        stored.metadata.write_levels(stored.image)
+        with self._lock:
+            there = self._images.get(stored.image.name)
+            if there is not None and there.gate is stored.gate:
+                self._images[stored.image.name] = stored
+
+    def remove_levels(self, stored: StoredImage) -> None:
+        """Removes the arrays above level 0, which no document names; waits for their `replace`s.
+
+        Durable when it returns, and the space is freed; OSError may leave some. None are fine.
+        """
+        stored.upper.close()
+        with suppress(NotFound), stored.gate.inside():
+            for array in stored.arrays[1:]:
+                try:
+                    self._store.delete_tree(array.prefix)
+                finally:
+                    self.handles.drop_prefix(array.prefix)
+
     def load(self, name: str) -> StoredImage:
-        """The image `name`; the same object each time.
+        """The image `name`; the same object each time until its levels are replaced.
 
         Raises NotFound with the field "name"; Corrupt or UnsupportedVersion for an
         image that was skipped at the start.
@@ -285,25 +343,27 @@ class Catalog:
         return omezarr.read_image(data, name, labels_of)
 
     def _build(self, image: Image) -> StoredImage:
-        pyramid, gate = pyramid_of(image), Gate(image.name)
+        gate = Gate(image.name)
+        upper = Gate(image.name, gate)
         key = _key(image.name, image.labels_of)
-        arrays = self._arrays(image, pyramid, gate)
+        arrays = self._arrays(image, gate, upper)
         metadata = ImageMetadata(self._store, key, gate, image)
         frames = FrameTable(self._store, key, gate, image)
-        return StoredImage(image, pyramid, arrays, gate, metadata, frames)
+        return StoredImage(image, pyramid_of(image), arrays, gate, upper, metadata, frames)
 
-    def _arrays(self, image: Image, pyramid: Pyramid, gate: Gate) -> tuple[ChunkArray, ...]:
+    def _arrays(self, image: Image, gate: Gate, upper: Gate) -> tuple[ChunkArray, ...]:
+        pyramid = pyramid_of(image)
         key, adopted = _key(image.name, image.labels_of), image.adopted
         store: Objects = self._store
-        places = [(omezarr.level_path(k), DEFAULT_KEYS) for k in range(len(pyramid.levels))]
+        places = [(image.array_name(k), DEFAULT_KEYS) for k in range(len(pyramid.levels))]
         if adopted is not None:
             if image.read_only:
                 return ()
             store = self._adopted[image.name] = AdoptedStore(self._fs, key, adopted)
             places = [(at.path, Keys(at.key_prefix, at.key_separator)) for at in adopted.levels]
         return tuple(
-            ChunkArray(store, f"{key}/{path}", level, self.handles, gate, keys)
-            for (path, keys), level in zip(places, pyramid.levels, strict=True)
+            ChunkArray(store, f"{key}/{path}", level, self.handles, upper if k else gate, keys)
+            for k, ((path, keys), level) in enumerate(zip(places, pyramid.levels, strict=True))
         )
 
     def _find(self) -> Iterator[tuple[str, str | None]]:

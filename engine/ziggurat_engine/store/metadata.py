@@ -31,7 +31,7 @@ class ImageMetadata:
     def __init__(self, store: ObjectStore, prefix: str, gate: Gate, image: Image) -> None:
         self._store = store
         self._extent = image.shape[0]
-        self._levels = len(image.layout.factors) + 1
+        self._arrays = _arrays(image)
         self._prefix = prefix
         self._gate = gate
         self._lock = threading.Lock()
@@ -63,12 +63,33 @@ class ImageMetadata:
         with self._lock, self._gate.inside():
             if extent <= self._extent:
                 return
-            for level in range(self._levels):
-                self._change(f"{omezarr.level_path(level)}/zarr.json", change_level)
+            for array in self._arrays:
+                self._change(f"{array}/zarr.json", change_level)
             self._change("zarr.json", change_group)
             self._extent = extent
 
-    def _change(self, name: str, change: Callable[[Json], None]) -> None:
+    def write_levels(self, image: Image) -> None:
+        """Names the levels of `image`, which are there, in place of those of before.
+
+        All at once, in one document; durable when it returns. OSError may leave open which
+        of them it names: the caller tries again before it removes anything.
+        """
+
+        def change_level(document: Json) -> None:
+            document["shape"][0] = self._extent
+
+        def change_group(document: Json) -> None:
+            omezarr.replace_levels(document, image)
+
+        with self._lock, self._gate.inside():
+            if image.unbounded:
+                for array in _arrays(image):
+                    self._change(f"{array}/zarr.json", change_level)
+            self._change("zarr.json", change_group, anew=True)
+            self._arrays = _arrays(image)
+
+    def _change(self, name: str, change: Callable[[Json], None], *, anew: bool = False) -> None:
+        """anew: also where nothing changes, since what is there may not be durable."""
         key = f"{self._prefix}/{name}"
         old = self._store.get(key)
         try:
@@ -77,5 +98,9 @@ class ImageMetadata:
         except (ValueError, KeyError, TypeError) as error:
             raise Corrupt(f"{key} is not what was written there: {error!r}") from error
         new = json.dumps(document, indent=2).encode()
-        if new != old:
+        if new != old or anew:
             self._store.put(key, [new])
+
+
+def _arrays(image: Image) -> list[str]:
+    return [image.array_name(level) for level in range(len(image.layout.factors) + 1)]

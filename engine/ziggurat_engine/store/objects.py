@@ -246,6 +246,8 @@ class LocalStore:
         with self._making:
             # Whoever makes them again is not to be taken for having synced them.
             self._durable = {each for each in self._durable if target not in (each, *each.parents)}
+        # Both: that it is gone from one directory may be known only with the other.
+        self._fs.sync_dir(staged.parent)
         self._fs.sync_dir(target.parent)
         self._fs.remove_tree(staged)
 

@@ -1,13 +1,17 @@
 """Which documents make a directory of chunks an OME-Zarr image?
 
     zarr.json        group; attributes "ome" (OME-NGFF 0.5) and "ziggurat"
-    0/zarr.json      array of level 0; 1/zarr.json of level 1, and so on
+    0/zarr.json      array of level 0; 1/zarr.json of level 1, and so on; higher numbers
+                     once another method made the levels above level 0
 
 zarr-python writes the Zarr v3 metadata and ome-zarr-models checks the NGFF part: what
 is ours to know is how a spec.Image is said in their words. An image is loaded back from
 the attribute "ziggurat" alone, so that nothing of it passes through other words:
 
-    {"version": 1, "image": spec.Image as JSON, "streams": [...]}
+    {"version": 1 or 2, "image": spec.Image as JSON, "streams": [...]}
+
+Version 2 says that levels were replaced ("first_array") or that the image is adopted; all
+else is as in version 1.
 
 "streams" is there once a stream was closed: what was known of all the image's streams
 when the last of them was (see streams.StreamInfo).
@@ -35,8 +39,7 @@ if TYPE_CHECKING:
     from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 ATTRIBUTE = "ziggurat"
-VERSION = 1
-ADOPTED_VERSION = 2
+VERSIONS = (1, 2)
 
 _AXIS_TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 _SHUFFLES: dict[str, Literal["noshuffle", "shuffle", "bitshuffle"]] = {
@@ -64,11 +67,6 @@ def description_of(method: str) -> str:
     return f"{_DOWNSAMPLING[method]} {_CASCADE}"
 
 
-def level_path(level: int) -> str:
-    """Where the array of `level` lies in the image's group."""
-    return str(level)
-
-
 def documents(image: Image) -> dict[str, bytes]:
     """The metadata of `image`, by path in its group; the group's own document last."""
     if image.adopted is not None:
@@ -83,17 +81,14 @@ def documents(image: Image) -> dict[str, bytes]:
     store = MemoryStore(content)
     attributes = {
         "ome": _ome(image).model_dump(mode="json", by_alias=True, exclude_none=True),
-        ATTRIBUTE: {
-            "version": VERSION,
-            "image": json.loads(image.model_dump_json(exclude={"adopted"})),
-        },
+        ATTRIBUTE: _description(image),
     }
     zarr.create_group(store, attributes=attributes)
     layout = image.layout
     for k, level in enumerate(pyramid_of(image).levels):
         zarr.create_array(
             store,
-            name=level_path(k),
+            name=image.array_name(k),
             shape=(image.shape[0], *level.shape[1:]) if image.unbounded else level.shape,
             dtype=image.data_type,
             chunks=layout.chunk_shape,
@@ -138,12 +133,12 @@ def read_image(document: bytes, name: str, labels_of: str | None = None) -> Imag
     try:
         described = json.loads(document)["attributes"][ATTRIBUTE]
         version = described["version"]
-        known = ADOPTED_VERSION if described.get("image", {}).get("adopted") else VERSION
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Corrupt(f"image {name!r}: its zarr.json was not written by Ziggurat") from error
-    if version != known:
+    if version not in VERSIONS:
         raise UnsupportedVersion(
-            f"image {name!r}: described in version {version!r}; this is for version {known}"
+            f"image {name!r}: described in version {version!r};"
+            f" this is for versions up to {VERSIONS[-1]}"
         )
     try:
         image = Image.model_validate(described["image"])
@@ -157,9 +152,41 @@ def read_image(document: bytes, name: str, labels_of: str | None = None) -> Imag
 
 
 def _record(image: Image) -> bytes:
-    described = {"version": ADOPTED_VERSION, "image": json.loads(image.model_dump_json())}
-    document = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: described}}
+    attributes = {ATTRIBUTE: _description(image)}
+    document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return json.dumps(document, indent=2).encode()
+
+
+def replace_levels(document: dict[str, Any], image: Image) -> None:
+    """Makes the group's document name the levels of `image` and their method.
+
+    What others have added to it stays, but for a copy of the arrays' metadata, of other arrays.
+    """
+    attributes = document["attributes"]
+    new = _multiscale(image).model_dump(mode="json", by_alias=True, exclude_none=True)
+    multiscale = attributes["ome"]["multiscales"][0]
+    multiscale.update({name: new[name] for name in ("datasets", "type", "metadata")})
+    described = attributes[ATTRIBUTE]
+    described["version"] = _version(image)
+    described["image"].update(_changed(image))
+    document.pop("consolidated_metadata", None)
+
+
+def _description(image: Image) -> dict[str, Any]:
+    other = {"first_array"} if image.adopted is not None else {"first_array", "adopted"}
+    described = json.loads(image.model_dump_json(exclude=other))
+    return {"version": _version(image), "image": described | _changed(image)}
+
+
+def _version(image: Image) -> int:
+    plain = image.first_array == 1 and image.adopted is None
+    return VERSIONS[0] if plain else VERSIONS[1]
+
+
+def _changed(image: Image) -> dict[str, Any]:
+    """What a change of method changes."""
+    first = {} if image.first_array == 1 else {"first_array": image.first_array}
+    return {"downsampling": image.downsampling, **first}
 
 
 def _compressor(codec: Codec, itemsize: int) -> BloscCodec | GzipCodec | ZstdCodec | None:
@@ -216,7 +243,9 @@ def _multiscale(image: Image) -> Multiscale:
         name=image.name,
         axes=[ome_axis(axis) for axis in image.axes],
         datasets=tuple(
-            Dataset.build(path=level_path(k), scale=level.scale, translation=level.translation)
+            Dataset.build(
+                path=image.array_name(k), scale=level.scale, translation=level.translation
+            )
             for k, level in enumerate(pyramid_of(image).levels)
         ),
         type=image.downsampling,

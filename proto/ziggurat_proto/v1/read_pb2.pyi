@@ -54,7 +54,7 @@ class ReadResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[ReadHeader, _Mapping]] = ..., part: _Optional[_Union[ReadPart, _Mapping]] = ...) -> None: ...
 
 class ReadHeader(_message.Message):
-    __slots__ = ("level", "data_type", "offset", "shape", "scale", "translation", "stale", "revision")
+    __slots__ = ("level", "data_type", "offset", "shape", "scale", "translation", "stale", "revision", "downsampling")
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class ReadHeader(_message.Message):
     TRANSLATION_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
     level: int
     data_type: _image_pb2.DataType
     offset: _containers.RepeatedScalarFieldContainer[int]
@@ -71,7 +72,8 @@ class ReadHeader(_message.Message):
     translation: _containers.RepeatedScalarFieldContainer[float]
     stale: bool
     revision: int
-    def __init__(self, level: _Optional[int] = ..., data_type: _Optional[_Union[_image_pb2.DataType, str]] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., revision: _Optional[int] = ...) -> None: ...
+    downsampling: _image_pb2.Downsampling
+    def __init__(self, level: _Optional[int] = ..., data_type: _Optional[_Union[_image_pb2.DataType, str]] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., revision: _Optional[int] = ..., downsampling: _Optional[_Union[_image_pb2.Downsampling, str]] = ...) -> None: ...
 
 class ReadPart(_message.Message):
     __slots__ = ("offset", "shape", "payload")

@@ -52,18 +52,20 @@ class DeleteImageResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class BuildPyramidRequest(_message.Message):
-    __slots__ = ("image", "force", "offset", "shape", "up_to_level")
+    __slots__ = ("image", "force", "offset", "shape", "up_to_level", "method")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     UP_TO_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
     image: str
     force: bool
     offset: _containers.RepeatedScalarFieldContainer[int]
     shape: _containers.RepeatedScalarFieldContainer[int]
     up_to_level: int
-    def __init__(self, image: _Optional[str] = ..., force: _Optional[bool] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., up_to_level: _Optional[int] = ...) -> None: ...
+    method: _image_pb2.Downsampling
+    def __init__(self, image: _Optional[str] = ..., force: _Optional[bool] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., up_to_level: _Optional[int] = ..., method: _Optional[_Union[_image_pb2.Downsampling, str]] = ...) -> None: ...
 
 class BuildPyramidProgress(_message.Message):
     __slots__ = ("level", "chunks_done", "chunks_total", "bytes_done", "bytes_total", "elapsed_seconds")

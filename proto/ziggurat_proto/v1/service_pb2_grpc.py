@@ -137,7 +137,7 @@ class ZigguratServicer:
         """Makes levels exact and stored, and says how far it is. Returns at once
         where nothing is stale. Cancelling the call stops the work at the next
         shard; what is done stays done. OUT_OF_RANGE where the box or the level is not
-        there.
+        there. May have another method make the levels: see BuildPyramidRequest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

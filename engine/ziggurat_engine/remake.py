@@ -1,0 +1,215 @@
+"""How do the levels of an image come to be those of another method, all at once?
+
+    note       state database: which arrays are about to be made, and which they replace
+    arrays     made empty beside those that readers see; no document names them
+    next       what is stored of level 0 from now on is noted and deferred for both
+    defer      all of level 0, for the new levels; then the note says `ready`
+    build      the caller completes them like any deferred pyramid (build.py)
+    publish    one document names the new arrays and the method: this is the change
+    remove     the old arrays, once the reads that began before are over; then the note
+
+The document alone says which levels the image has; the note says what to do with the
+others after a crash. Before `ready` the new ones are removed, then they are gone on
+with, and behind `publish` the old ones are removed. Stale notes are counted by the
+array they make stale (OpenImage.noted), so that those of both lie beside each other,
+and those of the new levels are right from the instant of the change.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import cast
+
+from ziggurat_engine.errors import Cancelled, FailedPrecondition, ZigguratError
+from ziggurat_engine.images import Images, OpenImage
+from ziggurat_engine.layout import remade
+from ziggurat_engine.region import Region
+from ziggurat_engine.settle import Settler
+from ziggurat_engine.spec import Downsampling
+from ziggurat_engine.state import Change, State
+from ziggurat_engine.store.catalog import Catalog, StoredImage
+
+log = logging.getLogger(__name__)
+
+# Shards noted in one transaction.
+BATCH_SHARDS = 256
+
+
+class Remaker:
+    """Changes of method. All methods may be called from any thread."""
+
+    def __init__(self, catalog: Catalog, images: Images, settler: Settler, state: State) -> None:
+        self._catalog = catalog
+        self._images = images
+        self._settler = settler
+        self._state = state
+
+    @contextmanager
+    def alone(
+        self, image: OpenImage, method: Downsampling, cancelled: Callable[[], bool]
+    ) -> Iterator[None]:
+        """While the block runs nobody else changes the image's method.
+
+        A call for the same method is waited for. FailedPrecondition while there is one for
+        another, Cancelled where told to.
+        """
+        base = image.base
+        while not base.changing.acquire(timeout=0.1):
+            if cancelled():
+                raise Cancelled("the caller gave up")
+            if base.method not in (None, method):
+                raise FailedPrecondition(
+                    f"method: another call makes the levels of {image.image.name!r} by"
+                    f" {base.method}",
+                    field="method",
+                )
+        base.method = method
+        try:
+            yield
+        finally:
+            base.method = None
+            base.changing.release()
+
+    def begin(self, image: OpenImage, method: Downsampling) -> OpenImage:
+        """The levels that `method` is to make, to be completed and published; in `alone`.
+
+        Those that an earlier call for the same method left are gone on with, those of
+        another method are dropped. What is not published is left, and follows what is written.
+
+        Raises InvalidArgument where the method can't make the image's levels,
+        FailedPrecondition where the image is adopted, NotFound where it is deleted, OSError.
+        """
+        if image.image.adopted is not None:
+            # Its document is not ours to replace.
+            raise FailedPrecondition(
+                f"method: {image.image.name!r} is adopted, with levels that"
+                f" {image.image.downsampling} makes",
+                field="method",
+            )
+        remade(image.image, method)
+        waiting = image.base.next
+        if waiting is None or waiting.image.downsampling != method:
+            self.drop(image)
+            waiting = self._make(image.now, method)
+        return waiting
+
+    def drop(self, image: OpenImage) -> None:
+        """Removes levels that a change of method left unfinished; in `alone`; OSError."""
+        change = self._state.change_of(image.image.uid)
+        if change is not None:
+            # To publish them may have failed when the document named them already.
+            self._catalog.publish(image.now.stored)
+            self._forget(image.base.next)
+            self._end(image.now, change)
+
+    def publish(self, new: OpenImage) -> None:
+        """Makes the levels that `begin` gave those of the image; durable when it returns.
+
+        What is not made of them yet is stale for whoever reads them, and is made like
+        anything else. Then the old ones are removed, once nobody reads them any more; what
+        keeps them from being removed is logged, and the next start does it.
+        """
+        old = new.now
+        with new.base.storing.alone():
+            self._catalog.publish(new.stored)
+            found = self._images.publish_next(old)
+            # Behind it: who finds less stale than the old levels are finds them replaced, too.
+            self._settler.adopt(new, found)
+        with old.reading.alone():
+            # Who reads from now on sees that they were replaced.
+            self._images.drop_levels(old)
+        try:
+            self._remove(old)
+        except (OSError, ZigguratError) as error:
+            log.warning(
+                "%s: the old levels are left until the next start: %s", old.image.name, error
+            )
+
+    def recover(self, images: Iterable[OpenImage]) -> None:
+        """Goes on with, or removes, what a start finds; before anything is stored.
+
+        What can't be removed is left to the next start.
+        """
+        by_uid = {image.image.uid: image for image in images}
+        for change in self._state.changes():
+            image = by_uid.get(change.image)
+            if image is None:
+                continue
+            published = image.image.first_array == change.first
+            if change.ready and not published and image.image.first_array == change.previous:
+                stored = self._other(image.stored, change.method, change.first)
+                self._images.add_next(image, stored)
+                continue
+            try:
+                self._end(image, change)
+            except (OSError, ZigguratError) as error:
+                log.warning("%s: levels that nobody names are left: %s", image.image.name, error)
+
+    def _make(self, image: OpenImage, method: Downsampling) -> OpenImage:
+        """New levels, of which nothing is made yet."""
+        first = self._catalog.free_array(image.stored)
+        change = Change(image.image.uid, method, first, image.image.first_array, ready=False)
+        self._state.save_change(change)
+        try:
+            other = self._other(image.stored, method, first)
+            found = self._images.add_next(
+                image, self._catalog.add_levels(image.stored, other.image)
+            )
+            defer_all(self._settler, self._state, found, Region.whole(image.shape()))
+            self._state.save_change(replace(change, ready=True))
+        except BaseException:
+            # Not to be gone on with: some of it may not be noted.
+            self._forget(image.base.next)
+            raise
+        return found
+
+    def _forget(self, waiting: OpenImage | None) -> None:
+        if waiting is not None:
+            with waiting.base.storing.alone():
+                self._images.drop_levels(waiting)
+            waiting.stored.upper.close()
+            self._settler.discard(waiting, waiting.upper)
+
+    def _remove(self, old: OpenImage) -> None:
+        """Removes levels that were the image's."""
+        # What is under way of them ends; nothing new begins, since they have no number.
+        old.stored.upper.close()
+        self._settler.discard(old, old.upper)
+        self._catalog.remove_levels(old.stored)
+        self._state.end_change(old.image.uid, old.noted_levels)
+
+    def _end(self, image: OpenImage, change: Change) -> None:
+        """Removes what a change left that the image's document does not name."""
+        published = image.image.first_array == change.first
+        first = change.previous if published else change.first
+        if first != image.image.first_array:
+            self._catalog.remove_levels(self._other(image.stored, change.method, first))
+        start = first - 1
+        self._state.end_change(change.image, range(start, start + len(image.recipes) - 1))
+
+    def _other(self, stored: StoredImage, method: str, first: int) -> StoredImage:
+        update = {"downsampling": cast(Downsampling, method), "first_array": first}
+        return self._catalog.other_levels(stored, stored.image.model_copy(update=update))
+
+
+def defer_all(settler: Settler, state: State, image: OpenImage, region: Region) -> None:
+    """Has the blocks of all chunks of level 0 that `region` touches made anew."""
+    if image.recipes[0].factors is None:
+        return
+    grid = image.pyramid.levels[0]
+    lazy = image.lazy(0)
+    chunks = grid.chunks.touched(region)
+    shards = iter(grid.shards.indices(region))
+    while batch := list(itertools.islice(shards, BATCH_SHARDS)):
+        some = {shard: list(grid.chunks_of(shard).intersect(chunks).indices()) for shard in batch}
+        # A deletion waits for what is inside, and then forgets it.
+        with image.stored.gate.inside():
+            # First here: were it noted first, what was made before it came here would leave
+            # a place without a note.
+            for shard, indices in some.items():
+                settler.defer(image, 0, shard, indices, lazy=lazy)
+            state.mark_all_stale(image.image.uid, image.noted(0), some)

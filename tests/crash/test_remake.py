@@ -1,0 +1,331 @@
+"""Does a power cut amid a change of method leave the old levels or the new ones, entire?
+
+As test_engine.py does, of a run in which a writer goes on while the levels are made by
+another method. What the group's document names is always there; once the next life is
+done with what it found, that is the exact cascade by the method that the document names.
+The tests of one life come first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from ziggurat_engine.build import Progress
+from ziggurat_engine.errors import (
+    Cancelled,
+    FailedPrecondition,
+    NotFound,
+)
+from ziggurat_engine.region import Region
+from ziggurat_engine.store import omezarr
+
+from tests.crash.world import (
+    DATA,
+    NAME,
+    SHAPE,
+    World,
+    Write,
+    check_levels,
+    check_pixels,
+    check_zarr,
+    until,
+)
+from tests.support.waiting import SECONDS
+from tests.support.waiting import until as waited
+
+ROOT = DATA / "images" / f"{NAME}.ome.zarr"
+WHOLE = Region((0, 0, 0), SHAPE)
+BLOCKS = 27 + 12
+
+
+def boxes():
+    """Writes of one stream: all, then small boxes across chunks and shards."""
+    yield Write("left", 1, WHOLE, 1)
+    for n in itertools.count(2):
+        offset = ((n * 3) % 5, (n * 7) % 16, (n * 5) % 18)
+        yield Write("left", n, Region(offset, (1, 3, 4)), n)
+
+
+def painted(writes: list[Write]) -> np.ndarray:
+    pixels = np.zeros(SHAPE, "<u2")
+    for write in writes:
+        pixels[write.region.slices()] = write.value
+    return pixels
+
+
+def document(world: World) -> tuple[str, list[str]]:
+    """The method that the group's document names, and its arrays."""
+    attributes = json.loads(world.fs.read_file(ROOT / "zarr.json"))["attributes"]
+    (multiscale,) = attributes["ome"]["multiscales"]
+    assert attributes["ziggurat"]["image"]["downsampling"] == multiscale["type"]
+    return multiscale["type"], [dataset["path"] for dataset in multiscale["datasets"]]
+
+
+def arrays(world: World) -> list[str]:
+    return sorted(entry.name for entry in world.fs.list_dir(ROOT) if entry.name.isdigit())
+
+
+def each(steps, look=lambda _: None) -> None:
+    """Goes on to the end, looking at each step."""
+    for step in steps:
+        look(step)
+
+
+class Life:
+    """A world with an image that is written to by one stream."""
+
+    def __init__(self, world: World, **options: object) -> None:
+        self.world = world
+        world.open()
+        world.create(**options)
+        self.stream = world.streams()["left"]
+        self.source, self.written = boxes(), []
+        self.write()
+
+    @property
+    def image(self):
+        return self.world.engine.image(NAME)
+
+    def write(self, count: int = 1) -> None:
+        for write in itertools.islice(self.source, count):
+            self.written.append(write)
+            self.world.write(self.stream, write)
+
+    def flush(self) -> None:
+        self.world.engine.ingest.flush(self.stream)
+        self.world.told(self.stream)
+
+    def build(self, method: str, **options):
+        return self.world.engine.builder.build(self.image, method=method, **options)
+
+    def begun(self, method: str, chunks: int = 10) -> None:
+        """A change that is cancelled when so many chunks are done."""
+        stop = threading.Event()
+
+        def look(progress: Progress) -> None:
+            if progress.level == 0 and progress.chunks_done >= chunks:
+                stop.set()
+
+        with pytest.raises(Cancelled):
+            each(self.build(method, cancelled=stop.is_set), look)
+
+    def blocks(self) -> int:
+        return self.world.engine.status().settle.blocks_made
+
+    def check(self, method: str) -> None:
+        self.world.engine.ingest.finish(self.stream)
+        assert self.image.image.downsampling == method
+        check_levels(self.world, painted(self.written))
+        assert document(self.world)[0] == method
+
+
+@pytest.fixture
+def life():
+    worlds: list[World] = []
+
+    def open_(**options: object) -> Life:
+        worlds.append(World())
+        return Life(worlds[-1], **options)
+
+    yield open_
+    for world in worlds:
+        world.fs.cut()
+        world.abandon()
+
+
+MODES = pytest.mark.parametrize("mode", ["live", "deferred"])
+
+
+@MODES
+@pytest.mark.parametrize("method", ["max", "gaussian"])
+def test_cancelled_it_follows_writes_and_is_gone_on_with(life, mode, method):
+    lived = life(pyramid=mode)
+    each(lived.world.engine.builder.build(lived.image))
+    lived.begun(method)
+    before = lived.blocks()
+    lived.write(5)
+    lived.flush()
+    each(lived.world.engine.builder.build(lived.image))
+    lived.check("mean")
+    each(lived.build(method))
+    if method == "max":
+        # Of the old levels and of the new: what was written, and what was left to be made.
+        assert lived.blocks() - before < 2 * BLOCKS
+    lived.check(method)
+    assert arrays(lived.world) == sorted(document(lived.world)[1]) == ["0", "3", "4"]
+
+
+@pytest.mark.parametrize("other", ["mean", "min"])
+def test_another_method_removes_what_was_begun(life, other):
+    lived = life()
+    lived.begun("max")
+    assert arrays(lived.world) == ["0", "1", "2", "3", "4"]
+    assert lived.world.engine._state.changes()
+    each(lived.build(other))
+    lived.check(other)
+    assert arrays(lived.world) == sorted(document(lived.world)[1])
+    assert not lived.world.engine._state.changes()
+    lived.world.engine.builder.exact(lived.image, 2, Region.whole(lived.image.shape(2)))
+    waited(lambda: not lived.world.engine._state.stale(), "all to be stored", SECONDS)
+
+
+def test_one_at_a_time(life):
+    lived = life()
+    first = lived.build("max")
+    next(first)
+    for method in ("mean", "min"):
+        with pytest.raises(FailedPrecondition, match="max") as raised:
+            next(lived.build(method))
+        assert raised.value.field == "method"
+    second = threading.Thread(target=lambda: list(lived.build("max")))
+    second.start()
+    each(first)
+    second.join(SECONDS)
+    lived.check("max")
+    assert lived.blocks() <= 2 * BLOCKS
+    # Nor does one that nobody iterates any more keep others out.
+    third = lived.build("min")
+    next(third)
+    third.close()
+    each(lived.build("min"))
+    lived.check("min")
+
+
+def test_a_read_goes_on_with_the_levels_that_it_began_with(life):
+    lived = life()
+    lived.write(8)
+    lived.flush()
+    each(lived.world.engine.builder.build(lived.image))
+    query = lived.world.engine.query
+    wanted = lived.world.pixels(1)
+    old = lived.image
+    with query.reading(old, 1, (), ()) as answer:
+        change = threading.Thread(target=lambda: list(lived.build("max")))
+        change.start()
+        waited(lambda: lived.image is not old, "the change", SECONDS)
+        # Who comes now with what he found before sees the new levels.
+        with query.reading(old, 1, (), ()) as later:
+            assert later.image.image.downsampling == "max"
+        found = np.empty(answer.region.shape, "<u2")
+        for box, part in query.parts(answer):
+            found[box.slices()] = part
+        assert "1" in arrays(lived.world)
+        assert change.is_alive()
+    change.join(SECONDS)
+    assert np.array_equal(found, wanted)
+    assert arrays(lived.world) == ["0", "3", "4"]
+    lived.check("max")
+
+
+def test_deleted_amid_a_change(life):
+    lived = life()
+    change = lived.build("max")
+    next(change)
+    for stream in lived.world.held:
+        lived.world.engine.ingest.release(stream)
+    lived.world.engine.delete(lived.image)
+    with pytest.raises(NotFound):
+        each(change)
+    assert not lived.world.fs.exists(ROOT)
+    waited(lambda: not lived.world.engine.status().dirty_bytes, "memory to be free", SECONDS)
+    lived.world.create()
+    lived.stream = lived.world.streams()["left"]
+    lived.source, lived.written = boxes(), []
+    lived.write(3)
+    lived.check("mean")
+
+
+def test_a_document_that_can_not_be_made_durable(life, monkeypatch):
+    """Perhaps it names the new levels already: nothing is removed before that is known."""
+    lived = life()
+    each(lived.world.engine.builder.build(lived.image))
+    fs = lived.world.fs
+
+    replace_levels = omezarr.replace_levels
+
+    def fail(*given: Any) -> None:
+        replace_levels(*given)
+        fs.fail_next("sync_dir", path=str(ROOT))
+
+    for then in ("mean", "max"):
+        with monkeypatch.context() as patched:
+            patched.setattr(omezarr, "replace_levels", fail)
+            with pytest.raises(OSError, match="Input/output error"):
+                each(lived.build("max"))
+        assert document(lived.world)[0] == "max"
+        check_zarr(lived.world)
+        check_levels(lived.world, painted(lived.written))
+        each(lived.build(then))
+        lived.check(then)
+        assert arrays(lived.world) == sorted(document(lived.world)[1])
+
+
+def work(world: World) -> None:
+    """A writer that goes on while the method is changed, and a clean close."""
+    lived = Life(world, pyramid=world.mode)
+    world.written = lived.written
+    lived.write(3)
+    lived.flush()
+    world.begun_at = world.fs.sync_points
+    for k, _ in enumerate(lived.build("gaussian")):
+        if k % 16 == 3:
+            lived.write()
+    lived.flush()
+    world.engine.ingest.finish(lived.stream)
+    world.engine.ingest.release(lived.stream)
+    world.engine.close()
+
+
+def check(world: World, written: list[Write]) -> None:
+    """The image is there, as one method makes it, and whatever was begun can be ended."""
+    world.open()
+    try:
+        method = document(world)[0]
+        assert world.engine.image(NAME).image.downsampling == method
+        streams = world.streams()
+        stream = streams["left"]
+        assert stream.received >= world.durable["left"]
+        check_pixels(world.pixels(), written, world.durable)
+        # What was not acknowledged may be there, too.
+        there = world.pixels()
+        each(world.engine.builder.build(world.engine.image(NAME)))
+        check_levels(world, there)
+        # Gone on with, or removed.
+        method = ("gaussian", "mean")[stream.received % 2]
+        each(world.engine.builder.build(world.engine.image(NAME), method=method))
+        check_levels(world, there)
+        assert document(world)[0] == method
+        assert arrays(world) == sorted(document(world)[1])
+        assert not world.engine._state.changes()
+        for stream in streams.values():
+            world.engine.ingest.release(stream)
+    finally:
+        world.engine.close()
+
+
+@MODES
+def test_power_cut_after_every_sync_point(mode):
+    world = World()
+    world.mode = mode
+    work(world)
+    points = range(world.begun_at, world.fs.sync_points)
+    assert len(points) > 50
+    # Every one of them in two runs.
+    for k in points[mode == "live" :: 2]:
+        world = World()
+        world.mode = mode
+        world.fs.stop_after(k)
+        until(world, work)
+        world.abandon()
+        after = world.after(("drop", "keep", k)[k % 3])
+        try:
+            check_zarr(after)
+            check(after, world.written)
+        except BaseException as error:
+            error.add_note(f"cut after sync point {k} of {points}")
+            raise
