@@ -86,14 +86,16 @@ class Settings(BaseSettings):
     cache_bytes: Bytes = Field(
         default_factory=lambda: ByteSize(max(256 * MIB, memory_bytes() // 4)),
         ge=2**14,
-        description="memory for chunks, dirty and clean together; default a quarter of all memory",
+        description="memory for chunks, dirty and clean together; default a quarter of what the"
+        " process may use",
     )
     max_open_shards: PositiveInt = Field(default=256, description="files kept open for reads")
     kernels: Literal["auto", "cpu", "reference"] = Field(
         default="auto", description="who encodes and downsamples"
     )
     kernel_threads: PositiveInt = Field(
-        default_factory=cores, description="threads that encode and downsample; default all cores"
+        default_factory=cores,
+        description="threads that encode and downsample; default all it may use",
     )
     settle_workers: PositiveInt = Field(default=2, description="shards stored at a time")
     settle_idle_seconds: PositiveFloat = Field(
@@ -103,7 +105,7 @@ class Settings(BaseSettings):
         default=60.0, description="a shard that is written to all the time is stored this often"
     )
     read_threads: PositiveInt = Field(
-        default_factory=cores, description="threads that assemble reads; default all cores"
+        default_factory=cores, description="threads that assemble reads; default all it may use"
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
     max_read_bytes: Bytes = Field(default=ByteSize(8 * 1024 * MIB), description="most of one read")

@@ -193,6 +193,7 @@ def cameras(deployment: Deployment) -> Iterator[Callable[..., Camera]]:
                     env=clean_environment(),
                     text=True,
                 )
+            stack.enter_context(process)  # closes its pipes, behind the kill
             stack.callback(process.kill)
             return Camera(process)
 
