@@ -20,7 +20,7 @@ import ziggurat
 from tests.deploy.camera import frame
 from tests.deploy.docker import CACHE, HERE, Docker, missing
 from tests.support.server import clean_environment
-from tests.support.waiting import SECONDS
+from tests.support.waiting import SECONDS, until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -103,8 +103,10 @@ class Deployment:
         (self.docker.shared / "build.yml").write_text(
             "services: {engine: {build: {network: host}}}", "utf-8"
         )
-        self.settings(PIP_CONFIG_FILE="pip.conf")
-        (self.docker.shared / "pip.conf").write_text(pip_config(), "utf-8")
+        index = pip_index()
+        if index:
+            (self.docker.shared / "pip.conf").write_text(f"[global]\nindex-url = {index}", "utf-8")
+            self.settings(PIP_CONFIG_FILE="pip.conf")
         self.compose("-f", "docker-compose.yml", "-f", "build.yml", "build")
 
     def settings(self, **settings: str) -> None:
@@ -119,14 +121,12 @@ class Deployment:
         return self.compose("ps", "--quiet", "engine").strip()
 
 
-def pip_config() -> str:
-    """This machine's choice of an index, for pip in the build."""
-    index = os.environ.get("PIP_INDEX_URL", "")
-    if not index and shutil.which("pip"):
-        ask = ["pip", "config", "get", "global.index-url"]
-        asked = subprocess.run(ask, check=False, capture_output=True, text=True)
-        index = asked.stdout.strip()
-    return f"[global]\nindex-url = {index}\n" if index else ""
+def pip_index() -> str:
+    """The index that this machine chose for pip; empty where it chose none."""
+    if "PIP_INDEX_URL" in os.environ or not shutil.which("pip"):
+        return os.environ.get("PIP_INDEX_URL", "")
+    ask = ["pip", "config", "get", "global.index-url"]
+    return subprocess.run(ask, check=False, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +233,22 @@ def test_killed_in_mid_stream_and_up_again(
     # Compiled code lies in its volume: the next container doesn't compile it again.
     find = ["exec", "engine", "find", "/var/cache/ziggurat", "-name", "*.nbc"]
     assert deployment.compose(*find)
+
+
+def test_a_crash_restarts_it(deployment: Deployment) -> None:
+    deployment.up()
+    container = deployment.container()
+    # Process 1 passes on signals; its only child is the server.
+    crash = ["docker", "exec", container, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)"]
+    deployment.docker.start(*crash).communicate(timeout=SECONDS)
+    state = "--format={{.RestartCount}} {{.State.Health.Status}}"
+    inspect = ["docker", "inspect", state, container]
+    until(
+        lambda: deployment.docker.run(*inspect).strip() == "1 healthy",
+        "the server to be back and healthy",
+    )
+    with ziggurat.connect(deployment.address) as client:
+        client.status()
 
 
 def test_down_drains(deployment: Deployment, cameras: Callable[..., Camera]) -> None:
