@@ -157,6 +157,22 @@ def demo(file: Path | None, keep: Path | None, mib: int) -> None:
         raise click.ClickException(str(error)) from None
 
 
+@main.command()
+@click.argument("address", default="127.0.0.1:7447", envvar="ZIGGURAT_LISTEN")
+@click.option("--timeout", type=click.FloatRange(0.1), default=5.0, show_default=True, help="s")
+def health(address: str, timeout: float) -> None:
+    """Ask the server at ADDRESS whether it is ready; exits with 0 where it is, else with 1.
+
+    It is from when the log is replayed until it is told to stop. ADDRESS is HOST:PORT; where
+    it is not given ZIGGURAT_LISTEN, or 127.0.0.1:7447.
+    """
+    from ziggurat_engine.server.health import ask
+
+    said = ask(address, timeout)
+    click.echo(said)
+    raise SystemExit(0 if said == "SERVING" else 1)
+
+
 @main.command("settings")
 def list_settings() -> None:
     """List all settings, their defaults and what they mean."""

@@ -8,7 +8,6 @@ together is refused here, by the names of both.
 
 from __future__ import annotations
 
-import os
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -20,6 +19,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from ziggurat_engine.cgroup import cores, memory_bytes
 
 MIB = 2**20
 
@@ -49,14 +50,6 @@ def load(toml: Path | None = None, **flags: Any) -> Settings:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     finally:
         _toml_file.reset(token)
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 class Settings(BaseSettings):
@@ -91,16 +84,18 @@ class Settings(BaseSettings):
     listen: str = Field(default="127.0.0.1:7447", description="host:port; port 0: a free one")
 
     cache_bytes: Bytes = Field(
-        default_factory=lambda: ByteSize(max(256 * MIB, _memory_bytes() // 4)),
+        default_factory=lambda: ByteSize(max(256 * MIB, memory_bytes() // 4)),
         ge=2**14,
-        description="memory for chunks, dirty and clean together; default a quarter of all memory",
+        description="memory for chunks, dirty and clean together; default a quarter of what the"
+        " process may use",
     )
     max_open_shards: PositiveInt = Field(default=256, description="files kept open for reads")
     kernels: Literal["auto", "cpu", "reference"] = Field(
         default="auto", description="who encodes and downsamples"
     )
     kernel_threads: PositiveInt = Field(
-        default_factory=_cores, description="threads that encode and downsample; default all cores"
+        default_factory=cores,
+        description="threads that encode and downsample; default all it may use",
     )
     settle_workers: PositiveInt = Field(default=2, description="shards stored at a time")
     settle_idle_seconds: PositiveFloat = Field(
@@ -110,7 +105,7 @@ class Settings(BaseSettings):
         default=60.0, description="a shard that is written to all the time is stored this often"
     )
     read_threads: PositiveInt = Field(
-        default_factory=_cores, description="threads that assemble reads; default all cores"
+        default_factory=cores, description="threads that assemble reads; default all it may use"
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
     max_read_bytes: Bytes = Field(default=ByteSize(8 * 1024 * MIB), description="most of one read")

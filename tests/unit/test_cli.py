@@ -70,6 +70,15 @@ def test_an_address_that_is_taken(server: ServerProcess, tmp_path: Path) -> None
     assert server.address in said
 
 
+def test_health(serve: Callable[..., ServerProcess]) -> None:
+    server = serve()
+    assert engine("health", server.address) == "SERVING\n"
+    _, _, port = server.address.rpartition(":")
+    assert engine("health", ZIGGURAT_LISTEN=f"0.0.0.0:{port}") == "SERVING\n"
+    server.stop()
+    assert "UNAVAILABLE" in engine("health", server.address, code=1)
+
+
 def test_settings_from_environment_and_file(tmp_path: Path) -> None:
     toml = tmp_path / "z.toml"
     toml.write_text(f'data = "{tmp_path / "data"}"\ncache_bytes = "16MiB"\n', "utf-8")

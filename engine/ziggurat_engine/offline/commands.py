@@ -5,7 +5,6 @@ Imports at the top are light, like those of cli.py.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import click
 
+from ziggurat_engine.cgroup import cores
 from ziggurat_engine.errors import ZigguratError
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -119,7 +119,7 @@ def command(tune: Callable[[], None]) -> click.Command:
     @click.option(
         "--threads",
         type=click.IntRange(1, 1024),
-        default=lambda: len(os.sched_getaffinity(0)),
+        default=cores,
         help="[default: all cores]",
     )
     @click.option("--force", is_flag=True, help="Make all levels above 0 anew.")
