@@ -113,7 +113,13 @@ class Settings(BaseSettings):
         default_factory=_cores, description="threads that assemble reads; default all cores"
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
-    max_read_bytes: Bytes = Field(default=ByteSize(8 * 1024 * MIB), description="most of one read")
+    max_read_bytes: Bytes = Field(
+        default=ByteSize(8 * 1024 * MIB), description="most of one result that is read"
+    )
+    read_projection_bytes: Bytes = Field(
+        default=ByteSize(64 * MIB),
+        description="memory for the sums of a projection; read_threads of them at a time",
+    )
     max_message_bytes: Bytes = Field(
         default=ByteSize(16 * MIB), description="most of one message from a client"
     )

@@ -33,9 +33,10 @@ class OpenImage:
     number: names the image in the cache. fill_value: one pixel of its dtype.
     chunk_bytes: of one decoded chunk. recipes: how each level's chunks are settled.
     extent: pixels along the first axis; grows where the image is unbounded, under write_order.
-    revision: tick of the last write accepted, 0 before the first. observers: called, from
-    any thread, after a shard of level 0 was stored; they must not block. write_order: held
-    while a write is logged and merged, so that both happen in the same order.
+    revision: tick of the last write that may have changed a pixel, or of when it was opened.
+    observers: called, from any thread, after a shard of level 0 was stored; they must not
+    block. write_order: held while a write is logged and merged, so that both happen in the
+    same order.
     """
 
     number: int
@@ -44,7 +45,7 @@ class OpenImage:
     chunk_bytes: int
     recipes: tuple[Recipe, ...]
     extent: int
-    revision: int = 0
+    revision: int
     write_order: threading.Lock = field(default_factory=threading.Lock)
     deleted: bool = False
     observers: set[Callable[[], None]] = field(default_factory=set)
@@ -126,10 +127,15 @@ class OpenImage:
 
 
 class Images:
-    """The images of one data directory. All methods may be called from any thread."""
+    """The images of one data directory. All methods may be called from any thread.
 
-    def __init__(self, catalog: Catalog) -> None:
+    next_tick: gives the revision of an image that is opened, above those of all images that
+    had its name before.
+    """
+
+    def __init__(self, catalog: Catalog, next_tick: Callable[[], int]) -> None:
         self._catalog = catalog
+        self._next_tick = next_tick
         self._lock = threading.Lock()
         self._open: dict[str, OpenImage] = {}
         self._by_number: dict[int, OpenImage] = {}
@@ -152,7 +158,7 @@ class Images:
             if found is None or found.stored is not stored:
                 # It may have been deleted since it was loaded.
                 stored.gate.check()
-                found = self._open[name] = _open(next(self._numbers), stored)
+                found = self._open[name] = _open(next(self._numbers), stored, self._next_tick())
                 self._by_number[found.number] = found
             return found
 
@@ -194,7 +200,7 @@ class Images:
                 del self._open[image.image.name]
 
 
-def _open(number: int, stored: StoredImage) -> OpenImage:
+def _open(number: int, stored: StoredImage, revision: int) -> OpenImage:
     image = stored.image
     fill_value: np.generic = image.dtype.type(image.fill_value)
     steps = (*image.layout.factors, None)
@@ -202,4 +208,4 @@ def _open(number: int, stored: StoredImage) -> OpenImage:
         Recipe(image.layout.codec, fill_value, factors, image.downsampling) for factors in steps
     )
     chunk_bytes = image.dtype.itemsize * math.prod(image.layout.chunk_shape)
-    return OpenImage(number, stored, fill_value, chunk_bytes, recipes, image.shape[0])
+    return OpenImage(number, stored, fill_value, chunk_bytes, recipes, image.shape[0], revision)

@@ -244,6 +244,8 @@ class Ingest:
             except BaseException:
                 if appended is not None:
                     self._journal.abandoned(appended)
+                # Some of it may be there.
+                image.revision = max(image.revision, self._dirty.next_tick())
                 raise
             order = self._journal.position
             image.revision = max(image.revision, tick)

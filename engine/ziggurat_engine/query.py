@@ -1,47 +1,101 @@
 """Which chunks answer a read, and in which parts does the answer leave?
 
-A box is cut into parts of about `part_bytes` that follow the chunk grid: small
+A result is cut into parts of about `part_bytes` that follow the chunk grid: small
 chunks are joined, large ones cut, so that neither a plane through many chunks nor one
 huge chunk makes messages that are slow to send. A few parts are assembled ahead of
 the one that is being sent, on a pool, each in its final memory.
+
+A projection is added up tile by tile: as many pixels of the result as `projection_bytes`
+hold the sums of. For each tile the pieces of the box come as parts do.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from ziggurat_engine.cache import Deferred, DirtyDirectory
+from ziggurat_engine.cache import Budget, Deferred, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
-from ziggurat_engine.errors import LimitExceeded, OutOfRange
+from ziggurat_engine.conversion import Conversion
+from ziggurat_engine.errors import Cancelled, InvalidArgument, LimitExceeded
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.lattice import Lattice
+from ziggurat_engine.projection import (
+    Method,
+    Projection,
+    accumulator,
+    check_projection,
+    projection_of,
+)
 from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.selection import Selection, select
+from ziggurat_engine.settle import never
 from ziggurat_engine.spec import Array
+
+# How often who waits to add up looks whether it is still wanted.
+LOOK_SECONDS = 0.1
+
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a read asks for, in the order in which it is done.
+
+    steps: one number >= 1 an axis; (): all pixels. project: a method and names of axes.
+    if_newer_than: the revision of an earlier answer.
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    steps: Shape = ()
+    project: tuple[Method, tuple[str, ...]] | None = None
+    conversion: Conversion = field(default_factory=Conversion)
+    if_newer_than: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a read will bring: `region` of `level`; stale and revision as it began."""
+    """What a read will bring; stale and revision as it began.
+
+    region: the box in pixels of `level`. lattice: its pixels that are taken. shape, dtype: of
+    the result. revision: one less than the image's where stale: the answer will change
+    though nobody writes. modified: False where there is nothing newer to bring.
+    """
 
     image: OpenImage
     level: int
     region: Region
+    lattice: Lattice
+    projection: Projection | None
+    conversion: Conversion
+    shape: Shape
+    dtype: np.dtype[np.generic]
     stale: bool
     revision: int
+    modified: bool
+
+    @property
+    def grid(self) -> Grid:
+        """The chunks of the level."""
+        return self.image.pyramid.levels[self.level].chunks
 
 
 class Query:
     """All reads. Methods may be called from any thread.
 
-    threads: parts that are assembled at a time, for all reads together.
-    part_bytes: about how large a part is. max_read_bytes: of one read.
+    threads: parts that are assembled at a time, for all reads together, and projections
+    that are added up. part_bytes: about how large a part is. max_read_bytes: of one
+    result. projection_bytes: for the sums of one projection.
     """
 
     def __init__(
@@ -49,36 +103,42 @@ class Query:
         chunks: Chunks,
         dirty: DirtyDirectory,
         deferred: Deferred,
+        budget: Budget,
         *,
         threads: int,
         part_bytes: int,
         max_read_bytes: int,
+        projection_bytes: int,
     ) -> None:
         self._chunks = chunks
         self._dirty = dirty
         self._deferred = deferred
+        self._budget = budget
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
+        self._projection_bytes = projection_bytes
         self._ahead = 2 * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
+        self._adding = threading.BoundedSemaphore(threads)
 
-    def plan(self, image: OpenImage, level: int, offset: Shape, shape: Shape) -> Answer:
-        """Checks a read; both `offset` and `shape` empty: the whole level.
+    def plan(self, image: OpenImage, read: Read) -> Answer:
+        """Checks a read; nothing is read yet.
 
-        Raises OutOfRange for a level or box that is not there, InvalidArgument for one
-        that makes no sense, LimitExceeded for one above max_read_bytes.
+        Raises OutOfRange for a level or box that is not there, InvalidArgument for what
+        makes no sense, LimitExceeded for a result above max_read_bytes.
         """
-        levels = image.pyramid.levels
-        if level >= len(levels):
-            raise OutOfRange(
-                f"level {level} is not there: {image.image.name!r} has levels 0 to"
-                f" {len(levels) - 1}",
-                field="level",
-            )
-        whole = Region.whole(image.shape(level))
-        region = Region(offset, shape) if offset or shape else whole
-        image.check_box(level, region)
-        nbytes = region.size * image.image.dtype.itemsize
+        level, region = select(image, read.selection)
+        dtype = image.image.dtype
+        lattice = Lattice.of(region, _checked(read.steps, len(region.shape)))
+        projection, shape = None, lattice.shape
+        if read.project is not None:
+            names = [axis.name for axis in image.image.axes]
+            projection = projection_of(names, *read.project)
+            check_projection(projection, shape, dtype)
+            shape = projection.shape(shape)
+        read.conversion.check()
+        target = read.conversion.of(dtype)
+        nbytes = math.prod(shape) * target.itemsize
         if nbytes > self._max_read_bytes:
             raise LimitExceeded(
                 f"{nbytes} bytes are more than max_read_bytes = {self._max_read_bytes}",
@@ -86,8 +146,23 @@ class Query:
                 limit="max_read_bytes",
                 limit_bytes=self._max_read_bytes,
             )
+        # In this order: a write that comes between makes it stale, or newer.
         revision = image.revision
-        return Answer(image, level, region, self.stale(image, level, region), revision)
+        stale = self.stale(image, level, region)
+        modified = read.if_newer_than is None or revision > read.if_newer_than
+        return Answer(
+            image,
+            level,
+            region,
+            lattice,
+            projection,
+            read.conversion,
+            shape,
+            target,
+            stale,
+            revision - stale,
+            modified,
+        )
 
     def stale(self, image: OpenImage, level: int, region: Region | None = None) -> bool:
         """True where a write below has not reached `region` of `level` (or any of it) yet."""
@@ -122,28 +197,36 @@ class Query:
                 stale = np.concatenate([stale, np.array(found, np.int64)])
         return counts
 
-    def parts(self, answer: Answer) -> Iterator[tuple[Region, Array]]:
-        """The pixels, part by part: (box relative to the answer's region, C-order array).
+    def parts(
+        self, answer: Answer, cancelled: Callable[[], bool] = never
+    ) -> Iterator[tuple[Region, Array]]:
+        """The result, part by part: (box of the result, C-order array).
 
-        Closing the iterator stops the work.
+        Closing the iterator stops the work; raises Cancelled where told to.
         """
-        boxes = cut(
-            answer.image.pyramid.levels[answer.level].chunks,
-            answer.region,
-            max(1, self._part_bytes // answer.image.image.dtype.itemsize),
+        if answer.projection is not None:
+            return self._projected(answer, answer.projection, cancelled)
+        whole = Region.whole(answer.shape)
+        return self._each(
+            (box, partial(self._part, answer, box, cancelled))
+            for box in _boxes(answer, whole, self._pixels(answer.dtype))
         )
-        going: deque[tuple[Region, Future[Array]]] = deque()
+
+    def close(self) -> None:
+        """Ends the pool; no read may be running."""
+        self._pool.shutdown()
+
+    def _each(
+        self, tasks: Iterable[tuple[_Key, Callable[[], Array]]]
+    ) -> Iterator[tuple[_Key, Array]]:
+        """What the tasks return, in their order; some run ahead on the pool."""
+        going: deque[tuple[_Key, Future[Array]]] = deque()
         try:
-            for box in boxes:
+            for key, task in tasks:
                 if len(going) == self._ahead:
                     done, future = going.popleft()
                     yield done, future.result()
-                going.append(
-                    (
-                        box.relative_to(answer.region.offset),
-                        self._pool.submit(self._assemble, answer, box),
-                    )
-                )
+                going.append((key, self._pool.submit(task)))
             while going:
                 done, future = going.popleft()
                 yield done, future.result()
@@ -152,16 +235,99 @@ class Query:
                 future.cancel()
             wait([future for _, future in going])
 
-    def close(self) -> None:
-        """Ends the pool; no read may be running."""
-        self._pool.shutdown()
+    def _part(self, answer: Answer, box: Region, cancelled: Callable[[], bool]) -> Array:
+        """The pixels of a box of the result, where nothing is projected."""
+        return answer.conversion.apply(self._assemble(answer, box, cancelled))
 
-    def _assemble(self, answer: Answer, box: Region) -> Array:
-        image = answer.image
+    def _assemble(self, answer: Answer, box: Region, cancelled: Callable[[], bool]) -> Array:
+        """The pixels of a box of the lattice, counted in steps from its first pixel."""
+        image, lattice = answer.image, answer.lattice.part(box)
         out: Array = np.empty(box.shape, dtype=image.image.dtype)
-        for part in image.pyramid.levels[answer.level].chunks.plan(box):
-            self._chunks.paste(image, answer.level, part, out)
+        for at, source, inside in lattice.places(answer.grid):
+            if cancelled():
+                raise Cancelled("the caller gave up")
+            self._chunks.paste(image, answer.level, at, source, out[inside])
         return out
+
+    def _projected(
+        self, answer: Answer, projection: Projection, cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[Region, Array]]:
+        """The parts of a projection: tile by tile, each cut into parts."""
+        dtype = answer.image.image.dtype
+        room = self._projection_bytes // projection.bytes_per_pixel(dtype)
+        for tile in _boxes(answer, Region.whole(answer.shape), room):
+            # Not while a part is sent: a client that takes its time holds up nobody.
+            with self._turn(cancelled):
+                pixels = answer.conversion.apply(self._tile(answer, projection, tile, cancelled))
+            grid = Grid(tile.shape, tile.shape)
+            for box in cut(grid, Region.whole(tile.shape), self._pixels(answer.dtype)):
+                part = np.ascontiguousarray(pixels[box.slices()])
+                yield Region(_sum(tile.offset, box.offset), box.shape), part
+
+    def _tile(
+        self,
+        answer: Answer,
+        projection: Projection,
+        tile: Region,
+        cancelled: Callable[[], bool],
+    ) -> Array:
+        """What becomes of all pixels below a box of the result."""
+        dtype = answer.image.image.dtype
+        below = tuple(
+            answer.lattice.shape[axis] if axis in projection.axes else n
+            for axis, n in enumerate(tile.shape)
+        )
+        region = Region(tile.offset, below)
+        pieces = self._each(
+            (box, partial(self._assemble, answer, box, cancelled))
+            for box in _boxes(answer, region, self._pixels(dtype))
+        )
+        sums_bytes = tile.size * projection.bytes_per_pixel(dtype)
+        with self._budget.beside(sums_bytes + self._ahead * self._part_bytes):
+            sums = accumulator(projection, region.shape, dtype)
+            for box, pixels in pieces:
+                sums.add(box.relative_to(tile.offset), pixels)
+            return sums.result()
+
+    @contextmanager
+    def _turn(self, cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Waits until few enough add up; raises Cancelled where told to."""
+        while not self._adding.acquire(timeout=LOOK_SECONDS):
+            if cancelled():
+                raise Cancelled("the caller gave up")
+        try:
+            yield
+        finally:
+            self._adding.release()
+
+    def _pixels(self, dtype: np.dtype[np.generic]) -> int:
+        """Of a part."""
+        return max(1, self._part_bytes // dtype.itemsize)
+
+
+def _boxes(answer: Answer, region: Region, pixels: int) -> Iterator[Region]:
+    """Cuts a box of the answer's lattice, counted in steps, along the chunks."""
+    grid, lattice = answer.lattice.counted(answer.grid)
+    moved = Region(_sum(lattice.offset, region.offset), region.shape)
+    for box in cut(grid, moved, max(1, pixels)):
+        yield box.relative_to(lattice.offset)
+
+
+def _sum(left: Shape, right: Shape) -> Shape:
+    return tuple(map(int.__add__, left, right))
+
+
+def _checked(steps: Shape, rank: int) -> Shape:
+    if not steps:
+        return (1,) * rank
+    if len(steps) != rank:
+        raise InvalidArgument(f"steps has {len(steps)} numbers for {rank} axes", field="steps")
+    for axis, step in enumerate(steps):
+        if step < 1:
+            raise InvalidArgument(
+                f"steps[{axis}] is {step}, not at least 1", field=f"steps[{axis}]"
+            )
+    return steps
 
 
 def cut(grid: Grid, region: Region, pixels: int) -> Iterator[Region]:
@@ -185,18 +351,30 @@ def cut(grid: Grid, region: Region, pixels: int) -> Iterator[Region]:
         others = math.prod(step) // step[axis]
         if others * step[axis] > pixels:
             step[axis] = max(1, pixels // others)
-    spans = []
-    for axis in range(rank):
-        start, stop, cell = region.offset[axis], region.stop[axis], grid.cell[axis]
-        edges = [start]
-        while edges[-1] < stop:
-            here = edges[-1]
+    for bounds in _bounds(grid, region, step, rank):
+        yield Region(tuple(a for a, _ in bounds), tuple(b - a for a, b in bounds))
+
+
+def _bounds(
+    grid: Grid, region: Region, step: list[int], rank: int
+) -> Iterator[tuple[tuple[int, int], ...]]:
+    """(start, stop) along the first `rank` axes of each box, the last axis fastest.
+
+    Nothing is listed ahead: there may be more boxes than memory holds.
+    """
+    if rank == 0:
+        yield ()
+        return
+    axis = rank - 1
+    first, last, cell = region.offset[axis], region.stop[axis], grid.cell[axis]
+    for before in _bounds(grid, region, step, axis):
+        here = first
+        while here < last:
             if step[axis] < cell:
                 # Stay within the chunk.
                 end = min(here + step[axis], (here // cell + 1) * cell)
             else:
                 end = (here // cell) * cell + max(step[axis] // cell, 1) * cell
-            edges.append(min(end, stop))
-        spans.append(list(itertools.pairwise(edges)))
-    for bounds in itertools.product(*spans):
-        yield Region(tuple(a for a, _ in bounds), tuple(b - a for a, b in bounds))
+            end = min(end, last)
+            yield (*before, (here, end))
+            here = end

@@ -10,7 +10,7 @@ import datetime
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from ziggurat._errors import OutOfRange
 from ziggurat._frametable import Frames, frames_of
 from ziggurat._index import box_of
 from ziggurat._level import LevelView
-from ziggurat._read import ReadResult, read_box
+from ziggurat._read import ReadResult, read
+from ziggurat._request import ReadOptions, asked
 from ziggurat._rpc import Connection, messages
 from ziggurat._spec import MAX_SIZE
 from ziggurat._stream import Durability
@@ -137,7 +138,7 @@ class Image:
 
     @property
     def revision(self) -> int:
-        """Grows with every accepted write since the server started."""
+        """Grows with every accepted write and every start of the server, and never falls."""
         return self._info.revision
 
     @property
@@ -171,35 +172,77 @@ class Image:
         *,
         offset: Sequence[int] | None = None,
         shape: Sequence[int] | None = None,
-        level: int = 0,
-        exact: bool = False,
         out: NDArray[Any] | None = None,
         timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
     ) -> NDArray[Any]:
-        """The pixels of a box of a level; every axis stays.
+        """The pixels of a box; every axis stays, in the image's order.
 
         box: slices without a step, one an axis; axes left out are taken whole. Instead,
-            offset and shape: one number an axis, in pixels of `level`.
+            offset and shape: one number an axis. In pixels of `level`; with `resolution`,
+            `max_voxels` or `level0` in pixels of level 0, and rounded outward to pixels
+            of the level that is read. None: all.
+        physical: instead of a box, {"z": (start, stop), ...} in axis units, rounded outward;
+            the centre of pixel 0 of level 0 is 0. Axes left out are taken whole, what
+            reaches beyond the image is left off.
+        level: 0 where nothing else is said. resolution: instead, the coarsest level whose
+            pixels lie at most so far apart, {"z": 2.0, "y": 0.5} in axis units or one
+            number for z, y and x. max_voxels: instead, the finest level at which the box
+            has at most so many pixels.
+        level0: True: box, offset and shape are in pixels of level 0 whatever `level` is.
+        steps: every n-th pixel along each axis, one number an axis or {"z": 4}; nothing
+            is averaged.
+        projection, along: "max", "min" or "mean" of all pixels along the axes named
+            ("z", "tz"), which then have size 1; made on the server. Means of integers are
+            exact and rounded half to even; max and min pass NaNs over.
+        dtype: the result's type; values are rounded half to even and clipped to its range.
+        window: (low, high): stretched linearly over the range of the result's type (0 to its
+            largest number; 0 to 1 for floats), clipped, rounded half to even.
         exact: wait until the level is exact there, as of now; the server computes just
             what the box needs. Else it may be behind writes that were just acknowledged:
             see `fetch`.
-        out: an array of the box's shape and the image's dtype to fill in place, with
+        out: an array of the result's shape and dtype to fill in place, with
             any strides and byte order; it is also returned.
         timeout_seconds: None waits as long as it takes.
 
-        Returns once all pixels are there. Raises OutOfRange, LimitExceeded (read less
-        at a time), NotFound, DeadlineExceeded; after an error `out` holds part of the
-        box.
+        Returns once all pixels are there. Raises InvalidArgument for what makes no sense or
+        not together, OutOfRange, LimitExceeded (read less at a time), NotFound,
+        DeadlineExceeded; after an error `out` holds part of the result.
         """
         return self.fetch(
             box,
             offset=offset,
             shape=shape,
-            level=level,
-            exact=exact,
             out=out,
             timeout_seconds=timeout_seconds,
+            **options,
         ).array
+
+    @overload
+    def fetch(
+        self,
+        box: slice | tuple[slice, ...] | None = None,
+        *,
+        offset: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+        if_newer_than: None = None,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> ReadResult: ...
+
+    @overload
+    def fetch(
+        self,
+        box: slice | tuple[slice, ...] | None = None,
+        *,
+        offset: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+        if_newer_than: int,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> ReadResult | None: ...
 
     def fetch(
         self,
@@ -207,24 +250,18 @@ class Image:
         *,
         offset: Sequence[int] | None = None,
         shape: Sequence[int] | None = None,
-        level: int = 0,
-        exact: bool = False,
+        if_newer_than: int | None = None,
         out: NDArray[Any] | None = None,
         timeout_seconds: float | None = None,
-    ) -> ReadResult:
-        """As `read`, with what the server said about the pixels (whether they are stale)."""
-        view = self.level(level)
-        chosen = box_of(box, offset, shape, view.shape)
-        return read_box(
-            self._connection,
-            self.name,
-            level,
-            chosen,
-            self.dtype,
-            exact=exact,
-            out=out,
-            timeout_seconds=timeout_seconds,
-        )
+        **options: Unpack[ReadOptions],
+    ) -> ReadResult | None:
+        """As `read`, with what the server said: the level and box chosen, whether it is stale.
+
+        if_newer_than: the `revision` of an earlier result of the same read; None is returned
+            where nothing changed since. It also holds over restarts of the server.
+        """
+        request = asked(self._info, box, offset, shape, options, if_newer_than)
+        return read(self._connection, request, out, timeout_seconds)
 
     def writer(
         self,

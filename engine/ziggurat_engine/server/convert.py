@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat_engine.build import Progress
+from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.engine import Status
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.query import Answer, Query
+from ziggurat_engine.projection import Method
+from ziggurat_engine.query import Answer, Query, Read
+from ziggurat_engine.region import Region
+from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Blosc, Gzip, Image, ImageSpec, Model, Zstd
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.streams import StreamInfo
+
+T = TypeVar("T", bound=str)
 
 _TYPES = {
     image_pb2.DataType.Value(name): name.removeprefix("DATA_TYPE_").lower()
@@ -48,6 +55,11 @@ _PYRAMIDS = {
     image_pb2.PYRAMID_MODE_UNSPECIFIED: "live",
     image_pb2.PYRAMID_MODE_LIVE: "live",
     image_pb2.PYRAMID_MODE_DEFERRED: "deferred",
+}
+_PROJECTIONS: dict[int, Method] = {
+    read_pb2.Projection.METHOD_MAX: "max",
+    read_pb2.Projection.METHOD_MIN: "min",
+    read_pb2.Projection.METHOD_MEAN: "mean",
 }
 _KINDS = {
     image_pb2.IMAGE_KIND_UNSPECIFIED: "image",
@@ -142,18 +154,51 @@ def image_message(
     return message
 
 
+def read_of(request: read_pb2.ReadRequest) -> Read:
+    """What a ReadRequest asks for; InvalidArgument names its fields."""
+    level, box = request.WhichOneof("level_choice"), request.WhichOneof("box")
+    selection = Selection(
+        level=request.level if level == "level" else None,
+        resolution=dict(request.resolution.sizes) if level == "resolution" else None,
+        max_voxels=request.max_voxels if level == "max_voxels" else None,
+        box=_region(request) if request.offset or request.shape else None,
+        level0_box=_region(request.level0_box) if box == "level0_box" else None,
+        physical_box={
+            axis: (interval.start, interval.stop)
+            for axis, interval in request.physical_box.intervals.items()
+        }
+        if box == "physical_box"
+        else None,
+    )
+    project = None
+    if request.HasField("projection"):
+        method = _known(_PROJECTIONS, request.projection.method, "projection.method")
+        project = (method, tuple(request.projection.axes))
+    return Read(
+        selection,
+        tuple(request.steps),
+        project,
+        _conversion(request.conversion),
+        request.if_newer_than if request.HasField("if_newer_than") else None,
+    )
+
+
 def header_message(answer: Answer) -> read_pb2.ReadHeader:
     """The header of a read."""
     level = answer.image.pyramid.levels[answer.level]
+    plain = answer.shape == answer.region.shape
     return read_pb2.ReadHeader(
         level=answer.level,
-        data_type=_NUMBERS[answer.image.image.data_type],
+        data_type=_NUMBERS[answer.dtype.name],
         offset=answer.region.offset,
         shape=answer.region.shape,
         scale=level.scale,
         translation=level.translation,
         stale=answer.stale,
         revision=answer.revision,
+        result_shape=() if plain else answer.shape,
+        steps=() if max(answer.lattice.steps) == 1 else answer.lattice.steps,
+        not_modified=not answer.modified,
     )
 
 
@@ -226,7 +271,21 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
     )
 
 
-def _known(table: Mapping[Any, str], value: int, field: str) -> str:
+def _region(box: read_pb2.ReadRequest | read_pb2.Box) -> Region:
+    return Region(tuple(box.offset), tuple(box.shape))
+
+
+def _conversion(message: read_pb2.Conversion) -> Conversion:
+    dtype = None
+    if message.data_type:
+        dtype = np.dtype(_known(_TYPES, message.data_type, "conversion.data_type"))
+    window = None
+    if message.HasField("window"):
+        window = (message.window.start, message.window.end)
+    return Conversion(dtype, window)
+
+
+def _known(table: Mapping[Any, T], value: int, field: str) -> T:
     if value not in table:
         raise InvalidArgument(f"{field}: {value} is not supported", field=field)
     return table[value]

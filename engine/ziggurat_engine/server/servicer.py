@@ -123,7 +123,7 @@ class _Calls:
             region=box if box.offset or box.shape else None,
             top=request.up_to_level if request.HasField("up_to_level") else None,
             force=request.force,
-            cancelled=lambda: not context.is_active(),
+            cancelled=_gone(context),
         )
         for progress in steps:
             yield convert.progress_message(progress)
@@ -140,23 +140,26 @@ class _Calls:
     ) -> Iterator[bytes]:
         query = self._engine.query
         image = self._engine.image(request.image, "image")
-        place = (request.level, tuple(request.offset), tuple(request.shape))
-        answer = query.plan(image, *place)
-        if request.exact and answer.stale:
-            self._engine.builder.exact(
-                image, answer.level, answer.region, lambda: not context.is_active()
-            )
-            answer = query.plan(image, *place)
+        read = convert.read_of(request)
+        gone = _gone(context)
+        answer = query.plan(image, read)
+        if request.exact and answer.stale and answer.modified:
+            self._engine.builder.exact(image, answer.level, answer.region, gone)
+            answer = query.plan(image, read)
         yield wire.encode_header(convert.header_message(answer))
-        for box, pixels in query.parts(answer):
-            if not context.is_active():
-                return
-            yield wire.encode_part(box, pixels.data.cast("B"))
+        if answer.modified:
+            for box, pixels in query.parts(answer, gone):
+                yield wire.encode_part(box, pixels.data.cast("B"))
 
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         return WriteCall(self._engine, requests, context).responses()
+
+
+def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:
+    """Whether the caller has gone."""
+    return lambda: not context.is_active()
 
 
 def _answered(

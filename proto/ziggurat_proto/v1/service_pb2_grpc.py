@@ -144,8 +144,9 @@ class ZigguratServicer:
 
     def ReadRegion(self, request, context):
         """Reads a box of a level: a header, then parts. OUT_OF_RANGE where the box or
-        the level is not there; RESOURCE_EXHAUSTED where the box is larger than
-        the server allows in one call.
+        the level is not there; RESOURCE_EXHAUSTED where the result is larger than
+        the server allows in one call; INVALID_ARGUMENT for what makes no sense, or not together.
+        Takes bounded memory on the server whatever the box. Cancelling the call stops the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
