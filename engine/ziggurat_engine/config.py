@@ -116,6 +116,13 @@ class Settings(BaseSettings):
     max_read_bytes: Bytes = Field(
         default=ByteSize(8 * 1024 * MIB), description="most of one result that is read"
     )
+    read_batch_bytes: Bytes = Field(
+        default=ByteSize(32 * MIB),
+        description="of a batch of reads, what may be ready and not sent",
+    )
+    max_batch_boxes: PositiveInt = Field(
+        default=65536, description="most reads of one batch, in boxes"
+    )
     read_projection_bytes: Bytes = Field(
         default=ByteSize(64 * MIB),
         description="memory for the sums of a projection; read_threads of them at a time",

@@ -160,6 +160,8 @@ class Engine:
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
             projection_bytes=settings.read_projection_bytes,
+            batch_bytes=settings.read_batch_bytes,
+            max_batch_boxes=settings.max_batch_boxes,
         )
         self.builder = Builder(self._settler, self._state)
         self._recovery = Recovery(

@@ -15,11 +15,11 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,9 @@ from ziggurat_engine.spec import Array
 
 # How often who waits to add up looks whether it is still wanted.
 LOOK_SECONDS = 0.1
+# Pieces of a batch that go on at a time, for each part of a single read that would: they
+# may be small.
+BATCH_AHEAD = 16
 
 _Key = TypeVar("_Key")
 
@@ -90,12 +93,26 @@ class Answer:
         return self.image.pyramid.levels[self.level].chunks
 
 
+class Piece(NamedTuple):
+    """A part of one of many answers. number: which one. first: none of it came before.
+
+    pixels: None where there are none.
+    """
+
+    number: int
+    answer: Answer
+    first: bool
+    box: Region
+    pixels: Array | None
+
+
 class Query:
     """All reads. Methods may be called from any thread.
 
     threads: parts that are assembled at a time, for all reads together, and projections
     that are added up. part_bytes: about how large a part is. max_read_bytes: of one
-    result. projection_bytes: for the sums of one projection.
+    result. projection_bytes: for the sums of one projection. batch_bytes: of one batch, what
+    may be ready and not taken. max_batch_boxes: reads of one batch.
     """
 
     def __init__(
@@ -109,6 +126,8 @@ class Query:
         part_bytes: int,
         max_read_bytes: int,
         projection_bytes: int,
+        batch_bytes: int,
+        max_batch_boxes: int,
     ) -> None:
         self._chunks = chunks
         self._dirty = dirty
@@ -117,6 +136,8 @@ class Query:
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
         self._projection_bytes = projection_bytes
+        self._batch_bytes = batch_bytes
+        self._max_batch_boxes = max_batch_boxes
         self._ahead = 2 * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._adding = threading.BoundedSemaphore(threads)
@@ -212,6 +233,98 @@ class Query:
             for box in _boxes(answer, whole, self._pixels(answer.dtype))
         )
 
+    def check_batch(self, count: int) -> None:
+        """LimitExceeded where a batch may not have so many reads."""
+        if count > self._max_batch_boxes:
+            raise LimitExceeded(
+                f"{count} reads are more than max_batch_boxes = {self._max_batch_boxes}",
+                field="reads",
+                limit="max_batch_boxes",
+                limit_boxes=self._max_batch_boxes,
+            )
+
+    def batch(
+        self,
+        answers: Iterable[Answer],
+        *,
+        as_completed: bool = False,
+        cancelled: Callable[[], bool] = never,
+    ) -> Iterator[list[Piece]]:
+        """The results of many reads, some pieces at a time, about part_bytes together.
+
+        answers: drawn one by one, as there is room. as_completed: pieces come as they are
+        ready; else in order. Closing the iterator stops the work; raises Cancelled where
+        told to.
+        """
+        pieces = self._pieces(answers, cancelled)
+        going: deque[tuple[Piece, int, Future[Array | None]]] = deque()
+        begun: set[int] = set()
+        in_flight = 0
+        try:
+            with self._budget.beside(self._batch_bytes):
+                while True:
+                    while len(going) < BATCH_AHEAD * self._ahead and (
+                        not going or in_flight < self._batch_bytes
+                    ):
+                        following = next(pieces, None)
+                        if following is None:
+                            break
+                        piece, nbytes, task = following
+                        in_flight += nbytes
+                        going.append((piece, nbytes, self._pool.submit(task)))
+                    if not going:
+                        return
+                    if as_completed:
+                        wait([future for *_, future in going], return_when=FIRST_COMPLETED)
+                        # What is ready comes to the front.
+                        going = deque(sorted(going, key=lambda entry: not entry[2].done()))
+                    done: list[Piece] = []
+                    done_bytes = 0
+                    while going and (not done or going[0][2].done()):
+                        piece, nbytes, future = going.popleft()
+                        first = piece.number not in begun
+                        begun.add(piece.number)
+                        done.append(piece._replace(first=first, pixels=future.result()))
+                        in_flight -= nbytes
+                        done_bytes += nbytes
+                        if done_bytes >= self._part_bytes:
+                            break
+                    yield done
+        finally:
+            for *_, future in going:
+                future.cancel()
+            wait([future for *_, future in going])
+
+    def _pieces(
+        self, answers: Iterable[Answer], cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[Piece, int, Callable[[], Array | None]]]:
+        """For each piece: it, without pixels; its bytes; and what makes the pixels."""
+        for number, answer in enumerate(answers):
+            whole = Region.whole(answer.shape)
+            if not answer.modified or whole.size == 0:
+                yield Piece(number, answer, False, whole, None), 0, lambda: None
+                continue
+            if answer.projection is None:
+                make, pixels = self._part, self._pixels(answer.dtype)
+            else:
+                make, pixels = self._projected_part, self._tile_pixels(answer, answer.projection)
+            # A small one in one piece, whatever chunks it crosses: others are read beside it.
+            small = whole.size <= pixels
+            for box in [whole] if small else _boxes(answer, whole, pixels):
+                nbytes = box.size * answer.dtype.itemsize
+                piece = Piece(number, answer, False, box, None)
+                yield piece, nbytes, partial(make, answer, box, cancelled)
+
+    def _projected_part(self, answer: Answer, box: Region, cancelled: Callable[[], bool]) -> Array:
+        """The pixels of a box of a projected result, all on this thread."""
+        assert answer.projection is not None
+        tile = self._tile(answer, answer.projection, box, cancelled, ahead=False)
+        return answer.conversion.apply(tile)
+
+    def _tile_pixels(self, answer: Answer, projection: Projection) -> int:
+        """Of a result: as many as there is room for the sums of."""
+        return self._projection_bytes // projection.bytes_per_pixel(answer.image.image.dtype)
+
     def close(self) -> None:
         """Ends the pool; no read may be running."""
         self._pool.shutdown()
@@ -253,8 +366,7 @@ class Query:
         self, answer: Answer, projection: Projection, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[Region, Array]]:
         """The parts of a projection: tile by tile, each cut into parts."""
-        dtype = answer.image.image.dtype
-        room = self._projection_bytes // projection.bytes_per_pixel(dtype)
+        room = self._tile_pixels(answer, projection)
         for tile in _boxes(answer, Region.whole(answer.shape), room):
             # Not while a part is sent: a client that takes its time holds up nobody.
             with self._turn(cancelled):
@@ -270,18 +382,24 @@ class Query:
         projection: Projection,
         tile: Region,
         cancelled: Callable[[], bool],
+        *,
+        ahead: bool = True,
     ) -> Array:
-        """What becomes of all pixels below a box of the result."""
+        """What becomes of all pixels below a box of the result.
+
+        ahead: its pieces come from the pool; False on a thread of the pool.
+        """
         dtype = answer.image.image.dtype
         below = tuple(
             answer.lattice.shape[axis] if axis in projection.axes else n
             for axis, n in enumerate(tile.shape)
         )
         region = Region(tile.offset, below)
-        pieces = self._each(
+        tasks = (
             (box, partial(self._assemble, answer, box, cancelled))
             for box in _boxes(answer, region, self._pixels(dtype))
         )
+        pieces = self._each(tasks) if ahead else ((box, task()) for box, task in tasks)
         sums_bytes = tile.size * projection.bytes_per_pixel(dtype)
         with self._budget.beside(sums_bytes + self._ahead * self._part_bytes):
             sums = accumulator(projection, region.shape, dtype)

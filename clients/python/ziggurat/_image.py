@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Unpack, overload
 
 import numpy as np
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat._answers import ImageInfo, image_info
+from ziggurat._batch import read_each, read_stack
 from ziggurat._build import PyramidBuild
 from ziggurat._errors import OutOfRange
 from ziggurat._frametable import Frames, frames_of
 from ziggurat._index import box_of
 from ziggurat._level import LevelView
 from ziggurat._read import ReadResult, read
-from ziggurat._request import ReadOptions, asked
+from ziggurat._request import Asked, ReadOptions, asked
 from ziggurat._rpc import Connection, messages
 from ziggurat._spec import MAX_SIZE
 from ziggurat._stream import Durability
@@ -263,6 +264,47 @@ class Image:
         request = asked(self._info, box, offset, shape, options, if_newer_than)
         return read(self._connection, request, out, timeout_seconds)
 
+    def read_each(
+        self,
+        boxes: Iterable[Any],
+        *,
+        as_completed: bool = False,
+        timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> Generator[tuple[int, ReadResult], None, None]:
+        """Many boxes in one call: (which of `boxes`, result), one after the other.
+
+        boxes: as `box` of `read`, or (offset, shape); options: as of `read`, for all of
+            them. as_completed: results come as they are ready, else in order.
+
+        The call begins with the first result; the server reads some MiB ahead of what is
+        taken. Closing the generator ends it. Raises as `read` does; fields at fault are below
+        reads[NUMBER] where the server finds them.
+        """
+        requests = [_box_request(self._info, box, options) for box in boxes]
+        return read_each(self._connection, requests, None, as_completed, timeout_seconds)
+
+    def read_stack(
+        self,
+        offsets: Sequence[Sequence[int]],
+        shape: Sequence[int],
+        *,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> NDArray[Any]:
+        """Boxes of one shape in one array: (boxes, ...), the axes of the image behind.
+
+        offsets: of each box; with shape in pixels of `level`, one number an axis. options:
+            as of `read`, but results must be of one shape: no `resolution`, `max_voxels`,
+            `level0` or `physical`.
+        out: of this shape and the result's dtype, to fill in place.
+
+        Returns once all is there. Raises as `read` does.
+        """
+        requests = [_box_request(self._info, (offset, shape), options) for offset in offsets]
+        return read_stack(self._connection, requests, out, timeout_seconds)
+
     def writer(
         self,
         stream_id: str | None = None,
@@ -375,3 +417,9 @@ class Image:
             f"<ziggurat.Image {self.name!r} {self.axes} {self.shape} {self.dtype.name},"
             f" {len(self.levels)} levels>"
         )
+
+
+def _box_request(info: ImageInfo, box: Any, options: ReadOptions) -> Asked:
+    if isinstance(box, tuple) and len(box) == 2 and not isinstance(box[0], slice):
+        return asked(info, None, box[0], box[1], options)
+    return asked(info, box, None, None, options)

@@ -108,6 +108,11 @@ class Connection:
         self._check_open()
         return self._read(request, timeout=timeout_seconds)
 
+    def read_many(self, request: read_pb2.ReadRegionsRequest, timeout_seconds: float | None) -> Any:
+        """A started ReadRegions call."""
+        self._check_open()
+        return self._stub.ReadRegions(request, timeout=timeout_seconds)
+
     def write(self, requests: Iterator[bytes]) -> Any:
         """A started WriteStream call, without a deadline.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -20,6 +20,7 @@ from ziggurat_engine import __version__
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.query import Answer
 from ziggurat_engine.region import Region
 from ziggurat_engine.server import convert, wire
 from ziggurat_engine.server.status import abort
@@ -56,6 +57,9 @@ def handler(engine: Engine) -> grpc.GenericRpcHandler:
     )
     handlers["ReadRegion"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_region), wire.parser(read_pb2.ReadRequest), bytes
+    )
+    handlers["ReadRegions"] = grpc.unary_stream_rpc_method_handler(
+        _streamed(calls.read_regions), wire.parser(read_pb2.ReadRegionsRequest), bytes
     )
     handlers["WriteStream"] = grpc.stream_stream_rpc_method_handler(
         _streamed(calls.write_stream), wire.decode_write_request, _serialize
@@ -138,18 +142,49 @@ class _Calls:
     def read_region(
         self, request: read_pb2.ReadRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
+        gone = _gone(context)
+        answer = self._answer(request, gone)
+        yield wire.encode_header(convert.header_message(answer))
+        if answer.modified:
+            for box, pixels in self._engine.query.parts(answer, gone):
+                yield wire.encode_part(box, pixels.data.cast("B"))
+
+    def read_regions(
+        self, request: read_pb2.ReadRegionsRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        query, gone = self._engine.query, _gone(context)
+        query.check_batch(len(request.reads))
+        # All before the first is answered; and each again as its turn comes.
+        for _ in self._answers(request.reads, None):
+            pass
+        answers = self._answers(request.reads, gone)
+        for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):
+            message: list[bytes | memoryview] = []
+            for piece in pieces:
+                header = convert.header_message(piece.answer) if piece.first else None
+                payload = None if piece.pixels is None else piece.pixels.data.cast("B")
+                message += wire.encode_piece(piece.number, header, piece.box, payload)
+            yield b"".join(message)
+
+    def _answers(
+        self, requests: Iterable[read_pb2.ReadRequest], gone: Callable[[], bool] | None
+    ) -> Iterator[Answer]:
+        """What each of many reads will bring; made exact where asked for and `gone` is given."""
+        for index, request in enumerate(requests):
+            try:
+                yield self._answer(request, gone)
+            except RequestError as error:
+                raise error.below(f"reads[{index}]") from None
+
+    def _answer(self, request: read_pb2.ReadRequest, gone: Callable[[], bool] | None) -> Answer:
         query = self._engine.query
         image = self._engine.image(request.image, "image")
         read = convert.read_of(request)
-        gone = _gone(context)
         answer = query.plan(image, read)
-        if request.exact and answer.stale and answer.modified:
+        if request.exact and answer.stale and answer.modified and gone is not None:
             self._engine.builder.exact(image, answer.level, answer.region, gone)
             answer = query.plan(image, read)
-        yield wire.encode_header(convert.header_message(answer))
-        if answer.modified:
-            for box, pixels in query.parts(answer, gone):
-                yield wire.encode_part(box, pixels.data.cast("B"))
+        return answer
 
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext

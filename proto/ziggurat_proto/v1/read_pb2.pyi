@@ -106,6 +106,30 @@ class Conversion(_message.Message):
     window: _image_pb2.Window
     def __init__(self, data_type: _Optional[_Union[_image_pb2.DataType, str]] = ..., window: _Optional[_Union[_image_pb2.Window, _Mapping]] = ...) -> None: ...
 
+class ReadRegionsRequest(_message.Message):
+    __slots__ = ("reads", "as_completed")
+    READS_FIELD_NUMBER: _ClassVar[int]
+    AS_COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    reads: _containers.RepeatedCompositeFieldContainer[ReadRequest]
+    as_completed: bool
+    def __init__(self, reads: _Optional[_Iterable[_Union[ReadRequest, _Mapping]]] = ..., as_completed: _Optional[bool] = ...) -> None: ...
+
+class ReadRegionsResponse(_message.Message):
+    __slots__ = ("pieces",)
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    pieces: _containers.RepeatedCompositeFieldContainer[ReadPiece]
+    def __init__(self, pieces: _Optional[_Iterable[_Union[ReadPiece, _Mapping]]] = ...) -> None: ...
+
+class ReadPiece(_message.Message):
+    __slots__ = ("index", "header", "part")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    header: ReadHeader
+    part: ReadPart
+    def __init__(self, index: _Optional[int] = ..., header: _Optional[_Union[ReadHeader, _Mapping]] = ..., part: _Optional[_Union[ReadPart, _Mapping]] = ...) -> None: ...
+
 class ListFramesRequest(_message.Message):
     __slots__ = ("image",)
     IMAGE_FIELD_NUMBER: _ClassVar[int]

@@ -72,6 +72,11 @@ class ZigguratStub:
                 request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRequest.SerializeToString,
                 response_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
                 _registered_method=True)
+        self.ReadRegions = channel.unary_stream(
+                '/ziggurat.v1.Ziggurat/ReadRegions',
+                request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsRequest.SerializeToString,
+                response_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsResponse.FromString,
+                _registered_method=True)
         self.ListFrames = channel.unary_stream(
                 '/ziggurat.v1.Ziggurat/ListFrames',
                 request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ListFramesRequest.SerializeToString,
@@ -152,6 +157,16 @@ class ZigguratServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadRegions(self, request, context):
+        """Many reads in one call. All are checked before the first is answered; where one can't
+        be, the call ends with its status, and the field is below reads[INDEX]. Pieces that are
+        ready and not sent take bounded memory, so a client may take its time.
+        RESOURCE_EXHAUSTED where there are too many, or one is too large.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListFrames(self, request, context):
         """What is known of an image's frames, in blocks of some rows; none where nothing is.
         """
@@ -202,6 +217,11 @@ def add_ZigguratServicer_to_server(servicer, server):
                     servicer.ReadRegion,
                     request_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRequest.FromString,
                     response_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.SerializeToString,
+            ),
+            'ReadRegions': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadRegions,
+                    request_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsRequest.FromString,
+                    response_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsResponse.SerializeToString,
             ),
             'ListFrames': grpc.unary_stream_rpc_method_handler(
                     servicer.ListFrames,
@@ -403,6 +423,33 @@ class Ziggurat:
             '/ziggurat.v1.Ziggurat/ReadRegion',
             ziggurat__proto_dot_v1_dot_read__pb2.ReadRequest.SerializeToString,
             ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRegions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ziggurat.v1.Ziggurat/ReadRegions',
+            ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsRequest.SerializeToString,
+            ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsResponse.FromString,
             options,
             channel_credentials,
             insecure,
