@@ -156,6 +156,7 @@ class Engine:
             self._dirty,
             self._deferred,
             self._budget,
+            self._kernels,
             threads=settings.read_threads,
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,

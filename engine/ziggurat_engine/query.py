@@ -29,7 +29,9 @@ from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.errors import Cancelled, InvalidArgument, LimitExceeded
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.kernels.protocol import Kernels, Points
 from ziggurat_engine.lattice import Lattice
+from ziggurat_engine.planes import Placed, Plane, crossed, place
 from ziggurat_engine.projection import (
     Method,
     Projection,
@@ -93,6 +95,19 @@ class Answer:
         return self.image.pyramid.levels[self.level].chunks
 
 
+@dataclass(frozen=True, slots=True)
+class PlaneAnswer:
+    """What a read of a plane will bring; region: of the level, what it is made of."""
+
+    image: OpenImage
+    plane: Plane
+    placed: Placed
+    region: Region
+    dtype: np.dtype[np.generic]
+    stale: bool
+    revision: int
+
+
 class Piece(NamedTuple):
     """A part of one of many answers. number: which one. first: none of it came before.
 
@@ -121,6 +136,7 @@ class Query:
         dirty: DirtyDirectory,
         deferred: Deferred,
         budget: Budget,
+        kernels: Kernels,
         *,
         threads: int,
         part_bytes: int,
@@ -133,6 +149,7 @@ class Query:
         self._dirty = dirty
         self._deferred = deferred
         self._budget = budget
+        self._kernels = kernels
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
         self._projection_bytes = projection_bytes
@@ -161,12 +178,7 @@ class Query:
         target = read.conversion.of(dtype)
         nbytes = math.prod(shape) * target.itemsize
         if nbytes > self._max_read_bytes:
-            raise LimitExceeded(
-                f"{nbytes} bytes are more than max_read_bytes = {self._max_read_bytes}",
-                field="shape",
-                limit="max_read_bytes",
-                limit_bytes=self._max_read_bytes,
-            )
+            raise self._too_much(nbytes, "shape")
         # In this order: a write that comes between makes it stale, or newer.
         revision = image.revision
         stale = self.stale(image, level, region)
@@ -231,6 +243,71 @@ class Query:
         return self._each(
             (box, partial(self._part, answer, box, cancelled))
             for box in _boxes(answer, whole, self._pixels(answer.dtype))
+        )
+
+    def plan_plane(self, image: OpenImage, plane: Plane) -> PlaneAnswer:
+        """Checks a read of a plane; raises as `plan` does."""
+        placed = place(image, plane)
+        dtype = plane.conversion.of(image.image.dtype)
+        nbytes = plane.rows * plane.columns * dtype.itemsize
+        if nbytes > self._max_read_bytes:
+            raise self._too_much(nbytes, "rows")
+        region = placed.around(placed.points, image.shape(placed.level))
+        revision = image.revision
+        stale = region.size > 0 and self.stale(image, placed.level, region)
+        return PlaneAnswer(image, plane, placed, region, dtype, stale, revision - stale)
+
+    def plane_parts(
+        self, answer: PlaneAnswer, cancelled: Callable[[], bool] = never
+    ) -> Iterator[tuple[Region, Array]]:
+        """As `parts`, of a plane: boxes of rows and columns."""
+        limits = answer.image.shape(answer.placed.level)
+        pixels = self._pixels(answer.image.image.dtype)
+        return self._each(
+            (Region(points.first, points.shape), partial(self._sample, answer, points, cancelled))
+            for points in answer.placed.tiles(limits, pixels)
+        )
+
+    def _sample(self, answer: PlaneAnswer, points: Points, cancelled: Callable[[], bool]) -> Array:
+        """The values at some points of a plane; only the chunks that hold them are looked at."""
+        image, placed, plane = answer.image, answer.placed, answer.plane
+        grid, limits = image.pyramid.levels[placed.level].chunks, image.shape(placed.level)
+        spatial = tuple(limits[axis] for axis in placed.axes)
+        around = placed.around(points, limits)
+        block: Array = np.full(around.shape, image.fill_value)
+        cells = tuple(grid.cell[axis] for axis in placed.axes)
+        index = [0] * len(limits)
+        for axis, at in placed.at.items():
+            index[axis] = at // grid.cell[axis]
+        for chosen in crossed(points, plane.interpolation, spatial, cells):
+            if cancelled():
+                raise Cancelled("the caller gave up")
+            for axis, number in zip(placed.axes, chosen, strict=True):
+                index[axis] = number
+            chunk = grid.region(tuple(index))
+            common = chunk.intersect(around)
+            source = common.relative_to(chunk.offset).slices()
+            target = block[common.relative_to(around.offset).slices()]
+            self._chunks.paste(image, placed.level, tuple(index), source, target)
+        # An image without z is one of a single plane.
+        flat = 3 - len(placed.axes)
+        shape = tuple(around.shape[axis] for axis in placed.axes)
+        values = self._kernels.sample(
+            block.reshape((1,) * flat + shape),
+            (0,) * flat + tuple(around.offset[axis] for axis in placed.axes),
+            (1,) * flat + spatial,
+            points.raised(flat),
+            plane.interpolation,
+            image.fill_value,
+        )
+        return plane.conversion.apply(values)
+
+    def _too_much(self, nbytes: int, field_: str) -> LimitExceeded:
+        return LimitExceeded(
+            f"{nbytes} bytes are more than max_read_bytes = {self._max_read_bytes}",
+            field=field_,
+            limit="max_read_bytes",
+            limit_bytes=self._max_read_bytes,
         )
 
     def check_batch(self, count: int) -> None:

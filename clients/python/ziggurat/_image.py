@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Unpack, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat._answers import ImageInfo, image_info
@@ -23,8 +23,8 @@ from ziggurat._errors import OutOfRange
 from ziggurat._frametable import Frames, frames_of
 from ziggurat._index import box_of
 from ziggurat._level import LevelView
-from ziggurat._read import ReadResult, read
-from ziggurat._request import Asked, ReadOptions, asked
+from ziggurat._read import ReadResult, read, read_plane
+from ziggurat._request import Asked, ReadOptions, asked, asked_plane
 from ziggurat._rpc import Connection, messages
 from ziggurat._spec import MAX_SIZE
 from ziggurat._stream import Durability
@@ -263,6 +263,56 @@ class Image:
         """
         request = asked(self._info, box, offset, shape, options, if_newer_than)
         return read(self._connection, request, out, timeout_seconds)
+
+    def plane(
+        self,
+        origin: Sequence[float],
+        down: Sequence[float],
+        across: Sequence[float],
+        shape: tuple[int, int],
+        spacing: float,
+        *,
+        interpolation: str = "linear",
+        level: int | None = None,
+        dtype: DTypeLike | None = None,
+        window: tuple[float, float] | None = None,
+        exact: bool = False,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+        **indices: int,
+    ) -> NDArray[Any]:
+        """A plane in any direction, as an array (rows, columns).
+
+        Its pixel (i, j) lies at origin + i * spacing * down + j * spacing * across.
+
+        origin, down, across: one number for each of z, y, x that the image has, in axis
+            units, the centre of pixel 0 of level 0 being 0. down and across are taken as
+            directions, whatever their lengths; they may not be parallel.
+        shape: rows and columns. spacing: of neighbouring pixels, in axis units.
+        interpolation: "linear" between up to 8 pixels, integers rounded half to even; or
+            "nearest".
+        level: None: the coarsest whose pixels lie at most `spacing` apart.
+        indices: t and c, 0 where they are not named.
+        dtype, window, exact, out, timeout_seconds: as of `read`.
+
+        Points outside of the image have its fill value. The server reads only the chunks that
+        the plane crosses. Raises as `read` does.
+        """
+        message, kind, size = asked_plane(
+            self._info,
+            origin,
+            down,
+            across,
+            shape,
+            spacing,
+            interpolation=interpolation,
+            indices=indices,
+            level=level,
+            dtype=dtype,
+            window=window,
+            exact=exact,
+        )
+        return read_plane(self._connection, message, kind, size, out, timeout_seconds)
 
     def read_each(
         self,

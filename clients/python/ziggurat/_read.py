@@ -9,7 +9,7 @@ an array with holes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,18 +120,53 @@ def read(
     of the result.
     """
     if asked.shape is not None:
-        array = _destination(out, asked.shape, asked.dtype)
+        _check_out(out, asked.shape, asked.dtype)
     call = connection.read(asked.message, timeout_seconds)
+    found = _received(call, connection, asked.dtype, out, lambda h: check_header(h, asked))
+    return None if found is None else result_of(*found)
+
+
+def read_plane(
+    connection: Connection,
+    message: read_pb2.ReadPlaneRequest,
+    dtype: np.dtype[Any],
+    shape: Shape,
+    out: NDArray[Any] | None,
+    timeout_seconds: float | None,
+) -> NDArray[Any]:
+    """Reads a plane of `shape`; raises as `read` does."""
+    _check_out(out, shape, dtype)
+
+    def check(header: read_pb2.ReadHeader) -> None:
+        if tuple(header.result_shape) != shape or dtype_of(header.data_type) != dtype:
+            raise _wrong("another shape or data type: refresh the image")
+
+    call = connection.plane(message, timeout_seconds)
+    found = _received(call, connection, dtype, out, check)
+    assert found is not None
+    return found[1]
+
+
+def _received(
+    call: Any,
+    connection: Connection,
+    dtype: np.dtype[Any],
+    out: NDArray[Any] | None,
+    check: Callable[[read_pb2.ReadHeader], None],
+) -> tuple[read_pb2.ReadHeader, NDArray[Any]] | None:
+    """The header and the pixels of a call; None where it says that nothing is newer."""
     answers = messages(call, decode_response, connection.server)
     try:
-        header = _header(answers, asked)
+        header = _header(answers)
+        check(header)
         if header.not_modified:
             return None
         shape = tuple(header.result_shape or header.shape)
-        if asked.shape is None:
-            array = _destination(out, shape, asked.dtype)
+        _check_out(out, shape, dtype)
+        # Not before: what the server refuses takes no memory here.
+        array = np.empty(shape, dtype) if out is None else out
         left = math.prod(shape)
-        wire = asked.dtype.newbyteorder("<")
+        wire = dtype.newbyteorder("<")
         for answer in answers:
             if not isinstance(answer, Part):
                 raise _wrong("a second header")
@@ -140,7 +175,7 @@ def read(
         answers.close()
     if left:
         raise _wrong(f"parts that leave {left} pixels of the box uncovered")
-    return result_of(header, array)
+    return header, array
 
 
 def result_of(header: read_pb2.ReadHeader, array: NDArray[Any]) -> ReadResult:
@@ -158,9 +193,9 @@ def result_of(header: read_pb2.ReadHeader, array: NDArray[Any]) -> ReadResult:
     )
 
 
-def _destination(out: NDArray[Any] | None, shape: Shape, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _check_out(out: NDArray[Any] | None, shape: Shape, dtype: np.dtype[Any]) -> None:
     if out is None:
-        return np.empty(shape, dtype)
+        return
     if not isinstance(out, np.ndarray):
         raise InvalidArgument(f"out must be a NumPy array, got {type(out).__name__}", field="out")
     if out.shape != shape or out.dtype.newbyteorder("=") != dtype:
@@ -169,14 +204,12 @@ def _destination(out: NDArray[Any] | None, shape: Shape, dtype: np.dtype[Any]) -
         )
     if not out.flags.writeable:
         raise InvalidArgument("out is read-only", field="out")
-    return out
 
 
-def _header(answers: Iterator[read_pb2.ReadHeader | Part], asked: Asked) -> read_pb2.ReadHeader:
+def _header(answers: Iterator[read_pb2.ReadHeader | Part]) -> read_pb2.ReadHeader:
     header = next(answers, None)
     if header is None or isinstance(header, Part):
         raise _wrong("no header")
-    check_header(header, asked)
     return header
 
 

@@ -22,6 +22,10 @@ from ziggurat._index import Selection, box_of, whole_numbers
 from ziggurat._spec import SPATIAL, data_type
 from ziggurat._values import Shape
 
+_INTERPOLATIONS = {
+    "nearest": read_pb2.ReadPlaneRequest(interpolation="INTERPOLATION_NEAREST"),
+    "linear": read_pb2.ReadPlaneRequest(interpolation="INTERPOLATION_LINEAR"),
+}
 _METHODS = {
     "max": read_pb2.Projection(method="METHOD_MAX"),
     "min": read_pb2.Projection(method="METHOD_MIN"),
@@ -89,6 +93,52 @@ def asked(
         for axis, n, step in zip(info.axes, placed.shape, steps, strict=True)
     )
     return Asked(message, dtype, result)
+
+
+def asked_plane(
+    info: ImageInfo,
+    origin: Sequence[float],
+    down: Sequence[float],
+    across: Sequence[float],
+    shape: tuple[int, int],
+    spacing: float,
+    *,
+    interpolation: str,
+    indices: Mapping[str, int],
+    level: int | None,
+    dtype: DTypeLike | None,
+    window: tuple[float, float] | None,
+    exact: bool,
+) -> tuple[read_pb2.ReadPlaneRequest, np.dtype[Any], Shape]:
+    """The request, and type and shape of its answer; the arguments are those of `Image.plane`."""
+    wanted = info.dtype if dtype is None else data_type(dtype)
+    rows, columns = whole_numbers("shape", shape, 2)
+    for number, size in enumerate((rows, columns)):
+        _integer(f"shape[{number}]", size, 1)
+    message = read_pb2.ReadPlaneRequest(
+        image=info.name,
+        rows=rows,
+        columns=columns,
+        exact=exact,
+        spacing=_number("spacing", spacing),
+    )
+    count = sum(axis in SPATIAL for axis in info.axes)
+    for name, vector in (("origin", origin), ("down", down), ("across", across)):
+        numbers = [_number(f"{name}[{k}]", number) for k, number in enumerate(vector)]
+        if len(numbers) != count:
+            raise _bad(name, f"has {len(numbers)} numbers for {count} spatial axes")
+        getattr(message, name).extend(numbers)
+    if interpolation not in _INTERPOLATIONS:
+        known = ", ".join(_INTERPOLATIONS)
+        raise _bad("interpolation", f"must be one of {known}, got {interpolation!r}")
+    message.MergeFrom(_INTERPOLATIONS[interpolation])
+    for axis, index in indices.items():
+        _check_axis(info, axis, f"indices[{axis!r}]")
+        message.indices[axis] = _integer(f"indices[{axis!r}]", index, 0)
+    if level is not None:
+        message.level = _integer("level", level, 0)
+    _put_conversion(message, info, wanted, window)
+    return message, wanted, (rows, columns)
 
 
 def _put_level(message: read_pb2.ReadRequest, info: ImageInfo, options: ReadOptions) -> int | None:
@@ -194,7 +244,7 @@ def _put_projection(message: read_pb2.ReadRequest, info: ImageInfo, options: Rea
 
 
 def _put_conversion(
-    message: read_pb2.ReadRequest,
+    message: read_pb2.ReadRequest | read_pb2.ReadPlaneRequest,
     info: ImageInfo,
     dtype: np.dtype[Any],
     window: tuple[float, float] | None,

@@ -19,8 +19,9 @@ from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.engine import Status
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.planes import Interpolation, Plane
 from ziggurat_engine.projection import Method
-from ziggurat_engine.query import Answer, Query, Read
+from ziggurat_engine.query import Answer, PlaneAnswer, Query, Read
 from ziggurat_engine.region import Region
 from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Blosc, Gzip, Image, ImageSpec, Model, Zstd
@@ -55,6 +56,11 @@ _PYRAMIDS = {
     image_pb2.PYRAMID_MODE_UNSPECIFIED: "live",
     image_pb2.PYRAMID_MODE_LIVE: "live",
     image_pb2.PYRAMID_MODE_DEFERRED: "deferred",
+}
+_INTERPOLATIONS: dict[int, Interpolation] = {
+    read_pb2.INTERPOLATION_UNSPECIFIED: "linear",
+    read_pb2.INTERPOLATION_NEAREST: "nearest",
+    read_pb2.INTERPOLATION_LINEAR: "linear",
 }
 _PROJECTIONS: dict[int, Method] = {
     read_pb2.Projection.METHOD_MAX: "max",
@@ -180,6 +186,38 @@ def read_of(request: read_pb2.ReadRequest) -> Read:
         project,
         _conversion(request.conversion),
         request.if_newer_than if request.HasField("if_newer_than") else None,
+    )
+
+
+def plane_of(request: read_pb2.ReadPlaneRequest) -> Plane:
+    """What a ReadPlaneRequest asks for; InvalidArgument names its fields."""
+    return Plane(
+        tuple(request.origin),
+        tuple(request.down),
+        tuple(request.across),
+        request.rows,
+        request.columns,
+        request.spacing,
+        _known(_INTERPOLATIONS, request.interpolation, "interpolation"),
+        dict(request.indices),
+        request.level if request.HasField("level") else None,
+        _conversion(request.conversion),
+    )
+
+
+def plane_header(answer: PlaneAnswer) -> read_pb2.ReadHeader:
+    """The header of a read of a plane."""
+    level = answer.image.pyramid.levels[answer.placed.level]
+    return read_pb2.ReadHeader(
+        level=answer.placed.level,
+        data_type=_NUMBERS[answer.dtype.name],
+        offset=answer.region.offset,
+        shape=answer.region.shape,
+        scale=level.scale,
+        translation=level.translation,
+        stale=answer.stale,
+        revision=answer.revision,
+        result_shape=(answer.plane.rows, answer.plane.columns),
     )
 
 

@@ -61,6 +61,9 @@ def handler(engine: Engine) -> grpc.GenericRpcHandler:
     handlers["ReadRegions"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_regions), wire.parser(read_pb2.ReadRegionsRequest), bytes
     )
+    handlers["ReadPlane"] = grpc.unary_stream_rpc_method_handler(
+        _streamed(calls.read_plane), wire.parser(read_pb2.ReadPlaneRequest), bytes
+    )
     handlers["WriteStream"] = grpc.stream_stream_rpc_method_handler(
         _streamed(calls.write_stream), wire.decode_write_request, _serialize
     )
@@ -148,6 +151,20 @@ class _Calls:
         if answer.modified:
             for box, pixels in self._engine.query.parts(answer, gone):
                 yield wire.encode_part(box, pixels.data.cast("B"))
+
+    def read_plane(
+        self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        query, gone = self._engine.query, _gone(context)
+        image = self._engine.image(request.image, "image")
+        plane = convert.plane_of(request)
+        answer = query.plan_plane(image, plane)
+        if request.exact and answer.stale:
+            self._engine.builder.exact(image, answer.placed.level, answer.region, gone)
+            answer = query.plan_plane(image, plane)
+        yield wire.encode_header(convert.plane_header(answer))
+        for box, pixels in query.plane_parts(answer, gone):
+            yield wire.encode_part(box, pixels.data.cast("B"))
 
     def read_regions(
         self, request: read_pb2.ReadRegionsRequest, context: grpc.ServicerContext

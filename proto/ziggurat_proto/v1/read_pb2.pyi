@@ -8,6 +8,15 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Interpolation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INTERPOLATION_UNSPECIFIED: _ClassVar[Interpolation]
+    INTERPOLATION_NEAREST: _ClassVar[Interpolation]
+    INTERPOLATION_LINEAR: _ClassVar[Interpolation]
+INTERPOLATION_UNSPECIFIED: Interpolation
+INTERPOLATION_NEAREST: Interpolation
+INTERPOLATION_LINEAR: Interpolation
+
 class ReadRequest(_message.Message):
     __slots__ = ("image", "level", "resolution", "max_voxels", "offset", "shape", "level0_box", "physical_box", "exact", "steps", "projection", "conversion", "if_newer_than")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +138,41 @@ class ReadPiece(_message.Message):
     header: ReadHeader
     part: ReadPart
     def __init__(self, index: _Optional[int] = ..., header: _Optional[_Union[ReadHeader, _Mapping]] = ..., part: _Optional[_Union[ReadPart, _Mapping]] = ...) -> None: ...
+
+class ReadPlaneRequest(_message.Message):
+    __slots__ = ("image", "origin", "down", "across", "rows", "columns", "spacing", "interpolation", "indices", "level", "exact", "conversion")
+    class IndicesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
+    ACROSS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    SPACING_FIELD_NUMBER: _ClassVar[int]
+    INTERPOLATION_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    CONVERSION_FIELD_NUMBER: _ClassVar[int]
+    image: str
+    origin: _containers.RepeatedScalarFieldContainer[float]
+    down: _containers.RepeatedScalarFieldContainer[float]
+    across: _containers.RepeatedScalarFieldContainer[float]
+    rows: int
+    columns: int
+    spacing: float
+    interpolation: Interpolation
+    indices: _containers.ScalarMap[str, int]
+    level: int
+    exact: bool
+    conversion: Conversion
+    def __init__(self, image: _Optional[str] = ..., origin: _Optional[_Iterable[float]] = ..., down: _Optional[_Iterable[float]] = ..., across: _Optional[_Iterable[float]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., spacing: _Optional[float] = ..., interpolation: _Optional[_Union[Interpolation, str]] = ..., indices: _Optional[_Mapping[str, int]] = ..., level: _Optional[int] = ..., exact: _Optional[bool] = ..., conversion: _Optional[_Union[Conversion, _Mapping]] = ...) -> None: ...
 
 class ListFramesRequest(_message.Message):
     __slots__ = ("image",)

@@ -77,6 +77,11 @@ class ZigguratStub:
                 request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsRequest.SerializeToString,
                 response_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsResponse.FromString,
                 _registered_method=True)
+        self.ReadPlane = channel.unary_stream(
+                '/ziggurat.v1.Ziggurat/ReadPlane',
+                request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadPlaneRequest.SerializeToString,
+                response_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
+                _registered_method=True)
         self.ListFrames = channel.unary_stream(
                 '/ziggurat.v1.Ziggurat/ListFrames',
                 request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ListFramesRequest.SerializeToString,
@@ -167,6 +172,17 @@ class ZigguratServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadPlane(self, request, context):
+        """Reads a plane in any direction: a header, then parts. The header's offset and shape are
+        the smallest box of the level that holds what the plane needs, empty where it misses the
+        image; stale is of this box; result_shape is rows, columns. Only chunks that it
+        crosses are read. OUT_OF_RANGE where the level or an index is not there;
+        RESOURCE_EXHAUSTED where the plane is larger than the server allows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListFrames(self, request, context):
         """What is known of an image's frames, in blocks of some rows; none where nothing is.
         """
@@ -222,6 +238,11 @@ def add_ZigguratServicer_to_server(servicer, server):
                     servicer.ReadRegions,
                     request_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsRequest.FromString,
                     response_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsResponse.SerializeToString,
+            ),
+            'ReadPlane': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadPlane,
+                    request_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadPlaneRequest.FromString,
+                    response_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.SerializeToString,
             ),
             'ListFrames': grpc.unary_stream_rpc_method_handler(
                     servicer.ListFrames,
@@ -450,6 +471,33 @@ class Ziggurat:
             '/ziggurat.v1.Ziggurat/ReadRegions',
             ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsRequest.SerializeToString,
             ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadPlane(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ziggurat.v1.Ziggurat/ReadPlane',
+            ziggurat__proto_dot_v1_dot_read__pb2.ReadPlaneRequest.SerializeToString,
+            ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
             options,
             channel_credentials,
             insecure,
