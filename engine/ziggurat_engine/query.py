@@ -381,10 +381,10 @@ class Query:
             if not answer.modified or whole.size == 0:
                 yield Piece(number, answer, False, whole, None), 0, lambda: None
                 continue
-            if answer.projection is None:
-                make, pixels = self._part, self._pixels(answer.dtype)
-            else:
-                make, pixels = self._projected_part, self._tile_pixels(answer, answer.projection)
+            make, pixels = self._part, self._pixels(answer.dtype)
+            if answer.projection is not None:
+                make = self._projected_part
+                pixels = min(pixels, self._tile_pixels(answer, answer.projection))
             # A small one in one piece, whatever chunks it crosses: others are read beside it.
             small = whole.size <= pixels
             for box in [whole] if small else _boxes(answer, whole, pixels):

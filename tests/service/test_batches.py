@@ -94,6 +94,8 @@ def test_boxes_of_any_kind(serve: Callable[..., ServerProcess], name: str) -> No
                 assert same_bytes(found[number].array, pixels[... if box is None else box])
         sums = dict(image.read_each(boxes[:1], projection="mean", along="zyx"))
         assert sums[0].array.item() == np.rint(pixels[:9].mean(dtype=float))
+        flat = dict(image.read_each(boxes[3:], projection="max", along="z"))
+        assert same_bytes(flat[0].array, pixels.max(axis=0, keepdims=True))
         with pytest.raises(ziggurat.LimitExceeded, match="max_batch_boxes") as error:
             list(image.read_each([None] * 21))
         assert error.value.field == "reads"
