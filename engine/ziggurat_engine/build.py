@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from ziggurat_engine.errors import InvalidArgument, OutOfRange
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.region import Region
-from ziggurat_engine.remake import Remaker, defer_all
+from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler, never
 from ziggurat_engine.spec import Downsampling
-from ziggurat_engine.state import State
 
 # How often levels of another method catch up with writers before they are published.
 ROUNDS = 3
@@ -67,9 +66,8 @@ class _Meter:
 class Builder:
     """Builds pyramids. All methods may be called from any thread."""
 
-    def __init__(self, settler: Settler, state: State, remaker: Remaker) -> None:
+    def __init__(self, settler: Settler, remaker: Remaker) -> None:
         self._settler = settler
-        self._state = state
         self._remaker = remaker
 
     def build(
@@ -138,7 +136,7 @@ class Builder:
         if region is not None:
             image.check_box(0, region)
         if force and top > 0:
-            defer_all(self._settler, self._state, image, region or Region.whole(image.shape()))
+            self._remaker.anew(image, region or Region.whole(image.shape()))
         for level in range(top + 1):
             within = None
             if region is not None:

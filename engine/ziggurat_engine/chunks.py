@@ -18,10 +18,9 @@ from ziggurat_engine.cache import (
     ShardKey,
 )
 from ziggurat_engine.errors import Corrupt
-from ziggurat_engine.grid import Part
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Kernels
-from ziggurat_engine.region import Shape
+from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
 
 
@@ -38,19 +37,20 @@ class Chunks:
         key = ChunkKey(image.pixels_number(level), level, chunk)
         return self._clean.get_or_load(key, lambda: self._load(image, level, chunk))
 
-    def paste(self, image: OpenImage, level: int, part: Part, out: Array) -> None:
-        """Copies the pixels of `part` to out[part.inside_region].
+    def paste(
+        self, image: OpenImage, level: int, at: Shape, source: tuple[slice, ...], target: Array
+    ) -> None:
+        """Copies the pixels `source` of the chunk `at` to `target`, an array of their shape.
 
         Sees all of a region whose write was acknowledged before the call; of one that
         is being written it may see some.
         """
-        source, target = part.inside_cell.slices(), out[part.inside_region.slices()]
-        shard = self._shard(image, level, part.at)
+        shard = self._shard(image, level, at)
         base: tuple[object, Array | None] | None = None
         while shard is not None:
             with shard.lock:
-                chunk = shard.chunks.get(part.at)
-                older = shard.settling.get(part.at)
+                chunk = shard.chunks.get(at)
+                older = shard.settling.get(at)
                 if chunk is None:
                     break
                 if not chunk.complete and older is not None:
@@ -62,10 +62,10 @@ class Chunks:
                     return
             # Its base is loaded without the lock: others may go on writing. While the
             # chunk stays dirty nobody replaces what is stored below it.
-            base = (chunk, self.stored(image, level, part.at))
+            base = (chunk, self.stored(image, level, at))
         else:
             older = None
-        array = older.data if older is not None else self.stored(image, level, part.at)
+        array = older.data if older is not None else self.stored(image, level, at)
         target[...] = image.fill_value if array is None else array[source]
 
     def whole(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
@@ -79,9 +79,9 @@ class Chunks:
                 held = chunk in shard.chunks or chunk in shard.settling
             if held:
                 grid = image.pyramid.levels[level].chunks
-                (part,) = grid.plan(grid.region(chunk))
                 out = np.full(grid.cell, image.fill_value)
-                self.paste(image, level, part, out)
+                inside = Region.whole(grid.region(chunk).shape).slices()
+                self.paste(image, level, chunk, inside, out[inside])
                 return out
         return self.stored(image, level, chunk)
 

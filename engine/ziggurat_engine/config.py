@@ -108,7 +108,20 @@ class Settings(BaseSettings):
         default_factory=cores, description="threads that assemble reads; default all it may use"
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
-    max_read_bytes: Bytes = Field(default=ByteSize(8 * 1024 * MIB), description="most of one read")
+    max_read_bytes: Bytes = Field(
+        default=ByteSize(8 * 1024 * MIB), description="most of one result that is read"
+    )
+    read_batch_bytes: Bytes = Field(
+        default=ByteSize(32 * MIB),
+        description="of a batch of reads, what may be ready and not sent",
+    )
+    max_batch_boxes: PositiveInt = Field(
+        default=65536, description="most reads of one batch, in boxes"
+    )
+    read_projection_bytes: Bytes = Field(
+        default=ByteSize(64 * MIB),
+        description="memory for the sums of a projection; read_threads of them at a time",
+    )
     max_message_bytes: Bytes = Field(
         default=ByteSize(16 * MIB), description="most of one message from a client"
     )

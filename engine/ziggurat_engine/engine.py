@@ -114,12 +114,14 @@ class Engine:
                 fs, settings.data, max_open_shards=settings.max_open_shards
             )
             self._kernels = select(settings.kernels, settings.kernel_threads)
+            epoch = self._state.begin_epoch(time.time_ns())
             undo.pop_all()
         self._budget = Budget(settings.cache_bytes)
         self._clean = CleanChunks(self._budget)
-        self._dirty = DirtyDirectory()
+        # Ticks are revisions too, and those never fall.
+        self._dirty = DirtyDirectory(epoch)
         self._deferred = Deferred()
-        self._images = Images(self._catalog)
+        self._images = Images(self._catalog, self._dirty.next_tick)
         chunks = Chunks(self._clean, self._dirty, self._kernels)
         self._storing = Storing(chunks, self._clean, self._deferred, self._kernels, self._state)
         self._settler = Settler(
@@ -154,12 +156,17 @@ class Engine:
             chunks,
             self._dirty,
             self._deferred,
+            self._budget,
+            self._kernels,
             threads=settings.read_threads,
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
+            projection_bytes=settings.read_projection_bytes,
+            batch_bytes=settings.read_batch_bytes,
+            max_batch_boxes=settings.max_batch_boxes,
         )
         remaker = Remaker(self._catalog, self._images, self._settler, self._state)
-        self.builder = Builder(self._settler, self._state, remaker)
+        self.builder = Builder(self._settler, remaker)
         self._recovery = Recovery(
             self._log,
             self._state,

@@ -48,9 +48,10 @@ class Base:
     number: names level 0 in the cache.
     extent: pixels along the first axis; grows where the image is unbounded, under write_order.
     foreign: what reads and measures its levels where it is adopted.
-    revision: tick of the last write accepted, 0 before the first. observers: called, from
-    any thread, after a shard of level 0 was stored; they must not block. write_order: held
-    while a write is logged and merged, so that both happen in the same order.
+    revision: tick of the last write that may have changed a pixel, or of when it was opened.
+    observers: called, from any thread, after a shard of level 0 was stored; they must not
+    block. write_order: held while a write is logged and merged, so that both happen in the
+    same order.
 
     now: with the levels that readers see. next: with those that another method is making
     (remake.py), None where none is. storing: shared while a shard of level 0 is stored and
@@ -60,8 +61,8 @@ class Base:
 
     number: int
     extent: int
+    revision: int
     foreign: ForeignLevels | None = None
-    revision: int = 0
     write_order: threading.Lock = field(default_factory=threading.Lock)
     deleted: bool = False
     observers: set[Callable[[], None]] = field(default_factory=set)
@@ -230,10 +231,15 @@ class OpenImage:
 
 
 class Images:
-    """The images of one data directory. All methods may be called from any thread."""
+    """The images of one data directory. All methods may be called from any thread.
 
-    def __init__(self, catalog: Catalog) -> None:
+    next_tick: gives the revision of an image that is opened, above those of all images that
+    had its name before.
+    """
+
+    def __init__(self, catalog: Catalog, next_tick: Callable[[], int]) -> None:
         self._catalog = catalog
+        self._next_tick = next_tick
         self._lock = threading.Lock()
         self._open: dict[str, OpenImage] = {}
         self._by_number: dict[int, OpenImage] = {}
@@ -256,7 +262,7 @@ class Images:
             if found is None or found.stored.gate is not stored.gate:
                 # It may have been deleted since it was loaded.
                 stored.gate.check()
-                base = Base(next(self._numbers), stored.image.shape[0])
+                base = Base(next(self._numbers), stored.image.shape[0], self._next_tick())
                 base.foreign = _foreign(stored, self._catalog.handles)
                 found = _open(base, base.number, next(self._numbers), stored)
                 self._publish(found)
@@ -289,6 +295,11 @@ class Images:
             if not image.base.deleted:
                 self._publish(found)
             return found
+
+    def renew(self, image: OpenImage) -> None:
+        """Pixels of `image` changed, or are to, though nobody wrote: it has a new revision."""
+        # Beside a write one of the two numbers may win: both are above all that were told.
+        image.base.revision = max(image.base.revision, self._next_tick())
 
     def drop_levels(self, image: OpenImage) -> None:
         """The levels above level 0 of `image`, which nobody looks for any more, are forgotten."""

@@ -273,6 +273,8 @@ class Ingest:
             except BaseException:
                 if appended is not None:
                     self._journal.abandoned(appended)
+                # Some of it may be there.
+                image.base.revision = max(image.base.revision, self._dirty.next_tick())
                 raise
             order = self._journal.position
             image.base.revision = max(image.base.revision, tick)

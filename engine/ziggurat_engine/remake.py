@@ -119,6 +119,8 @@ class Remaker:
             found = self._images.publish_next(old)
             # Behind it: who finds less stale than the old levels are finds them replaced, too.
             self._settler.adopt(new, found)
+        # Not before: who got the old levels is not to have this number.
+        self._images.renew(found)
         with old.reading.alone():
             # Who reads from now on sees that they were replaced.
             self._images.drop_levels(old)
@@ -128,6 +130,11 @@ class Remaker:
             log.warning(
                 "%s: the old levels are left until the next start: %s", old.image.name, error
             )
+
+    def anew(self, image: OpenImage, region: Region) -> None:
+        """Has all levels above a box of level 0 made anew, by the method that there is."""
+        self._defer(image, region)
+        self._images.renew(image)
 
     def recover(self, images: Iterable[OpenImage]) -> None:
         """Goes on with, or removes, what a start finds; before anything is stored.
@@ -159,7 +166,7 @@ class Remaker:
             found = self._images.add_next(
                 image, self._catalog.add_levels(image.stored, other.image)
             )
-            defer_all(self._settler, self._state, found, Region.whole(image.shape()))
+            self._defer(found, Region.whole(image.shape()))
             self._state.save_change(replace(change, ready=True))
         except BaseException:
             # Not to be gone on with: some of it may not be noted.
@@ -195,21 +202,22 @@ class Remaker:
         update = {"downsampling": cast(Downsampling, method), "first_array": first}
         return self._catalog.other_levels(stored, stored.image.model_copy(update=update))
 
-
-def defer_all(settler: Settler, state: State, image: OpenImage, region: Region) -> None:
-    """Has the blocks of all chunks of level 0 that `region` touches made anew."""
-    if image.recipes[0].factors is None:
-        return
-    grid = image.pyramid.levels[0]
-    lazy = image.lazy(0)
-    chunks = grid.chunks.touched(region)
-    shards = iter(grid.shards.indices(region))
-    while batch := list(itertools.islice(shards, BATCH_SHARDS)):
-        some = {shard: list(grid.chunks_of(shard).intersect(chunks).indices()) for shard in batch}
-        # A deletion waits for what is inside, and then forgets it.
-        with image.stored.gate.inside():
-            # First here: were it noted first, what was made before it came here would leave
-            # a place without a note.
-            for shard, indices in some.items():
-                settler.defer(image, 0, shard, indices, lazy=lazy)
-            state.mark_all_stale(image.image.uid, image.noted(0), some)
+    def _defer(self, image: OpenImage, region: Region) -> None:
+        """Has the blocks of all chunks of level 0 that `region` touches made anew."""
+        if image.recipes[0].factors is None:
+            return
+        grid = image.pyramid.levels[0]
+        lazy = image.lazy(0)
+        chunks = grid.chunks.touched(region)
+        shards = iter(grid.shards.indices(region))
+        while batch := list(itertools.islice(shards, BATCH_SHARDS)):
+            some = {
+                shard: list(grid.chunks_of(shard).intersect(chunks).indices()) for shard in batch
+            }
+            # A deletion waits for what is inside, and then forgets it.
+            with image.stored.gate.inside():
+                # First here: were it noted first, what was made before it came here would leave
+                # a place without a note.
+                for shard, indices in some.items():
+                    self._settler.defer(image, 0, shard, indices, lazy=lazy)
+                self._state.mark_all_stale(image.image.uid, image.noted(0), some)

@@ -12,6 +12,7 @@ One SQLite database (write-ahead journal, every commit synced). Its tables:
               empty name: images were deleted before this was kept
     log       the identity of the log that goes with it, and whether it may hold what is
               nowhere else
+    epoch     a number above all revisions that images had before the last start
     stale     shards of which the parents may not be stored: written before a shard is
               replaced, removed after its parents are stored. A row too many costs a
               needless computation, a row too few would leave a level wrong for good.
@@ -38,6 +39,8 @@ from ziggurat_engine.errors import UnsupportedVersion
 from ziggurat_engine.region import Shape
 
 VERSION = 5
+# Between two starts that a clock does not tell apart: more writes than one run takes in.
+EPOCH_STEP = 2**40
 # Stands in `deleted` for images that nobody wrote down.
 UNKNOWN = ""
 
@@ -84,6 +87,7 @@ CREATE TABLE changes (
     previous INTEGER NOT NULL,
     ready INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE epoch (number INTEGER NOT NULL);
 """,
 }
 
@@ -320,6 +324,19 @@ class State:
         with self._transaction() as db:
             db.execute("DELETE FROM log")
             db.execute("INSERT INTO log VALUES (?, ?)", (identity, needed))
+
+    def begin_epoch(self, now: int) -> int:
+        """A number above all that earlier starts counted on from; durable when it returns.
+
+        now: nanoseconds since 1970. Numbers that follow the clock stay above all before
+        where the database is lost, those that are kept where the clock is set back.
+        """
+        with self._transaction() as db:
+            row = db.execute("SELECT number FROM epoch").fetchone()
+            number = max(now, row[0] + EPOCH_STEP if row else 1)
+            db.execute("DELETE FROM epoch")
+            db.execute("INSERT INTO epoch VALUES (?)", (number,))
+        return number
 
     def log(self) -> tuple[str, bool] | None:
         """(identity, needed) as last saved; None where there never was a log."""

@@ -18,7 +18,9 @@ import numpy as np
 import zarr
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
+from ziggurat_engine.query import Read
 from ziggurat_engine.region import Region
+from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 from ziggurat_engine.state import State
 from ziggurat_engine.streams import Stream
@@ -202,8 +204,7 @@ class World:
 
     def pixels(self, level: int = 0, within: Region | None = None) -> np.ndarray:
         image = self.engine.image(NAME)
-        offset, shape = ((), ()) if within is None else (within.offset, within.shape)
-        answer = self.engine.query.plan(image, level, offset, shape)
+        answer = self.engine.query.plan(image, Read(Selection(level=level, box=within)))
         out = np.empty(answer.region.shape, "<u2")
         for box, part in self.engine.query.parts(answer):
             out[box.slices()] = part

@@ -328,6 +328,8 @@ def test_read_larger_than_the_limit(raw: RawServer, name: str) -> None:
         "GetStatus",
         "BuildPyramid",
         "ReadRegion",
+        "ReadRegions",
+        "ReadPlane",
     ],
 )
 def test_garbage_instead_of_a_message(subject: Subject, method: str) -> None:

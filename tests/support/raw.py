@@ -28,8 +28,10 @@ ANSWERS = {
     "GetStatus": service_pb2.ServerStatus,
     "BuildPyramid": service_pb2.BuildPyramidProgress,
     "ReadRegion": read_pb2.ReadResponse,
+    "ReadRegions": read_pb2.ReadRegionsResponse,
+    "ReadPlane": read_pb2.ReadResponse,
 }
-STREAMED = {"BuildPyramid", "ReadRegion"}
+STREAMED = {"BuildPyramid", "ReadRegion", "ReadRegions", "ReadPlane"}
 
 
 class Failure(NamedTuple):

@@ -14,6 +14,7 @@ from ziggurat_engine.cache import DirtyDirectory, DirtyShard, ShardKey
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.query import Read
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 
@@ -45,7 +46,7 @@ class Held:
     def read(self) -> list[int]:
         """The value of each row."""
         query = self.engine.query
-        answer = query.plan(self.image, 0, (), ())
+        answer = query.plan(self.image, Read())
         ((_, pixels),) = query.parts(answer)
         assert (pixels == np.asarray(pixels)[:, :1]).all()
         return [int(row) for row in np.asarray(pixels)[:, 0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from dataclasses import replace
@@ -85,6 +86,7 @@ def test_a_database_of_version_2(tmp_path):
     db.execute("DROP TABLE deleted")
     db.execute("DROP TABLE log")
     db.execute("DROP TABLE changes")
+    db.execute("DROP TABLE epoch")
     db.execute("PRAGMA user_version = 2")
     db.commit()
     db.close()
@@ -100,3 +102,18 @@ def test_a_database_of_version_2(tmp_path):
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
     db.close()
+
+
+def test_epochs_never_fall(tmp_path):
+    """Also where the clock is set back, or the database is lost."""
+    path = tmp_path / "state.sqlite"
+    epochs = []
+    for now in (10**18, 10**18 - 5, 5, 2 * 10**18):
+        state = State.open(path)
+        epochs.append(state.begin_epoch(now))
+        state.close()
+    path.unlink()
+    state = State.open(path)
+    epochs.append(state.begin_epoch(3 * 10**18))
+    state.close()
+    assert all(b - a >= 2**40 for a, b in itertools.pairwise(epochs)), epochs

@@ -9,21 +9,23 @@ from __future__ import annotations
 import datetime
 import math
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, Unpack, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat._answers import ImageInfo, image_info
+from ziggurat._batch import read_each, read_stack
 from ziggurat._build import PyramidBuild
 from ziggurat._errors import OutOfRange
 from ziggurat._extras import extra
 from ziggurat._frametable import Frames, frames_of
 from ziggurat._index import box_of
 from ziggurat._level import LevelView
-from ziggurat._read import ReadResult, read_box
+from ziggurat._read import ReadResult, read, read_plane
+from ziggurat._request import Asked, ReadOptions, asked, asked_plane
 from ziggurat._rpc import Connection, messages
 from ziggurat._spec import MAX_SIZE, method_of
 from ziggurat._stream import Durability
@@ -180,7 +182,7 @@ class Image:
 
     @property
     def revision(self) -> int:
-        """Grows with every accepted write since the server started."""
+        """Grows with every accepted write and every start of the server, and never falls."""
         return self._info.revision
 
     @property
@@ -214,35 +216,77 @@ class Image:
         *,
         offset: Sequence[int] | None = None,
         shape: Sequence[int] | None = None,
-        level: int = 0,
-        exact: bool = False,
         out: NDArray[Any] | None = None,
         timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
     ) -> NDArray[Any]:
-        """The pixels of a box of a level; every axis stays.
+        """The pixels of a box; every axis stays, in the image's order.
 
         box: slices without a step, one an axis; axes left out are taken whole. Instead,
-            offset and shape: one number an axis, in pixels of `level`.
+            offset and shape: one number an axis. In pixels of `level`; with `resolution`,
+            `max_voxels` or `level0` in pixels of level 0, and rounded outward to pixels
+            of the level that is read. None: all.
+        physical: instead of a box, {"z": (start, stop), ...} in axis units, rounded outward;
+            the centre of pixel 0 of level 0 is 0. Axes left out are taken whole, what
+            reaches beyond the image is left off.
+        level: 0 where nothing else is said. resolution: instead, the coarsest level whose
+            pixels lie at most so far apart, {"z": 2.0, "y": 0.5} in axis units or one
+            number for z, y and x. max_voxels: instead, the finest level at which the box
+            has at most so many pixels.
+        level0: True: box, offset and shape are in pixels of level 0 whatever `level` is.
+        steps: every n-th pixel along each axis, one number an axis or {"z": 4}; nothing
+            is averaged.
+        projection, along: "max", "min" or "mean" of all pixels along the axes named
+            ("z", "tz"), which then have size 1; made on the server. Means of integers are
+            exact and rounded half to even; max and min pass NaNs over.
+        dtype: the result's type; values are rounded half to even and clipped to its range.
+        window: (low, high): stretched linearly over the range of the result's type (0 to its
+            largest number; 0 to 1 for floats), clipped, rounded half to even.
         exact: wait until the level is exact there, as of now; the server computes just
             what the box needs. Else it may be behind writes that were just acknowledged:
             see `fetch`.
-        out: an array of the box's shape and the image's dtype to fill in place, with
+        out: an array of the result's shape and dtype to fill in place, with
             any strides and byte order; it is also returned.
         timeout_seconds: None waits as long as it takes.
 
-        Returns once all pixels are there. Raises OutOfRange, LimitExceeded (read less
-        at a time), NotFound, DeadlineExceeded; after an error `out` holds part of the
-        box.
+        Returns once all pixels are there. Raises InvalidArgument for what makes no sense or
+        not together, OutOfRange, LimitExceeded (read less at a time), NotFound,
+        DeadlineExceeded; after an error `out` holds part of the result.
         """
         return self.fetch(
             box,
             offset=offset,
             shape=shape,
-            level=level,
-            exact=exact,
             out=out,
             timeout_seconds=timeout_seconds,
+            **options,
         ).array
+
+    @overload
+    def fetch(
+        self,
+        box: slice | tuple[slice, ...] | None = None,
+        *,
+        offset: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+        if_newer_than: None = None,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> ReadResult: ...
+
+    @overload
+    def fetch(
+        self,
+        box: slice | tuple[slice, ...] | None = None,
+        *,
+        offset: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+        if_newer_than: int,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> ReadResult | None: ...
 
     def fetch(
         self,
@@ -250,24 +294,109 @@ class Image:
         *,
         offset: Sequence[int] | None = None,
         shape: Sequence[int] | None = None,
-        level: int = 0,
+        if_newer_than: int | None = None,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> ReadResult | None:
+        """As `read`, with what the server said: the level and box chosen, whether it is stale.
+
+        if_newer_than: the `revision` of an earlier result of the same read; None is returned
+            where nothing changed since. It also holds over restarts of the server.
+        """
+        request = asked(self._info, box, offset, shape, options, if_newer_than)
+        return read(self._connection, request, out, timeout_seconds)
+
+    def plane(
+        self,
+        origin: Sequence[float],
+        down: Sequence[float],
+        across: Sequence[float],
+        shape: tuple[int, int],
+        spacing: float,
+        *,
+        interpolation: str = "linear",
+        level: int | None = None,
+        dtype: DTypeLike | None = None,
+        window: tuple[float, float] | None = None,
         exact: bool = False,
         out: NDArray[Any] | None = None,
         timeout_seconds: float | None = None,
-    ) -> ReadResult:
-        """As `read`, with what the server said about the pixels (whether they are stale)."""
-        view = self.level(level)
-        chosen = box_of(box, offset, shape, view.shape)
-        return read_box(
-            self._connection,
-            self.name,
-            level,
-            chosen,
-            self.dtype,
+        **indices: int,
+    ) -> NDArray[Any]:
+        """A plane in any direction, as an array (rows, columns).
+
+        Its pixel (i, j) lies at origin + i * spacing * down + j * spacing * across.
+
+        origin, down, across: one number for each of z, y, x that the image has, in axis
+            units, the centre of pixel 0 of level 0 being 0. down and across are taken as
+            directions, whatever their lengths; they may not be parallel.
+        shape: rows and columns. spacing: of neighbouring pixels, in axis units.
+        interpolation: "linear" between up to 8 pixels, integers rounded half to even; or
+            "nearest".
+        level: None: the coarsest whose pixels lie at most `spacing` apart.
+        indices: t and c, 0 where they are not named.
+        dtype, window, exact, out, timeout_seconds: as of `read`.
+
+        Points outside of the image have its fill value. The server reads only the chunks that
+        the plane crosses. Raises as `read` does.
+        """
+        message, kind, size = asked_plane(
+            self._info,
+            origin,
+            down,
+            across,
+            shape,
+            spacing,
+            interpolation=interpolation,
+            indices=indices,
+            level=level,
+            dtype=dtype,
+            window=window,
             exact=exact,
-            out=out,
-            timeout_seconds=timeout_seconds,
         )
+        return read_plane(self._connection, message, kind, size, out, timeout_seconds)
+
+    def read_each(
+        self,
+        boxes: Iterable[Any],
+        *,
+        as_completed: bool = False,
+        timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> Generator[tuple[int, ReadResult], None, None]:
+        """Many boxes in one call: (which of `boxes`, result), one after the other.
+
+        boxes: as `box` of `read`, or (offset, shape); options: as of `read`, for all of
+            them. as_completed: results come as they are ready, else in order.
+
+        The call begins with the first result; the server reads some MiB ahead of what is
+        taken. Closing the generator ends it. Raises as `read` does; fields at fault are below
+        reads[NUMBER] where the server finds them.
+        """
+        requests = [_box_request(self._info, box, options) for box in boxes]
+        return read_each(self._connection, requests, None, as_completed, timeout_seconds)
+
+    def read_stack(
+        self,
+        offsets: Sequence[Sequence[int]],
+        shape: Sequence[int],
+        *,
+        out: NDArray[Any] | None = None,
+        timeout_seconds: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> NDArray[Any]:
+        """Boxes of one shape in one array: (boxes, ...), the axes of the image behind.
+
+        offsets: of each box; with shape in pixels of `level`, one number an axis. options:
+            as of `read`, but results must be of one shape: no `resolution`, `max_voxels`,
+            `level0` or `physical`.
+        out: of this shape and the result's dtype, to fill in place.
+
+        Returns once all is there. Raises as `read` does.
+        """
+        requests = [_box_request(self._info, (offset, shape), options) for offset in offsets]
+        return read_stack(self._connection, requests, out, timeout_seconds)
 
     def writer(
         self,
@@ -412,3 +541,9 @@ class Image:
             f"<ziggurat.Image {self.name!r} {self.axes} {self.shape} {self.dtype.name},"
             f" {len(self.levels)} levels>"
         )
+
+
+def _box_request(info: ImageInfo, box: Any, options: ReadOptions) -> Asked:
+    if isinstance(box, tuple) and len(box) == 2 and not isinstance(box[0], slice):
+        return asked(info, None, box[0], box[1], options)
+    return asked(info, box, None, None, options)

@@ -9,7 +9,7 @@ an array with holes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ziggurat_proto.v1 import read_pb2
 from ziggurat._answers import dtype_of, method_name
 from ziggurat._errors import InvalidArgument, ServerError
 from ziggurat._index import Selection
+from ziggurat._request import Asked
 from ziggurat._rpc import Connection, messages
 from ziggurat._values import Shape
 from ziggurat._wire import Part, decode_response
@@ -29,10 +30,11 @@ from ziggurat._wire import Part, decode_response
 class ReadResult:
     """Pixels and what the server said about them.
 
-    array: the box, axes in the image's order. offset: its first pixel in `level`.
-    scale, translation: of the level, in axis units.
+    array: the result, axes in the image's order. level: which one was read. offset, shape:
+    the box in its pixels. scale, translation: of the level, in axis units. steps: along
+    each axis; all 1 where none were asked for.
     stale: acknowledged writes had not reached this box when the read began (never at
-    level 0). revision: the image's when the read began.
+    level 0). revision: what to give as `if_newer_than` when the same is asked again.
     downsampling: the method that made the level; "" from a server that does not say.
     """
 
@@ -43,7 +45,43 @@ class ReadResult:
     translation: tuple[float, ...]
     stale: bool
     revision: int
+    shape: Shape
+    steps: Shape
     downsampling: str = ""
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """The distance of neighbouring pixels of `array`, in axis units.
+
+        Along a projected axis the extent of what became one pixel.
+        """
+        axes = zip(self.scale, self.steps, self._taken, self.array.shape, strict=True)
+        return tuple(scale * step * (n / max(1, left)) for scale, step, n, left in axes)
+
+    @property
+    def origin(self) -> tuple[float, ...]:
+        """The centre of pixel 0 of `array`, in axis units; the centre of pixel 0 of level 0 is 0.
+
+        Along a projected axis the middle of what became one pixel.
+        """
+        axes = zip(
+            self.translation,
+            self.offset,
+            self.scale,
+            self.steps,
+            self._taken,
+            self.array.shape,
+            strict=True,
+        )
+        return tuple(
+            translation + (offset + (n - left) / 2 * step) * scale
+            for translation, offset, scale, step, n, left in axes
+        )
+
+    @property
+    def _taken(self) -> Shape:
+        """Pixels along each axis before projection."""
+        return tuple(-(-n // step) for n, step in zip(self.shape, self.steps, strict=True))
 
 
 def read_box(
@@ -60,28 +98,90 @@ def read_box(
     """Reads `box` (its steps are not looked at); returns once all of it is there.
 
     out: of the box's shape and `dtype`, written in place; any strides and byte order.
-    Raises InvalidArgument for an `out` that does not fit, ServerError for an answer
-    that does not fit, and the errors of ReadRegion. After an error `out` holds part
-    of the box.
+    Raises as `read` does.
     """
-    array = _destination(out, box.shape, dtype)
-    request = read_pb2.ReadRequest(
+    message = read_pb2.ReadRequest(
         image=image, level=level, offset=box.offset, shape=box.shape, exact=exact
     )
-    call = connection.read(request, timeout_seconds)
+    found = read(connection, Asked(message, dtype, box.shape), out, timeout_seconds)
+    assert found is not None
+    return found
+
+
+def read(
+    connection: Connection,
+    asked: Asked,
+    out: NDArray[Any] | None = None,
+    timeout_seconds: float | None = None,
+) -> ReadResult | None:
+    """Reads what is asked; returns once all of it is there, None where nothing is newer.
+
+    out: of the result's shape and type, written in place; any strides and byte order.
+    Raises InvalidArgument for an `out` that does not fit, ServerError for an answer
+    that does not fit, and the errors of ReadRegion. After an error `out` holds part
+    of the result.
+    """
+    if asked.shape is not None:
+        _check_out(out, asked.shape, asked.dtype)
+    call = connection.read(asked.message, timeout_seconds)
+    found = _received(call, connection, asked.dtype, out, lambda h: check_header(h, asked))
+    return None if found is None else result_of(*found)
+
+
+def read_plane(
+    connection: Connection,
+    message: read_pb2.ReadPlaneRequest,
+    dtype: np.dtype[Any],
+    shape: Shape,
+    out: NDArray[Any] | None,
+    timeout_seconds: float | None,
+) -> NDArray[Any]:
+    """Reads a plane of `shape`; raises as `read` does."""
+    _check_out(out, shape, dtype)
+
+    def check(header: read_pb2.ReadHeader) -> None:
+        if tuple(header.result_shape) != shape or dtype_of(header.data_type) != dtype:
+            raise _wrong("another shape or data type: refresh the image")
+
+    call = connection.plane(message, timeout_seconds)
+    found = _received(call, connection, dtype, out, check)
+    assert found is not None
+    return found[1]
+
+
+def _received(
+    call: Any,
+    connection: Connection,
+    dtype: np.dtype[Any],
+    out: NDArray[Any] | None,
+    check: Callable[[read_pb2.ReadHeader], None],
+) -> tuple[read_pb2.ReadHeader, NDArray[Any]] | None:
+    """The header and the pixels of a call; None where it says that nothing is newer."""
     answers = messages(call, decode_response, connection.server)
     try:
-        header = _header(answers, box, level, dtype)
-        left = math.prod(box.shape)
+        header = _header(answers)
+        check(header)
+        if header.not_modified:
+            return None
+        shape = tuple(header.result_shape or header.shape)
+        _check_out(out, shape, dtype)
+        # Not before: what the server refuses takes no memory here.
+        array = np.empty(shape, dtype) if out is None else out
+        left = math.prod(shape)
         wire = dtype.newbyteorder("<")
         for answer in answers:
             if not isinstance(answer, Part):
                 raise _wrong("a second header")
-            left -= _paste(answer, array, wire)
+            left -= paste(answer, array, wire)
     finally:
         answers.close()
     if left:
         raise _wrong(f"parts that leave {left} pixels of the box uncovered")
+    return header, array
+
+
+def result_of(header: read_pb2.ReadHeader, array: NDArray[Any]) -> ReadResult:
+    """An array and what its header says."""
     return ReadResult(
         array,
         header.level,
@@ -90,47 +190,56 @@ def read_box(
         tuple(header.translation),
         header.stale,
         header.revision,
+        tuple(header.shape),
+        tuple(header.steps) or (1,) * len(header.shape),
         method_name(header.downsampling) if header.downsampling else "",
     )
 
 
-def _destination(out: NDArray[Any] | None, shape: Shape, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _check_out(out: NDArray[Any] | None, shape: Shape, dtype: np.dtype[Any]) -> None:
     if out is None:
-        return np.empty(shape, dtype)
+        return
     if not isinstance(out, np.ndarray):
         raise InvalidArgument(f"out must be a NumPy array, got {type(out).__name__}", field="out")
     if out.shape != shape or out.dtype.newbyteorder("=") != dtype:
         raise InvalidArgument(
-            f"out is {out.dtype.name} {out.shape}, the box {dtype.name} {shape}", field="out"
+            f"out is {out.dtype.name} {out.shape}, the result {dtype.name} {shape}", field="out"
         )
     if not out.flags.writeable:
         raise InvalidArgument("out is read-only", field="out")
-    return out
 
 
-def _header(
-    answers: Iterator[read_pb2.ReadHeader | Part],
-    box: Selection,
-    level: int,
-    dtype: np.dtype[Any],
-) -> read_pb2.ReadHeader:
+def _header(answers: Iterator[read_pb2.ReadHeader | Part]) -> read_pb2.ReadHeader:
     header = next(answers, None)
     if header is None or isinstance(header, Part):
         raise _wrong("no header")
-    if tuple(header.offset) != box.offset or tuple(header.shape) != box.shape:
-        raise _wrong(f"the box {list(header.offset)} + {list(header.shape)}, not what was asked")
-    if header.level != level or dtype_of(header.data_type) != dtype:
-        # An image of the same name was deleted and made anew.
-        raise _wrong(f"level {header.level} of another data type: refresh the image")
     return header
 
 
-def _paste(part: Part, array: NDArray[Any], wire: np.dtype[Any]) -> int:
+def check_header(header: read_pb2.ReadHeader, asked: Asked) -> None:
+    """Raises ServerError where the answer is not what was asked for."""
+    request = asked.message
+    if request.HasField("level"):
+        if header.level != request.level:
+            raise _wrong(f"level {header.level}, not {request.level}: refresh the image")
+        if asked.shape is not None:
+            found = list(header.offset), list(header.shape)
+            if found != (list(request.offset), list(request.shape)):
+                raise _wrong(f"the box {found[0]} + {found[1]}, not what was asked")
+            if tuple(header.result_shape or header.shape) != asked.shape:
+                raise _wrong(f"a result {list(header.result_shape)}, not {asked.shape}")
+    if dtype_of(header.data_type) != asked.dtype:
+        # An image of the same name was deleted and made anew.
+        raise _wrong("another data type: refresh the image")
+
+
+def paste(part: Part, array: NDArray[Any], wire: np.dtype[Any]) -> int:
+    """Puts a part into the array; returns its pixels. Raises ServerError."""
     size = math.prod(part.shape)
     if len(part.offset) != array.ndim or len(part.shape) != array.ndim:
         raise _wrong(f"a part {part.offset} + {part.shape} for {array.ndim} axes")
     if any(o + n > limit for o, n, limit in zip(part.offset, part.shape, array.shape, strict=True)):
-        raise _wrong(f"a part {part.offset} + {part.shape} outside the box {array.shape}")
+        raise _wrong(f"a part {part.offset} + {part.shape} outside the result {array.shape}")
     if len(part.payload) != size * wire.itemsize:
         raise _wrong(f"a part of {len(part.payload)} bytes for {size} pixels")
     pixels = np.frombuffer(part.payload, wire).reshape(part.shape)

@@ -90,6 +90,11 @@ class Connection:
             request_serializer=read_pb2.ReadRequest.SerializeToString,
             response_deserializer=_as_is,
         )
+        self._plane: Any = self._channel.unary_stream(
+            f"/{_SERVICE}/ReadPlane",
+            request_serializer=read_pb2.ReadPlaneRequest.SerializeToString,
+            response_deserializer=_as_is,
+        )
         self._write: Any = self._channel.stream_stream(
             f"/{_SERVICE}/WriteStream",
             request_serializer=_as_is,
@@ -118,6 +123,16 @@ class Connection:
         """A started ReadRegion call; it yields messages as bytes."""
         self._check_open()
         return self._read(request, timeout=timeout_seconds)
+
+    def plane(self, request: read_pb2.ReadPlaneRequest, timeout_seconds: float | None) -> Any:
+        """A started ReadPlane call; it yields messages as bytes."""
+        self._check_open()
+        return self._plane(request, timeout=timeout_seconds)
+
+    def read_many(self, request: read_pb2.ReadRegionsRequest, timeout_seconds: float | None) -> Any:
+        """A started ReadRegions call."""
+        self._check_open()
+        return self._stub.ReadRegions(request, timeout=timeout_seconds)
 
     def write(self, requests: Iterator[bytes]) -> Any:
         """A started WriteStream call, without a deadline.

@@ -23,14 +23,17 @@ from ziggurat_engine.region import Region, Shape
 
 
 class DirtyDirectory:
-    """All dirty shards of all images. All methods may be called from any thread."""
+    """All dirty shards of all images. All methods may be called from any thread.
 
-    def __init__(self) -> None:
+    first_tick: where ticks begin.
+    """
+
+    def __init__(self, first_tick: int = 1) -> None:
         self._shards: dict[tuple[int, int], dict[Shape, DirtyShard]] = defaultdict(dict)
         self.changed = threading.Condition()
         # Grows whenever an owner gives a shard back.
         self.changes = 0
-        self._ticks = itertools.count(1)
+        self._ticks = itertools.count(first_tick)
 
     def next_tick(self) -> int:
         """A number for a write, higher than all before."""

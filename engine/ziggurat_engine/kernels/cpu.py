@@ -15,9 +15,9 @@ from typing import TypeVar
 import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument
-from ziggurat_engine.kernels import _fill, _gaussian, _mean, _order, reference
+from ziggurat_engine.kernels import _fill, _gaussian, _mean, _order, _sample, reference
 from ziggurat_engine.kernels.meter import Meter
-from ziggurat_engine.kernels.protocol import KernelTotals, Recipe, Settled, Surrounded
+from ziggurat_engine.kernels.protocol import KernelTotals, Points, Recipe, Settled, Surrounded
 from ziggurat_engine.kernels.reference import HaloMethod, Method, method_for
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Codec
@@ -112,6 +112,18 @@ class CpuKernels:
             for future in going:
                 future.cancel()
             wait(going)
+
+    def sample(
+        self,
+        pixels: Array,
+        offset: Shape,
+        limits: Shape,
+        points: Points,
+        interpolation: str,
+        fill_value: np.generic,
+    ) -> Array:
+        """See Kernels.sample."""
+        return _sample.sample(pixels, offset, limits, points, interpolation, fill_value)
 
     def decode(
         self, frame: bytes, codec_: Codec, dtype: np.dtype[np.generic], shape: Shape

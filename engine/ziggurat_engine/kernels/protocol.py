@@ -7,8 +7,8 @@ blocks are the same, byte for byte, from every one of them; encoded bytes may di
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,6 +58,54 @@ class Surrounded:
     pixels: Array
     before: Shape
     valid: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """The points of a box of a plane, in pixels of a level, one number an axis.
+
+    Point (i, j) of the plane lies at (start + i * row) + j * column, in 64-bit floats,
+    rounded after each step. first: the (i, j) of the box's first point. shape: its points.
+    """
+
+    start: tuple[float, ...]
+    row: tuple[float, ...]
+    column: tuple[float, ...]
+    first: tuple[int, int]
+    shape: tuple[int, int]
+
+    def corner(self, i: int, j: int) -> tuple[float, ...]:
+        """Where a corner lies; i and j are 0 for the first or -1 for the last row and column."""
+        row = self.first[0] + (self.shape[0] - 1 if i else 0)
+        column = self.first[1] + (self.shape[1] - 1 if j else 0)
+        axes = zip(self.start, self.row, self.column, strict=True)
+        return tuple((s + row * r) + column * c for s, r, c in axes)
+
+    def coordinates(self) -> list[np.ndarray[Any, Any]]:
+        """For each axis, where all points lie along it: an array of `shape`."""
+        rows = np.arange(self.first[0], self.first[0] + self.shape[0], dtype=np.float64)
+        columns = np.arange(self.first[1], self.first[1] + self.shape[1], dtype=np.float64)
+        axes = zip(self.start, self.row, self.column, strict=True)
+        return [(s + rows * r)[:, None] + (columns * c)[None, :] for s, r, c in axes]
+
+    def raised(self, axes: int) -> Points:
+        """The same points with so many axes more in front, along which all lie at 0."""
+        zeros = (0.0,) * axes
+        return replace(
+            self, start=zeros + self.start, row=zeros + self.row, column=zeros + self.column
+        )
+
+    def halves(self) -> tuple[Points, Points]:
+        """The box cut in two across its longer side."""
+        (i, j), (rows, columns) = self.first, self.shape
+        if rows >= columns:
+            half = rows // 2
+            parts = ((i, j), (half, columns)), ((i + half, j), (rows - half, columns))
+        else:
+            half = columns // 2
+            parts = ((i, j), (rows, half)), ((i, j + half), (rows, columns - half))
+        first, second = (replace(self, first=at, shape=shape) for at, shape in parts)
+        return first, second
 
 
 @dataclass(slots=True)
@@ -123,6 +171,27 @@ class Kernels(Protocol):
         """The chunk that `frame` holds: a new C-contiguous array of `shape`.
 
         Raises Corrupt where the frame does not decode to exactly that many pixels.
+        """
+        ...
+
+    def sample(
+        self,
+        pixels: Array,
+        offset: Shape,
+        limits: Shape,
+        points: Points,
+        interpolation: str,
+        fill_value: np.generic,
+    ) -> Array:
+        """The values at points of a plane: an array of `points.shape`, dtype of `pixels`.
+
+        pixels: 3 axes, C order, native byte order: a box of a level that begins at `offset`
+        and holds all that is needed. limits: the level's shape. interpolation: "nearest"
+        (floor(p + 1/2)) or "linear": a point beyond the centre of the outermost pixel takes
+        the value there; weights are products of 64-bit floats, summed in lexicographic order of
+        the up to 8 pixels, those of weight 0 left out; integers are rounded half to even, and
+        a point in the centre of a pixel has its value. Outside of the pixels, that is where not
+        -1/2 <= p < n - 1/2 along each axis, the fill value. Works on the caller's thread.
         """
         ...
 

@@ -17,7 +17,7 @@ import numpy as np
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.kernels import codec
 from ziggurat_engine.kernels.meter import Meter
-from ziggurat_engine.kernels.protocol import KernelTotals, Recipe, Settled, Surrounded
+from ziggurat_engine.kernels.protocol import KernelTotals, Points, Recipe, Settled, Surrounded
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Codec
 
@@ -308,6 +308,60 @@ def is_filled(chunk: Array, fill_value: np.generic) -> bool:
     return bool((chunk.view(bits) == np.asarray(fill_value, chunk.dtype).view(bits)).all())
 
 
+def sample(
+    pixels: Array,
+    offset: Shape,
+    limits: Shape,
+    points: Points,
+    interpolation: str,
+    fill_value: np.generic,
+) -> Array:
+    """See Kernels.sample."""
+    out: Array = np.full(points.shape, fill_value, pixels.dtype)
+    places = points.coordinates()
+    inside = np.ones(points.shape, np.bool_)
+    for place, n in zip(places, limits, strict=True):
+        inside &= (place >= -0.5) & (place < n - 0.5)
+    places = [place[inside] for place in places]
+    if interpolation == "nearest":
+        # Just below n - 1/2 the sum may round up to n.
+        nearest = [
+            np.minimum(np.floor(place + 0.5), n - 1).astype(np.int64) - o
+            for place, o, n in zip(places, offset, limits, strict=True)
+        ]
+        out[inside] = pixels[tuple(nearest)]
+        return out
+    clipped = [np.clip(place, 0, n - 1) for place, n in zip(places, limits, strict=True)]
+    below = [np.floor(place).astype(np.int64) for place in clipped]
+    shares = [place - low for place, low in zip(clipped, below, strict=True)]
+    total = np.zeros(shares[0].shape, np.float64)
+    for corner in itertools.product((0, 1), repeat=len(limits)):
+        weight: Any = 1.0
+        for share, up in zip(shares, corner, strict=True):
+            weight = weight * (share if up else 1.0 - share)
+        has = weight != 0
+        index = tuple((low + up - o)[has] for low, up, o in zip(below, corner, offset, strict=True))
+        with np.errstate(over="ignore", invalid="ignore"):
+            total[has] += weight[has] * pixels[index].astype(np.float64)
+    centre = np.logical_and.reduce([share == 0 for share in shares])
+    exact = pixels[tuple((low - o)[centre] for low, o in zip(below, offset, strict=True))]
+    if pixels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            values: Any = total.astype(pixels.dtype)
+        values[np.isnan(values)] = np.nan
+    else:
+        limits_of = np.iinfo(pixels.dtype.name)
+        whole = np.rint(total)
+        # As a float the upper limit of 64 bits is one too large.
+        high, low_ = whole >= float(limits_of.max), whole <= float(limits_of.min)
+        whole[high | low_] = 0
+        values = whole.astype(pixels.dtype)
+        values[high], values[low_] = limits_of.max, limits_of.min
+    values[centre] = exact
+    out[inside] = values
+    return out
+
+
 class ReferenceKernels:
     """Kernels that work on the caller's thread, one chunk when it is asked for."""
 
@@ -341,6 +395,18 @@ class ReferenceKernels:
     ) -> Array:
         """See Kernels.decode."""
         return decode(frame, codec_, dtype, shape, self._meter)
+
+    def sample(
+        self,
+        pixels: Array,
+        offset: Shape,
+        limits: Shape,
+        points: Points,
+        interpolation: str,
+        fill_value: np.generic,
+    ) -> Array:
+        """See Kernels.sample."""
+        return sample(pixels, offset, limits, points, interpolation, fill_value)
 
     def warm(self, dtypes: Iterable[np.dtype[np.generic]], method: str = "mean") -> None:
         """Nothing to make ready."""

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import numpy as np
 from pydantic import ValidationError
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat_engine.build import Progress
+from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.engine import Status
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.query import Answer, Query
+from ziggurat_engine.planes import Interpolation, Plane
+from ziggurat_engine.projection import Method
+from ziggurat_engine.query import Answer, PlaneAnswer, Query, Read
+from ziggurat_engine.region import Region
+from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Blosc, Downsampling, Gzip, Image, ImageSpec, Model, Zstd
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.streams import StreamInfo
+
+T = TypeVar("T", bound=str)
 
 _TYPES = {
     image_pb2.DataType.Value(name): name.removeprefix("DATA_TYPE_").lower()
@@ -48,6 +56,16 @@ _PYRAMIDS = {
     image_pb2.PYRAMID_MODE_UNSPECIFIED: "live",
     image_pb2.PYRAMID_MODE_LIVE: "live",
     image_pb2.PYRAMID_MODE_DEFERRED: "deferred",
+}
+_INTERPOLATIONS: dict[int, Interpolation] = {
+    read_pb2.INTERPOLATION_UNSPECIFIED: "linear",
+    read_pb2.INTERPOLATION_NEAREST: "nearest",
+    read_pb2.INTERPOLATION_LINEAR: "linear",
+}
+_PROJECTIONS: dict[int, Method] = {
+    read_pb2.Projection.METHOD_MAX: "max",
+    read_pb2.Projection.METHOD_MIN: "min",
+    read_pb2.Projection.METHOD_MEAN: "mean",
 }
 _KINDS = {
     image_pb2.IMAGE_KIND_UNSPECIFIED: "image",
@@ -84,19 +102,24 @@ def spec_of(message: image_pb2.ImageSpec) -> ImageSpec:
         raise error.below("spec") from None
 
 
+def _downsampling(image: Image) -> str:
+    """The enum value of what makes its levels, as far as that is known."""
+    known = image.adopted is None or image.adopted.method_known
+    return f"DOWNSAMPLING_{(image.downsampling if known else 'unspecified').upper()}"
+
+
 def image_message(
     open_image: OpenImage, query: Query, streams: Iterable[StreamInfo], *, measure: bool
 ) -> image_pb2.Image:
     """An Image; `measure` also counts what lies in the store."""
     image = open_image.image
     adopted = image.adopted
-    method = image.downsampling if adopted is None or adopted.method_known else "unspecified"
     stale_chunks = query.stale_chunks(open_image)
     message = image_pb2.Image(
         name=image.name,
         data_type=_NUMBERS[image.data_type],
         fill_value=_scalar(image),
-        downsampling=f"DOWNSAMPLING_{method.upper()}",
+        downsampling=_downsampling(image),
         kind=f"IMAGE_KIND_{image.kind.upper()}",
         pyramid=f"PYRAMID_MODE_{image.pyramid.upper()}",
         labels_of=image.labels_of or "",
@@ -147,19 +170,85 @@ def image_message(
     return message
 
 
-def header_message(answer: Answer) -> read_pb2.ReadHeader:
-    """The header of a read."""
-    level = answer.image.pyramid.levels[answer.level]
+def read_of(request: read_pb2.ReadRequest) -> Read:
+    """What a ReadRequest asks for; InvalidArgument names its fields."""
+    level, box = request.WhichOneof("level_choice"), request.WhichOneof("box")
+    selection = Selection(
+        level=request.level if level == "level" else None,
+        resolution=dict(request.resolution.sizes) if level == "resolution" else None,
+        max_voxels=request.max_voxels if level == "max_voxels" else None,
+        box=_region(request) if request.offset or request.shape else None,
+        level0_box=_region(request.level0_box) if box == "level0_box" else None,
+        physical_box={
+            axis: (interval.start, interval.stop)
+            for axis, interval in request.physical_box.intervals.items()
+        }
+        if box == "physical_box"
+        else None,
+    )
+    project = None
+    if request.HasField("projection"):
+        method = _known(_PROJECTIONS, request.projection.method, "projection.method")
+        project = (method, tuple(request.projection.axes))
+    return Read(
+        selection,
+        tuple(request.steps),
+        project,
+        _conversion(request.conversion),
+        request.if_newer_than if request.HasField("if_newer_than") else None,
+    )
+
+
+def plane_of(request: read_pb2.ReadPlaneRequest) -> Plane:
+    """What a ReadPlaneRequest asks for; InvalidArgument names its fields."""
+    return Plane(
+        tuple(request.origin),
+        tuple(request.down),
+        tuple(request.across),
+        request.rows,
+        request.columns,
+        request.spacing,
+        _known(_INTERPOLATIONS, request.interpolation, "interpolation"),
+        dict(request.indices),
+        request.level if request.HasField("level") else None,
+        _conversion(request.conversion),
+    )
+
+
+def plane_header(answer: PlaneAnswer) -> read_pb2.ReadHeader:
+    """The header of a read of a plane."""
+    level = answer.image.pyramid.levels[answer.placed.level]
     return read_pb2.ReadHeader(
-        level=answer.level,
-        data_type=_NUMBERS[answer.image.image.data_type],
+        level=answer.placed.level,
+        data_type=_NUMBERS[answer.dtype.name],
         offset=answer.region.offset,
         shape=answer.region.shape,
         scale=level.scale,
         translation=level.translation,
         stale=answer.stale,
         revision=answer.revision,
-        downsampling=f"DOWNSAMPLING_{answer.image.image.downsampling.upper()}",
+        result_shape=(answer.plane.rows, answer.plane.columns),
+        downsampling=_downsampling(answer.image.image),
+    )
+
+
+def header_message(answer: Answer) -> read_pb2.ReadHeader:
+    """The header of a read."""
+    level = answer.image.pyramid.levels[answer.level]
+    plain = answer.shape == answer.region.shape
+    return read_pb2.ReadHeader(
+        level=answer.level,
+        data_type=_NUMBERS[answer.dtype.name],
+        offset=answer.region.offset,
+        shape=answer.region.shape,
+        scale=level.scale,
+        translation=level.translation,
+        stale=answer.stale,
+        revision=answer.revision,
+        result_shape=() if plain else answer.shape,
+        steps=() if max(answer.lattice.steps) == 1 else answer.lattice.steps,
+        not_modified=not answer.modified,
+        downsampling=_downsampling(answer.image.image),
     )
 
 
@@ -238,7 +327,21 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
     )
 
 
-def _known(table: Mapping[Any, str], value: int, field: str) -> str:
+def _region(box: read_pb2.ReadRequest | read_pb2.Box) -> Region:
+    return Region(tuple(box.offset), tuple(box.shape))
+
+
+def _conversion(message: read_pb2.Conversion) -> Conversion:
+    dtype = None
+    if message.data_type:
+        dtype = np.dtype(_known(_TYPES, message.data_type, "conversion.data_type"))
+    window = None
+    if message.HasField("window"):
+        window = (message.window.start, message.window.end)
+    return Conversion(dtype, window)
+
+
+def _known(table: Mapping[Any, T], value: int, field: str) -> T:
     if value not in table:
         raise InvalidArgument(f"{field}: {value} is not supported", field=field)
     return table[value]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -20,6 +20,7 @@ from ziggurat_engine import __version__
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.query import Answer, PlaneAnswer, Reading
 from ziggurat_engine.region import Region
 from ziggurat_engine.server import convert, wire
 from ziggurat_engine.server.status import abort
@@ -32,6 +33,7 @@ FRAME_ROWS = 256
 
 Q = TypeVar("Q")
 R = TypeVar("R")
+A = TypeVar("A", Answer, PlaneAnswer)
 
 
 def handler(engine: Engine) -> grpc.GenericRpcHandler:
@@ -56,6 +58,12 @@ def handler(engine: Engine) -> grpc.GenericRpcHandler:
     )
     handlers["ReadRegion"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_region), wire.parser(read_pb2.ReadRequest), bytes
+    )
+    handlers["ReadRegions"] = grpc.unary_stream_rpc_method_handler(
+        _streamed(calls.read_regions), wire.parser(read_pb2.ReadRegionsRequest), bytes
+    )
+    handlers["ReadPlane"] = grpc.unary_stream_rpc_method_handler(
+        _streamed(calls.read_plane), wire.parser(read_pb2.ReadPlaneRequest), bytes
     )
     handlers["WriteStream"] = grpc.stream_stream_rpc_method_handler(
         _streamed(calls.write_stream), wire.decode_write_request, _serialize
@@ -127,7 +135,7 @@ class _Calls:
             top=request.up_to_level if request.HasField("up_to_level") else None,
             force=request.force,
             method=convert.method_of(request.method),
-            cancelled=lambda: not context.is_active(),
+            cancelled=_gone(context),
         )
         for progress in steps:
             yield convert.progress_message(progress)
@@ -142,29 +150,102 @@ class _Calls:
     def read_region(
         self, request: read_pb2.ReadRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
+        gone = _gone(context)
+        with Reading() as reading:
+            answer = self._answer(reading, request, gone)
+            yield wire.encode_header(convert.header_message(answer))
+            if answer.modified:
+                for box, pixels in self._engine.query.parts(answer, gone):
+                    yield wire.encode_part(box, pixels.data.cast("B"))
+
+    def read_plane(
+        self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        query, gone = self._engine.query, _gone(context)
+        image = self._engine.image(request.image, "image")
+        plane = convert.plane_of(request)
+
+        def plan(now: OpenImage) -> PlaneAnswer:
+            return query.plan_plane(now, plane)
+
+        with Reading() as reading:
+            answer = self._planned(reading, image, plan, request.exact, gone)
+            yield wire.encode_header(convert.plane_header(answer))
+            for box, pixels in query.plane_parts(answer, gone):
+                yield wire.encode_part(box, pixels.data.cast("B"))
+
+    def read_regions(
+        self, request: read_pb2.ReadRegionsRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        query, gone = self._engine.query, _gone(context)
+        query.check_batch(len(request.reads))
+        # All before the first is answered; and each again as its turn comes.
+        with Reading() as reading:
+            for _ in self._answers(reading, request.reads, None):
+                pass
+        with Reading() as reading:
+            answers = self._answers(reading, request.reads, gone)
+            for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):
+                message: list[bytes | memoryview] = []
+                for piece in pieces:
+                    header = convert.header_message(piece.answer) if piece.first else None
+                    payload = None if piece.pixels is None else piece.pixels.data.cast("B")
+                    message += wire.encode_piece(piece.number, header, piece.box, payload)
+                yield b"".join(message)
+
+    def _answers(
+        self,
+        reading: Reading,
+        requests: Iterable[read_pb2.ReadRequest],
+        gone: Callable[[], bool] | None,
+    ) -> Iterator[Answer]:
+        """What each of many reads will bring; made exact where asked for and `gone` is given."""
+        for index, request in enumerate(requests):
+            try:
+                yield self._answer(reading, request, gone)
+            except RequestError as error:
+                raise error.below(f"reads[{index}]") from None
+
+    def _answer(
+        self,
+        reading: Reading,
+        request: read_pb2.ReadRequest,
+        gone: Callable[[], bool] | None,
+    ) -> Answer:
         query = self._engine.query
         image = self._engine.image(request.image, "image")
-        place = (request.level, tuple(request.offset), tuple(request.shape))
+        read = convert.read_of(request)
+        return self._planned(reading, image, lambda now: query.plan(now, read), request.exact, gone)
+
+    def _planned(
+        self,
+        reading: Reading,
+        image: OpenImage,
+        plan: Callable[[OpenImage], A],
+        exact: bool,
+        gone: Callable[[], bool] | None,
+    ) -> A:
+        """What `plan` gives; made exact where asked for and `gone` is given."""
         made: OpenImage | None = None
         while True:
-            with query.reading(image, *place) as answer:
-                # Once: writers may go on. Again where the levels were replaced meanwhile.
-                if not (request.exact and answer.stale) or answer.image is made:
-                    yield wire.encode_header(convert.header_message(answer))
-                    for box, pixels in query.parts(answer):
-                        if not context.is_active():
-                            return
-                        yield wire.encode_part(box, pixels.data.cast("B"))
-                    return
-                made = answer.image
-            self._engine.builder.exact(
-                image, answer.level, answer.region, lambda: not context.is_active()
-            )
+            answer = reading.plan(image, plan)
+            if not (exact and answer.stale and answer.modified) or gone is None:
+                return answer
+            # Once: writers may go on. Again where the levels were replaced meanwhile.
+            if answer.image is made:
+                return answer
+            made = answer.image
+            self._engine.builder.exact(image, answer.level, answer.region, gone)
 
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         return WriteCall(self._engine, requests, context).responses()
+
+
+def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:
+    """Whether the caller has gone."""
+    return lambda: not context.is_active()
 
 
 def _answered(

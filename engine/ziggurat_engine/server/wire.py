@@ -12,6 +12,10 @@ read.proto:
                      22 <length> <payload>
                      28 <timestamp>                 zigzag varint, where there is one
                      32 <length> <metadata>         where there is some
+    ReadRegionsResponse   0a <length of ReadPiece>, ...
+      ReadPiece      08 <index>
+                     12 <length of ReadHeader>      with the first of its read
+                     1a <length of ReadPart>
     ReadResponse   12 <length of ReadPart>
       ReadPart       0a <length> <offset ...>       packed varints
                      12 <length> <shape ...>        packed varints
@@ -86,6 +90,24 @@ def encode_part(box: Region, payload: memoryview) -> bytes:
     if payload.nbytes:
         head += b"\x1a" + _varint(payload.nbytes)
     return b"".join((b"\x12", _varint(len(head) + payload.nbytes), head, payload))
+
+
+def encode_piece(
+    index: int, header: read_pb2.ReadHeader | None, box: Region, payload: memoryview | None
+) -> list[bytes | memoryview]:
+    """A piece of a ReadRegionsResponse, to be joined; the payload, contiguous, is not copied."""
+    head = b"\x08" + _varint(index) if index else b""
+    if header is not None:
+        said = header.SerializeToString()
+        head += b"\x12" + _varint(len(said)) + said
+    if payload is None:
+        return [b"\x0a", _varint(len(head)), head]
+    part = b"".join((_packed(0x0A, box.offset), _packed(0x12, box.shape)))
+    if payload.nbytes:
+        part += b"\x1a" + _varint(payload.nbytes)
+    part_length = b"\x1a" + _varint(len(part) + payload.nbytes)
+    length = len(head) + len(part_length) + len(part) + payload.nbytes
+    return [b"\x0a", _varint(length), head, part_length, part, payload]
 
 
 def encode_header(header: read_pb2.ReadHeader) -> bytes:

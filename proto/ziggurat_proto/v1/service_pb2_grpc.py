@@ -72,6 +72,16 @@ class ZigguratStub:
                 request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRequest.SerializeToString,
                 response_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
                 _registered_method=True)
+        self.ReadRegions = channel.unary_stream(
+                '/ziggurat.v1.Ziggurat/ReadRegions',
+                request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsRequest.SerializeToString,
+                response_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsResponse.FromString,
+                _registered_method=True)
+        self.ReadPlane = channel.unary_stream(
+                '/ziggurat.v1.Ziggurat/ReadPlane',
+                request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadPlaneRequest.SerializeToString,
+                response_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
+                _registered_method=True)
         self.ListFrames = channel.unary_stream(
                 '/ziggurat.v1.Ziggurat/ListFrames',
                 request_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ListFramesRequest.SerializeToString,
@@ -145,8 +155,30 @@ class ZigguratServicer:
 
     def ReadRegion(self, request, context):
         """Reads a box of a level: a header, then parts. OUT_OF_RANGE where the box or
-        the level is not there; RESOURCE_EXHAUSTED where the box is larger than
-        the server allows in one call.
+        the level is not there; RESOURCE_EXHAUSTED where the result is larger than
+        the server allows in one call; INVALID_ARGUMENT for what makes no sense, or not together.
+        Takes bounded memory on the server whatever the box. Cancelling the call stops the work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadRegions(self, request, context):
+        """Many reads in one call. All are checked before the first is answered; where one can't
+        be, the call ends with its status, and the field is below reads[INDEX]. Pieces that are
+        ready and not sent take bounded memory, so a client may take its time.
+        RESOURCE_EXHAUSTED where there are too many, or one is too large.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadPlane(self, request, context):
+        """Reads a plane in any direction: a header, then parts. The header's offset and shape are
+        the smallest box of the level that holds what the plane needs, empty where it misses the
+        image; stale is of this box; result_shape is rows, columns. Only chunks that it
+        crosses are read. OUT_OF_RANGE where the level or an index is not there;
+        RESOURCE_EXHAUSTED where the plane is larger than the server allows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,6 +233,16 @@ def add_ZigguratServicer_to_server(servicer, server):
             'ReadRegion': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadRegion,
                     request_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRequest.FromString,
+                    response_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.SerializeToString,
+            ),
+            'ReadRegions': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadRegions,
+                    request_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsRequest.FromString,
+                    response_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsResponse.SerializeToString,
+            ),
+            'ReadPlane': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadPlane,
+                    request_deserializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadPlaneRequest.FromString,
                     response_serializer=ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.SerializeToString,
             ),
             'ListFrames': grpc.unary_stream_rpc_method_handler(
@@ -402,6 +444,60 @@ class Ziggurat:
             target,
             '/ziggurat.v1.Ziggurat/ReadRegion',
             ziggurat__proto_dot_v1_dot_read__pb2.ReadRequest.SerializeToString,
+            ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRegions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ziggurat.v1.Ziggurat/ReadRegions',
+            ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsRequest.SerializeToString,
+            ziggurat__proto_dot_v1_dot_read__pb2.ReadRegionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadPlane(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ziggurat.v1.Ziggurat/ReadPlane',
+            ziggurat__proto_dot_v1_dot_read__pb2.ReadPlaneRequest.SerializeToString,
             ziggurat__proto_dot_v1_dot_read__pb2.ReadResponse.FromString,
             options,
             channel_credentials,
