@@ -315,7 +315,10 @@ class TestImage:
         after.fs.sync_dir(shard_0().parent)
         with sqlite3.connect(":memory:") as old:
             old.deserialize(after.content)
-            old.executescript("DROP TABLE log; DROP TABLE deleted; PRAGMA user_version = 2")
+            old.executescript(
+                "DROP TABLE log; DROP TABLE deleted; DROP TABLE changes; DROP TABLE epoch;"
+                " PRAGMA user_version = 2"
+            )
             after.content = old.serialize()
         world = live(after)
         assert world.engine.names() == []
@@ -663,7 +666,7 @@ class TestDeferred:
         assert not world.engine._state.stale()
 
     def test_a_deletion_amid_a_forced_build_leaves_no_note(self, live, monkeypatch):
-        monkeypatch.setattr("ziggurat_engine.build.BATCH_SHARDS", 1)
+        monkeypatch.setattr("ziggurat_engine.remake.BATCH_SHARDS", 1)
         world = live()
         world.create(pyramid="deferred")
         image, stream = world.engine.image(NAME), world.streams()["left"]
@@ -677,7 +680,7 @@ class TestDeferred:
         def noted(*shards) -> None:
             if deleting.ident is None:
                 deleting.start()
-                until(lambda: image.deleted, "the deletion to begin")
+                until(lambda: image.base.deleted, "the deletion to begin")
             else:
                 deleting.join(SECONDS)
             note(*shards)

@@ -289,7 +289,8 @@ class TestFailedSync:
             durable=seen.append, failed=lambda *facts: failures.append((*facts, list(seen)))
         )
         first = put_durably(log, 0)
-        fs.fail_next("sync", errno.EIO, path=".log")
+        # Not of the segment that is being made ahead.
+        fs.fail_next("sync", errno.EIO, path=f"{first.segment:012d}.log")
         second = put(log, 1)
         with pytest.raises(OSError, match="Input/output") as raised:
             log.wait(second.position, 10)
