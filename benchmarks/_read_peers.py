@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +32,24 @@ Pixels = np.ndarray[Any, np.dtype[Any]]
 Box = tuple[slice, ...]
 
 
+@dataclass(frozen=True)
+class Oblique:
+    """A plane of `shape` pixels, one pixel apart: pixel (i, j) at origin + i down + j across."""
+
+    origin: tuple[float, float, float]
+    down: tuple[float, float, float]
+    across: tuple[float, float, float]
+    shape: tuple[int, int]
+
+    def points(self) -> Pixels:
+        """Where the pixels are, in pixels of level 0: (3, rows, columns)."""
+        rows, columns = np.indices(self.shape)
+        each = zip(self.origin, self.down, self.across, strict=True)
+        return np.stack([o + rows * d + columns * a for o, d, a in each])
+
+
 class Reader(Protocol):
-    """Reads boxes of level 0."""
+    """Reads level 0."""
 
     pid: int
     """The process that reads the files."""
@@ -45,9 +62,13 @@ class Reader(Protocol):
         """The boxes in their order, as fast as this reader can."""
         ...
 
+    def plane(self, plane: Oblique) -> Pixels:
+        """The pixels of a plane, linearly interpolated, rounded."""
+        ...
+
 
 class _Local:
-    """A reader in this process."""
+    """A reader in this process; of a plane it reads the box around and has SciPy do the rest."""
 
     pid = os.getpid()
 
@@ -60,6 +81,17 @@ class _Local:
     def read_many(self, boxes: Sequence[Box]) -> Iterator[Pixels]:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             yield from pool.map(self.read, boxes)
+
+    def plane(self, plane: Oblique) -> Pixels:
+        from scipy.ndimage import map_coordinates
+
+        points = plane.points()
+        first = [int(np.floor(axis.min())) for axis in points]
+        stop = [int(np.ceil(axis.max())) + 1 for axis in points]
+        block = self.read(tuple(map(slice, first, stop))).astype(np.float32)
+        inside = points - np.reshape(first, (3, 1, 1))
+        found: Pixels = np.rint(map_coordinates(block, inside, order=1)).astype(np.uint16)
+        return found
 
 
 class _TensorStore(_Local):
@@ -82,8 +114,10 @@ class _Ziggurat:
         return self._image.read(box)
 
     def read_many(self, boxes: Sequence[Box]) -> Iterator[Pixels]:
-        with ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
-            yield from pool.map(self.read, boxes)
+        return (result.array for _, result in self._image.read_each(boxes))
+
+    def plane(self, plane: Oblique) -> Pixels:
+        return self._image.plane(plane.origin, plane.down, plane.across, plane.shape, 1.0)
 
 
 class _Tiled(_Local):

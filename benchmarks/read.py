@@ -34,7 +34,7 @@ import ziggurat
 
 from benchmarks import _machine
 from benchmarks._data import Frames
-from benchmarks._read_peers import Box, Reader, contenders
+from benchmarks._read_peers import Box, Oblique, Pixels, Reader, contenders
 from benchmarks._server import ServerProcess, exit_on_sigterm, file_read_bytes
 
 NAME = "bench"
@@ -43,10 +43,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """Boxes to read, `clients` at a time; batched: as one call, where the contender has one."""
+    """Boxes or planes to read, `clients` at a time; batched: as one call, where there is one."""
 
     name: str
-    boxes: tuple[Box, ...]
+    boxes: tuple[Box | Oblique, ...]
     clients: int = 1
     batched: bool = False
 
@@ -93,18 +93,30 @@ def cases(shape: Shape) -> list[Case]:
         start = [int(dice.integers(0, n - s + 1)) for n, s in zip(shape, size, strict=True)]
         return tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
 
+    def tilted() -> Oblique:
+        """A plane through the volume that leans by about 30 degrees against z."""
+        rows = min(512, math.floor(shape[0] * 1.1), shape[1] // 2)
+        columns = min(512, shape[2] // 2)
+        down = (0.8, 0.6, 0.0)
+        room = (shape[0] - 0.8 * rows, shape[1] - 0.6 * rows, shape[2] - columns)
+        z, y, x = (float(dice.uniform(1, n - 1)) for n in room)
+        return Oblique((z, y, x), down, (0.0, 0.0, 1.0), (rows, columns))
+
     z, y, x = shape
     return [
         Case("64^3", tuple(somewhere(64, 64, 64) for _ in range(50))),
         Case("256^3", tuple(somewhere(256, 256, 256) for _ in range(4))),
         Case("plane", tuple(somewhere(1, y, x) for _ in range(10))),
         Case("xz plane", tuple(somewhere(z, 1, x) for _ in range(10))),
+        Case("oblique plane", tuple(tilted() for _ in range(5))),
         Case("1000 x 64^3", tuple(somewhere(64, 64, 64) for _ in range(1000)), batched=True),
         Case("16 readers", tuple(somewhere(64, 128, 128) for _ in range(320)), clients=16),
     ]
 
 
-def _nbytes(box: Box) -> int:
+def _nbytes(box: Box | Oblique) -> int:
+    if isinstance(box, Oblique):
+        return math.prod(box.shape) * 2
     return math.prod(int(s.stop) - int(s.start) for s in box) * 2
 
 
@@ -121,19 +133,33 @@ def _write(data: Path, shape: Shape, codec: str) -> Frames:
     return frames
 
 
-def _check(reader: Reader, boxes: Iterable[Box], frames: Frames) -> None:
+def _read(reader: Reader, box: Box | Oblique) -> Pixels:
+    return reader.plane(box) if isinstance(box, Oblique) else reader.read(box)
+
+
+def _check(reader: Reader, boxes: Iterable[Box | Oblique], frames: Frames) -> None:
     for box in boxes:
+        if isinstance(box, Oblique):
+            continue
         expected = frames.box([s.start for s in box], [s.stop - s.start for s in box])
         if not np.array_equal(reader.read(box), expected):
             raise SystemExit(f"{type(reader).__name__} gave other pixels for {box}")
 
 
-def _timed(reader: Reader, boxes: Sequence[Box], clients: int) -> list[float]:
+def _check_planes(planes: Sequence[Pixels], count: int) -> None:
+    """Those of each contender against the first one's; `count` planes each."""
+    for number, plane in enumerate(planes):
+        # SciPy rounds what it added up in another order.
+        if np.abs(plane.astype(int) - planes[number % count]).max() > 1:
+            raise SystemExit(f"plane {number % count} differs between contenders")
+
+
+def _timed(reader: Reader, boxes: Sequence[Box | Oblique], clients: int) -> list[float]:
     """Seconds of each read."""
 
-    def one(box: Box) -> float:
+    def one(box: Box | Oblique) -> float:
         start = time.perf_counter()
-        reader.read(box)
+        _read(reader, box)
         return time.perf_counter() - start
 
     if clients == 1:
@@ -142,10 +168,11 @@ def _timed(reader: Reader, boxes: Sequence[Box], clients: int) -> list[float]:
         return list(pool.map(one, boxes))
 
 
-def _in_one_call(reader: Reader, boxes: Sequence[Box]) -> list[float]:
+def _in_one_call(reader: Reader, boxes: Sequence[Box | Oblique]) -> list[float]:
     """Seconds from one box to the next."""
+    whole = [box for box in boxes if not isinstance(box, Oblique)]
     start = time.perf_counter()
-    ends = [start, *(time.perf_counter() for _ in reader.read_many(boxes))]
+    ends = [start, *(time.perf_counter() for _ in reader.read_many(whole))]
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
@@ -205,10 +232,13 @@ def main() -> int:
         frames = _write(data, arguments.shape, arguments.codec)
         for case in chosen:
             runs: dict[str, dict[str, list[Figures]]] = {n: {} for n in openers}
+            planes: list[Pixels] = []
             for turn, (name, opener) in itertools.product(range(arguments.repeat), openers.items()):
                 if not turn:
                     with opener(data, NAME) as reader:
                         _check(reader, case.boxes[:3], frames)
+                        planes += [reader.plane(p) for p in case.boxes if isinstance(p, Oblique)]
+                        _check_planes(planes, len(case.boxes))
                 with opener(data, NAME) as reader:
                     for how in ("cold", "warm"):
                         runs[name].setdefault(how, []).append(measure(reader, case))

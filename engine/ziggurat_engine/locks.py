@@ -20,16 +20,21 @@ class SharedLock:
         self._alone = False
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Waits while one is alone, or about to be; then the block runs beside others."""
+    def shared(self, *, wait: bool = True) -> Iterator[bool]:
+        """Waits while one is alone, or about to be; then the block runs beside others.
+
+        wait: False: gives False at once instead of waiting, and the block holds nothing.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._sharers += 1
+            if wait:
+                self._changed.wait_for(lambda: not self._alone)
+            held = not self._alone
+            self._sharers += held
         try:
-            yield
+            yield held
         finally:
             with self._changed:
-                self._sharers -= 1
+                self._sharers -= held
                 self._changed.notify_all()
 
     @contextmanager

@@ -151,8 +151,11 @@ class Reading:
         while True:
             image = image.now
             with ExitStack() as held:
-                if image not in self._images:
-                    held.enter_context(image.reading.shared())
+                known = image in self._images
+                if not known and not held.enter_context(image.reading.shared(wait=False)):
+                    # Whoever is alone has replaced these levels, and may wait for a client that
+                    # takes its time.
+                    continue
                 answer = make(image)
                 # Else they were replaced before: perhaps they are being removed, and
                 # what was found of stale is that of others.
