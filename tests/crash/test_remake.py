@@ -21,7 +21,9 @@ from ziggurat_engine.errors import (
     FailedPrecondition,
     NotFound,
 )
+from ziggurat_engine.query import Read, Reading
 from ziggurat_engine.region import Region
+from ziggurat_engine.selection import Selection
 from ziggurat_engine.store import omezarr
 
 from tests.crash.world import (
@@ -204,13 +206,20 @@ def test_a_read_goes_on_with_the_levels_that_it_began_with(life):
     query = lived.world.engine.query
     wanted = lived.world.pixels(1)
     old = lived.image
-    with query.reading(old, 1, (), ()) as answer:
+
+    def plan(image):
+        return query.plan(image, Read(Selection(level=1)))
+
+    with Reading() as reading:
+        answer = reading.plan(old, plan)
         change = threading.Thread(target=lambda: list(lived.build("max")))
         change.start()
         waited(lambda: lived.image is not old, "the change", SECONDS)
         # Who comes now with what he found before sees the new levels.
-        with query.reading(old, 1, (), ()) as later:
-            assert later.image.image.downsampling == "max"
+        with Reading() as others:
+            assert others.plan(old, plan).image.image.downsampling == "max"
+        # Of many reads in one call each comes from the levels of its time.
+        assert reading.plan(old, plan).image.image.downsampling == "max"
         found = np.empty(answer.region.shape, "<u2")
         for box, part in query.parts(answer):
             found[box.slices()] = part
@@ -277,7 +286,8 @@ def work(world: World) -> None:
             lived.write()
     lived.flush()
     world.engine.ingest.finish(lived.stream)
-    world.engine.ingest.release(lived.stream)
+    for stream in world.held:
+        world.engine.ingest.release(stream)
     world.engine.close()
 
 
