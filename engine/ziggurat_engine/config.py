@@ -111,9 +111,9 @@ class Settings(BaseSettings):
     max_read_bytes: Bytes = Field(
         default=ByteSize(8 * 1024 * MIB), description="most of one result that is read"
     )
-    read_batch_bytes: Bytes = Field(
+    read_ahead_bytes: Bytes = Field(
         default=ByteSize(32 * MIB),
-        description="of a batch of reads, what may be ready and not sent",
+        description="of all reads, what may be ready and not sent, beyond a piece of each",
     )
     max_batch_boxes: PositiveInt = Field(
         default=65536, description="most reads of one batch, in boxes"

@@ -162,7 +162,7 @@ class Engine:
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
             projection_bytes=settings.read_projection_bytes,
-            batch_bytes=settings.read_batch_bytes,
+            ahead_bytes=settings.read_ahead_bytes,
             max_batch_boxes=settings.max_batch_boxes,
         )
         remaker = Remaker(self._catalog, self._images, self._settler, self._state)

@@ -130,6 +130,30 @@ class Piece(NamedTuple):
     pixels: Array | None
 
 
+class _Room:
+    """Bytes that all reads together may have ready, beyond the piece that each has anyhow.
+
+    So clients that take nothing hold little memory, however many they are.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._lock = threading.Lock()
+        self._left = nbytes
+
+    def take(self, nbytes: int) -> bool:
+        """Takes so many, if there are."""
+        with self._lock:
+            if nbytes > self._left:
+                return nbytes == 0
+            self._left -= nbytes
+            return True
+
+    def give(self, nbytes: int) -> None:
+        """Gives back what was taken."""
+        with self._lock:
+            self._left += nbytes
+
+
 class Reading:
     """Levels that are being read: they stay until `close`, though others replace them.
 
@@ -170,8 +194,8 @@ class Query:
 
     threads: parts that are assembled at a time, for all reads together, and projections
     that are added up. part_bytes: about how large a part is. max_read_bytes: of one
-    result. projection_bytes: for the sums of one projection. batch_bytes: of one batch, what
-    may be ready and not taken. max_batch_boxes: reads of one batch.
+    result. projection_bytes: for the sums of one projection. ahead_bytes: what may be
+    ready and not sent, of all reads, beyond a piece of each. max_batch_boxes: reads of one batch.
     """
 
     def __init__(
@@ -186,7 +210,7 @@ class Query:
         part_bytes: int,
         max_read_bytes: int,
         projection_bytes: int,
-        batch_bytes: int,
+        ahead_bytes: int,
         max_batch_boxes: int,
     ) -> None:
         self._chunks = chunks
@@ -197,7 +221,7 @@ class Query:
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
         self._projection_bytes = projection_bytes
-        self._batch_bytes = batch_bytes
+        self._room = _Room(ahead_bytes)
         self._max_batch_boxes = max_batch_boxes
         self._ahead = 2 * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
@@ -386,41 +410,41 @@ class Query:
         told to.
         """
         pieces = self._pieces(answers, cancelled)
+        # held: bytes of `_room`.
         going: deque[tuple[Piece, int, Future[Array | None]]] = deque()
         begun: set[int] = set()
-        in_flight = 0
+        following = next(pieces, None)
         try:
-            with self._budget.beside(self._batch_bytes):
-                while True:
-                    while len(going) < BATCH_AHEAD * self._ahead and (
-                        not going or in_flight < self._batch_bytes
-                    ):
-                        following = next(pieces, None)
-                        if following is None:
-                            break
-                        piece, nbytes, task = following
-                        in_flight += nbytes
-                        going.append((piece, nbytes, self._pool.submit(task)))
-                    if not going:
-                        return
-                    if as_completed:
-                        wait([future for *_, future in going], return_when=FIRST_COMPLETED)
-                        # What is ready comes to the front.
-                        going = deque(sorted(going, key=lambda entry: not entry[2].done()))
-                    done: list[Piece] = []
-                    done_bytes = 0
-                    while going and (not done or going[0][2].done()):
-                        piece, nbytes, future = going.popleft()
-                        first = piece.number not in begun
-                        begun.add(piece.number)
-                        done.append(piece._replace(first=first, pixels=future.result()))
-                        in_flight -= nbytes
-                        done_bytes += nbytes
-                        if done_bytes >= self._part_bytes:
-                            break
-                    yield done
+            while True:
+                while following is not None and len(going) < BATCH_AHEAD * self._ahead:
+                    piece, nbytes, task = following
+                    held = nbytes if going else 0
+                    if not self._room.take(held):
+                        break
+                    going.append((piece, held, self._pool.submit(task)))
+                    following = next(pieces, None)
+                if not going:
+                    return
+                if as_completed:
+                    wait([future for *_, future in going], return_when=FIRST_COMPLETED)
+                    # What is ready comes to the front.
+                    going = deque(sorted(going, key=lambda entry: not entry[2].done()))
+                done: list[Piece] = []
+                done_bytes = 0
+                while going and (not done or going[0][2].done()):
+                    piece, held, future = going.popleft()
+                    self._room.give(held)
+                    first = piece.number not in begun
+                    begun.add(piece.number)
+                    pixels = future.result()
+                    done.append(piece._replace(first=first, pixels=pixels))
+                    done_bytes += 0 if pixels is None else pixels.nbytes
+                    if done_bytes >= self._part_bytes:
+                        break
+                yield done
         finally:
-            for *_, future in going:
+            for _, held, future in going:
+                self._room.give(held)
                 future.cancel()
             wait([future for *_, future in going])
 
@@ -462,20 +486,28 @@ class Query:
         self, tasks: Iterable[tuple[_Key, Callable[[], Array]]]
     ) -> Iterator[tuple[_Key, Array]]:
         """What the tasks return, in their order; some run ahead on the pool."""
-        going: deque[tuple[_Key, Future[Array]]] = deque()
+        # held: bytes of `_room`.
+        going: deque[tuple[_Key, int, Future[Array]]] = deque()
+
+        def first() -> tuple[_Key, Array]:
+            done, held, future = going.popleft()
+            self._room.give(held)
+            return done, future.result()
+
         try:
             for key, task in tasks:
-                if len(going) == self._ahead:
-                    done, future = going.popleft()
-                    yield done, future.result()
-                going.append((key, self._pool.submit(task)))
+                held = self._part_bytes if going else 0
+                while len(going) == self._ahead or not self._room.take(held):
+                    yield first()
+                    held = held if going else 0
+                going.append((key, held, self._pool.submit(task)))
             while going:
-                done, future = going.popleft()
-                yield done, future.result()
+                yield first()
         finally:
-            for _, future in going:
+            for _, held, future in going:
+                self._room.give(held)
                 future.cancel()
-            wait([future for _, future in going])
+            wait([future for *_, future in going])
 
     def _part(self, answer: Answer, box: Region, cancelled: Callable[[], bool]) -> Array:
         """The pixels of a box of the result, where nothing is projected."""

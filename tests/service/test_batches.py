@@ -79,7 +79,7 @@ def test_a_stack(stack: ziggurat.Image) -> None:
 
 def test_boxes_of_any_kind(serve: Callable[..., ServerProcess], name: str) -> None:
     """Larger than a part, empty and single pixels, with little room for what is ready."""
-    server = serve(read_part_bytes=700, read_batch_bytes=2000, max_batch_boxes=20)
+    server = serve(read_part_bytes=700, read_ahead_bytes=2000, max_batch_boxes=20)
     with ziggurat.connect(server.address) as client:
         image = client.create(
             name, axes="zyx", shape=SHAPE, dtype="uint16", chunk_shape=(4, 16, 16)
