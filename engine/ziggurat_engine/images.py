@@ -53,6 +53,9 @@ class Base:
     block. write_order: held while a write is logged and merged, so that both happen in the
     same order.
 
+    deleted: it takes no more writes, since it is being deleted or is. gone: it is. deleting:
+    held by whoever deletes it.
+
     now: with the levels that readers see. next: with those that another method is making
     (remake.py), None where none is. storing: shared while a shard of level 0 is stored and
     its blocks are merged; whoever is alone may change `now` and `next`. changing: held by
@@ -65,6 +68,8 @@ class Base:
     foreign: ForeignLevels | None = None
     write_order: threading.Lock = field(default_factory=threading.Lock)
     deleted: bool = False
+    gone: bool = False
+    deleting: threading.Lock = field(default_factory=threading.Lock)
     observers: set[Callable[[], None]] = field(default_factory=set)
     storing: SharedLock = field(default_factory=SharedLock)
     changing: threading.Lock = field(default_factory=threading.Lock)
@@ -290,9 +295,10 @@ class Images:
         waiting = image.base.next
         assert waiting is not None
         with self._lock:
-            image.base.next = None
             found = replace(waiting, lower=image.number)
-            if not image.base.deleted:
+            # Also where it is being deleted: that may fail, and the document names them.
+            if not image.base.gone:
+                image.base.next = None
                 self._publish(found)
             return found
 
@@ -332,15 +338,17 @@ class Images:
         return self._catalog.refused()
 
     def delete(self, image: OpenImage) -> None:
-        """Deletes the image; durable when it returns."""
-        base = image.base
-        base.deleted = True
+        """Deletes the image; durable when it returns. After an error it is `gone` or whole."""
         try:
             self._catalog.delete(image.image.name)
-        except BaseException:
-            base.deleted = False
-            raise
+        finally:
+            if not image.stored.gate.is_open:
+                self._drop(image)
+
+    def _drop(self, image: OpenImage) -> None:
+        base = image.base
         with self._lock:
+            base.gone = True
             for number in [n for n, found in self._by_number.items() if found.base is base]:
                 del self._by_number[number]
             if self._open.get(image.image.name) is base.now:

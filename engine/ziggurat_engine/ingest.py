@@ -116,8 +116,8 @@ class Ingest:
         they are when they are stored. expected_frames: what the client means to send;
         durable when it returns, None leaves it as it was.
 
-        Raises FailedPrecondition where the image is adopted read-only, StreamHeld while
-        another caller writes to the stream, InvalidArgument for a bad id,
+        Raises FailedPrecondition where the image is adopted read-only, NotFound where it is
+        deleted, StreamHeld while another caller writes to the stream, InvalidArgument for a bad id,
         LimitExceeded above max_streams, Unavailable once the engine is stopping, OSError
         where what it expects can't be recorded.
         """
@@ -132,6 +132,8 @@ class Ingest:
         with self._lock:
             if self.draining:
                 raise Unavailable("the server is stopping")
+            # With the lock, as `refuse`: an image is never deleted while a stream is held.
+            self._check_taken(image)
             if sum(stream.held for stream in self._streams.values()) >= self._max_streams:
                 raise LimitExceeded(
                     f"max_streams = {self._max_streams} are open",
@@ -192,13 +194,24 @@ class Ingest:
                     if stream.expected_frames is not None:
                         self._expected[stream.key] = stream.expected_frames
 
+    def refuse(self, image: OpenImage) -> None:
+        """From now on no stream of the image is opened.
+
+        Raises as `check_free` does, NotFound where the image is deleted.
+        """
+        with self._lock:
+            if image.base.gone:
+                raise NotFound(f"there is no image {image.image.name!r}", field="name")
+            self._free_streams(image)
+            image.base.deleted = True
+
     def check_free(self, image: OpenImage) -> None:
         """Raises FailedPrecondition while a stream of the image is held."""
         with self._lock:
             self._free_streams(image)
 
     def forget(self, image: OpenImage) -> None:
-        """Forgets the streams of an image that is being deleted; raises as `check_free` does."""
+        """Forgets the streams of an image that is deleted; raises as `check_free` does."""
         with self._lock:
             for key in self._free_streams(image):
                 del self._streams[key]
@@ -251,8 +264,7 @@ class Ingest:
         then be written, and the same number is wanted again.
         """
         image = stream.image
-        if image.base.deleted:
-            raise NotFound(f"image {image.image.name!r} was deleted", field="open.image")
+        self._check_taken(image)
         pixels = pixels_of(image, region, payload)
         check_metadata(metadata, self._max_metadata_bytes)
         if not self._wanted(stream, sequence, "region.sequence"):
@@ -418,6 +430,10 @@ class Ingest:
                     return count, applied
                 applied = entry.order
         return len(stream.pending), applied
+
+    def _check_taken(self, image: OpenImage) -> None:
+        if image.base.deleted:
+            raise NotFound(f"image {image.image.name!r} was deleted", field="open.image")
 
     def _wanted(self, stream: Stream, sequence: int, field: str) -> bool:
         wanted = stream.received + 1

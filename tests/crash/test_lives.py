@@ -327,6 +327,134 @@ class TestImage:
         assert world.engine._state.deleted() == set()
 
 
+class TestDeletionThatFails:
+    WRITES = tuple(Write("left", n, PART, n, said=f'{{"n": {n}}}') for n in range(1, 4))
+
+    def begun(self, world: World):
+        world.create()
+        stream = world.streams()["left"]
+        for write in self.WRITES:
+            world.write(stream, write)
+        world.engine.ingest.flush(stream)
+        release(world)
+        return world.engine.image(NAME)
+
+    @pytest.mark.parametrize("what", ["rename", "commit"])
+    def test_leaves_all_as_it_was(self, live, what):
+        world = live()
+        image = self.begun(world)
+        if what == "rename":
+            world.fs.fail_next("rename", path=str(shard_0()))
+        else:
+            world.database.fail_next()
+        with pytest.raises(OSError, match="error"):
+            world.engine.delete(image)
+        assert world.engine._state.deleted() == set()
+        stream = world.streams()["left"]
+        assert stream.received == 3
+        write = Write("left", 4, OTHER, 9, said='{"n": 4}')
+        world.write(stream, write)
+        world.engine.ingest.flush(stream)
+        rows = [row.metadata for row in world.engine.frames(image)]
+        assert rows == [write.said for write in (*self.WRITES, write)]
+        after = cut(world)
+        # Once more, where the image can't be opened: what the log has of it is no image's that
+        # was deleted.
+        document, hidden = shard_0() / "zarr.json", DATA / "elsewhere.json"
+        after.fs.rename(document, hidden)
+        after.fs.sync_dir(document.parent)
+        after.fs.sync_dir(DATA)
+        with pytest.raises(DataLoss, match=NAME):
+            live(after)
+        again = cut(after)
+        again.fs.rename(hidden, document)
+        world = live(again)
+        assert np.array_equal(world.pixels(), painted(self.WRITES[-1], write))
+        assert world.streams()["left"].received == 4
+
+    def test_takes_no_writes_while_it_is_noted_as_deleted(self, live):
+        world = live()
+        image = self.begun(world)
+        world.fs.fail_next("rename", path=str(shard_0()))
+        not_deleted = world.engine._state.not_deleted
+
+        def fail(images):
+            world.database.fail_next()
+            not_deleted(images)
+
+        world.engine._state.not_deleted = fail
+        with pytest.raises(OSError, match="error"):
+            world.engine.delete(image)
+        with pytest.raises(NotFound):
+            world.streams()
+        assert np.array_equal(world.pixels(), painted(self.WRITES[-1]))
+        world.engine._state.not_deleted = not_deleted
+        world.engine.delete(image)
+        assert world.engine.names() == []
+
+    def test_no_stream_is_opened_meanwhile(self, live):
+        world = live()
+        image = self.begun(world)
+        delete = world.engine._catalog.delete
+        refused: list[NotFound] = []
+
+        def open_before(name):
+            with pytest.raises(NotFound) as raised:
+                world.engine.ingest.open(image, "left")
+            refused.append(raised.value)
+            delete(name)
+
+        world.engine._catalog.delete = open_before
+        world.engine.delete(image)
+        with pytest.raises(NotFound):
+            world.engine.ingest.open(image, "left", expected_frames=3)
+        assert refused
+        assert not world.engine._state.expected()
+
+    def test_a_second_call_waits_for_the_first(self, live):
+        world = live()
+        image = self.begun(world)
+        delete = world.engine._catalog.delete
+        inside, go, found = threading.Event(), threading.Event(), []
+
+        def fail(_name):
+            inside.set()
+            go.wait(SECONDS)
+            raise OSError(errno.EIO, "first")
+
+        def call() -> None:
+            try:
+                world.engine.delete(image)
+            except (OSError, NotFound) as error:
+                found.append(error)
+
+        world.engine._catalog.delete = fail
+        first = threading.Thread(target=call)
+        first.start()
+        assert inside.wait(SECONDS)
+        world.engine._catalog.delete = delete
+        others = [threading.Thread(target=call) for _ in range(2)]
+        for thread in others:
+            thread.start()
+        go.set()
+        for thread in (first, *others):
+            thread.join(SECONDS)
+        assert sorted(type(error).__name__ for error in found) == ["NotFound", "OSError"]
+        assert world.engine.names() == []
+
+    def test_one_that_is_gone_makes_room_for_another_of_its_name(self, live):
+        world = live()
+        image = self.begun(world)
+        world.fs.fail_next("sync_dir", path=str(shard_0().parent))
+        with pytest.raises(OSError, match="error"):
+            world.engine.delete(image)
+        assert world.engine.names() == []
+        world.create()
+        assert world.engine.image(NAME) is not image
+        assert world.streams()["left"].received == 0
+        assert not world.pixels().any()
+
+
 class TestStreams:
     def test_a_skip_that_the_log_does_not_hold_hides_no_older_write(self, live):
         world = live()
@@ -680,7 +808,7 @@ class TestDeferred:
         def noted(*shards) -> None:
             if deleting.ident is None:
                 deleting.start()
-                until(lambda: image.base.deleted, "the deletion to begin")
+                until(lambda: not image.stored.gate.is_open, "the deletion to begin")
             else:
                 deleting.join(SECONDS)
             note(*shards)
