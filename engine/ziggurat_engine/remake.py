@@ -116,6 +116,8 @@ class Remaker:
         old = new.now
         with new.base.storing.alone():
             self._catalog.publish(new.stored)
+            # Before: who reads is told of all that is to be made, of the old levels or the new.
+            self._settler.share(new, old)
             found = self._images.publish_next(old)
             # Behind it: who finds less stale than the old levels are finds them replaced, too.
             self._settler.adopt(new, found)

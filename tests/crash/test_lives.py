@@ -777,6 +777,37 @@ class TestDeferred:
                 thread.join()
         check_levels(world, painted(write))
 
+    def test_what_is_written_while_it_is_touched_stays_deferred(self, live):
+        world = live()
+        world.create(pyramid="deferred")
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        settler, deferred = world.engine._settler, world.engine._deferred
+
+        def write(number: int) -> None:
+            world.write(stream, Write("left", number, PART, number))
+            for _ in settler.drain(image, 0):
+                pass
+
+        write(1)
+        remove, mine = deferred.remove, threading.get_ident()
+
+        def late(key, taken):
+            if threading.get_ident() == mine and stream.received == 1:
+                (shard,) = world.engine._dirty.shards(image.lower, 0)
+                settler.offer([shard])
+                until(lambda: shard.idle and not shard.owned, "the block to be made", SECONDS)
+                write(2)
+            remove(key, taken)
+
+        deferred.remove = late
+        world.engine.builder.exact(image, 1, Region.whole(image.shape(1)))
+        assert stream.received == 2
+        assert world.engine.query.stale(image, 1)
+        for level in (1, 2):
+            world.engine.builder.exact(image, level, Region.whole(image.shape(level)))
+            assert not world.engine.query.stale(image, level)
+        check_levels(world, painted(Write("left", 2, PART, 2)))
+
     def test_a_build_of_what_is_deleted_ends_with_not_found(self, live):
         world = live()
         world.create(pyramid="deferred")

@@ -249,6 +249,66 @@ def test_deleted_amid_a_change(life):
     lived.check("mean")
 
 
+def test_who_reads_while_levels_are_replaced_is_told_that_they_are_stale(life, monkeypatch):
+    lived = life()
+    each(lived.world.engine.builder.build(lived.image))
+    engine = lived.world.engine
+    publish, stale, told = engine._images.publish_next, engine._settler.stale, []
+
+    def behind(new):
+        # Writers who never rest: what is stored is deferred for the new levels alone.
+        lived.write()
+        engine._settler.drain_all(new.now)
+        return stale(new)
+
+    def published(image):
+        found = publish(image)
+        told.append(engine.query.plan(found, Read(Selection(level=1))).stale)
+        return found
+
+    monkeypatch.setattr(engine._settler, "stale", behind)
+    monkeypatch.setattr(engine._images, "publish_next", published)
+    each(lived.build("max"))
+    assert told == [True]
+    lived.check("max")
+
+
+def test_a_deletion_that_fails_amid_the_change_leaves_the_new_levels(life, monkeypatch):
+    lived = life()
+    each(lived.world.engine.builder.build(lived.image))
+    lived.flush()
+    engine = lived.world.engine
+    for stream in lived.world.held:
+        engine.ingest.release(stream)
+    publish, go, failed = engine._images.publish_next, threading.Event(), []
+
+    def fail(_name):
+        go.wait(SECONDS)
+        raise OSError("no deletion")
+
+    def delete() -> None:
+        try:
+            engine.delete(lived.image)
+        except OSError as error:
+            failed.append(error)
+
+    def published(image):
+        deleting.start()
+        waited(lambda: image.base.deleted, "the deletion to begin", SECONDS)
+        return publish(image)
+
+    deleting = threading.Thread(target=delete)
+    monkeypatch.setattr(engine._catalog, "delete", fail)
+    monkeypatch.setattr(engine._images, "publish_next", published)
+    each(lived.build("max"))
+    go.set()
+    deleting.join(SECONDS)
+    assert failed
+    lived.stream = lived.world.streams()["left"]
+    lived.write(3)
+    lived.check("max")
+
+
 def test_a_document_that_can_not_be_made_durable(life, monkeypatch):
     """Perhaps it names the new levels already: nothing is removed before that is known."""
     lived = life()
