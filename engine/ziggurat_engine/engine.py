@@ -165,7 +165,7 @@ class Engine:
             batch_bytes=settings.read_batch_bytes,
             max_batch_boxes=settings.max_batch_boxes,
         )
-        remaker = Remaker(self._catalog, self._images, self._settler, self._state)
+        self._remaker = remaker = Remaker(self._catalog, self._images, self._settler, self._state)
         self.builder = Builder(self._settler, remaker)
         self._recovery = Recovery(
             self._log,
@@ -354,6 +354,7 @@ class Engine:
             ends.callback(self._kernels.close)
             ends.callback(self.query.close)
             ends.callback(self._settler.close)
+            ends.callback(self._remaker.close)
             stored = False
             for image in self._images.opened():
                 try:

@@ -59,7 +59,8 @@ class Base:
     now: with the levels that readers see. next: with those that another method is making
     (remake.py), None where none is. storing: shared while a shard of level 0 is stored and
     its blocks are merged; whoever is alone may change `now` and `next`. changing: held by
-    whoever changes the method, to `method`.
+    whoever changes the method, to `method`. removing: removes levels that were replaced, once
+    nobody reads them; no other change begins before.
     """
 
     number: int
@@ -74,6 +75,7 @@ class Base:
     storing: SharedLock = field(default_factory=SharedLock)
     changing: threading.Lock = field(default_factory=threading.Lock)
     method: str | None = None
+    removing: threading.Thread | None = None
     now: OpenImage = field(init=False)
     next: OpenImage | None = None
 

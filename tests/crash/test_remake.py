@@ -212,9 +212,11 @@ def test_a_read_goes_on_with_the_levels_that_it_began_with(life):
 
     with Reading() as reading:
         answer = reading.plan(old, plan)
-        change = threading.Thread(target=lambda: list(lived.build("max")))
-        change.start()
-        waited(lambda: lived.image is not old, "the change", SECONDS)
+        # Which waits for nobody; but another change does, until it is given up.
+        each(lived.build("max"))
+        assert lived.image is not old
+        with pytest.raises(Cancelled):
+            each(lived.build("min", cancelled=lambda: True))
         # Who comes now with what he found before sees the new levels.
         with Reading() as others:
             assert others.plan(old, plan).image.image.downsampling == "max"
@@ -224,11 +226,48 @@ def test_a_read_goes_on_with_the_levels_that_it_began_with(life):
         for box, part in query.parts(answer):
             found[box.slices()] = part
         assert "1" in arrays(lived.world)
-        assert change.is_alive()
-    change.join(SECONDS)
+        change = threading.Thread(target=lambda: list(lived.build("min")))
+        change.start()
     assert np.array_equal(found, wanted)
-    assert arrays(lived.world) == ["0", "3", "4"]
+    change.join(SECONDS)
+    assert arrays(lived.world) == sorted(document(lived.world)[1])
+    lived.check("min")
+
+
+def test_a_close_waits_for_no_reader_and_the_next_start_removes_old_levels(life):
+    lived = life()
+    each(lived.world.engine.builder.build(lived.image))
+    with Reading() as reading:
+        reading.plan(lived.image, lambda image: image)
+        each(lived.build("max"))
+        for stream in lived.world.held:
+            lived.world.engine.ingest.release(stream)
+        lived.world.engine.close()
+        lived.world.abandoned = True
+        assert arrays(lived.world) == ["0", "1", "2", "3", "4"]
+    world = lived.world = World(lived.world.fs, lived.world.database.content)
+    world.open()
+    assert arrays(world) == ["0", "3", "4"]
+    assert not world.engine._state.changes()
+    lived.stream = world.streams()["left"]
     lived.check("max")
+    world.fs.cut()
+    world.abandon()
+
+
+def test_no_read_of_a_deleted_image_is_planned(life):
+    lived = life()
+    image = lived.image
+    with Reading() as reading:
+        reading.plan(image, lambda found: found)
+        each(lived.build("max"))
+        for stream in lived.world.held:
+            lived.world.engine.ingest.release(stream)
+        lived.world.engine.delete(image)
+        with pytest.raises(NotFound), Reading() as other:
+            other.plan(image, lambda found: found)
+    waited(lambda: not image.base.removing.is_alive(), "old levels to be let go", SECONDS)
+    assert not lived.world.fs.exists(ROOT)
 
 
 def test_deleted_amid_a_change(life):
