@@ -78,6 +78,12 @@ class Base:
     removing: threading.Thread | None = None
     now: OpenImage = field(init=False)
     next: OpenImage | None = None
+    _renewing: threading.Lock = field(default_factory=threading.Lock)
+
+    def renew(self, tick: int) -> None:
+        """The revision is at least `tick`; it never falls."""
+        with self._renewing:
+            self.revision = max(self.revision, tick)
 
     @property
     def numbers(self) -> set[int]:
@@ -307,7 +313,7 @@ class Images:
     def renew(self, image: OpenImage) -> None:
         """Pixels of `image` changed, or are to, though nobody wrote: it has a new revision."""
         # Beside a write one of the two numbers may win: both are above all that were told.
-        image.base.revision = max(image.base.revision, self._next_tick())
+        image.base.renew(self._next_tick())
 
     def drop_levels(self, image: OpenImage) -> None:
         """The levels above level 0 of `image`, which nobody looks for any more, are forgotten."""

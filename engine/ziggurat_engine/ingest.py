@@ -286,10 +286,10 @@ class Ingest:
                 if appended is not None:
                     self._journal.abandoned(appended)
                 # Some of it may be there.
-                image.base.revision = max(image.base.revision, self._dirty.next_tick())
+                image.base.renew(self._dirty.next_tick())
                 raise
             order = self._journal.position
-            image.base.revision = max(image.base.revision, tick)
+            image.base.renew(tick)
         stream.counters.regions += 1
         stream.counters.bytes += pixels.nbytes
         self._received(stream, record, tick, order, appended)
@@ -298,7 +298,7 @@ class Ingest:
         """Merges a region of level 0 that the log holds already; returns its tick."""
         image.grow(region)
         tick = self._merge(image, region, pixels_of(image, region, payload))
-        image.base.revision = max(image.base.revision, tick)
+        image.base.renew(tick)
         return tick
 
     def skip(self, stream: Stream, sequence: int, frames: int) -> None:

@@ -661,6 +661,25 @@ class TestSettling:
         assert world.engine.status().dirty_bytes == 0
 
 
+class TestRevision:
+    def test_it_never_falls(self, live, monkeypatch):
+        world = live()
+        world.create()
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        next_tick = world.engine._images._next_tick
+
+        def beside() -> int:
+            tick = next_tick()
+            world.write(stream, Write("left", 1, PART, 7))
+            told.append(image.base.revision)
+            return tick
+
+        told: list[int] = []
+        monkeypatch.setattr(world.engine._images, "_next_tick", beside)
+        world.engine._images.renew(image)
+        assert image.base.revision >= told[0]
+
+
 class TestDeferred:
     """An image whose pyramid is made when it is asked for."""
 
