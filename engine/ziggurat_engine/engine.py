@@ -363,11 +363,13 @@ class Engine:
                 except ZigguratError as error:
                     log.error("%s is not stored wholly: %s", image.image.name, error)
                     failed = failed or error
+            remembered = False
             try:
                 self.ingest.remember_all()
-            except OSError as error:
+                remembered = True
+            except (OSError, ZigguratError) as error:
                 log.error("how far streams are can't be remembered: %s", error)
-            stored = failed is None and self._ready
+            stored = failed is None and remembered and self._ready
         if failed is not None:
             raise failed
 

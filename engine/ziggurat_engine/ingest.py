@@ -27,6 +27,7 @@ from ziggurat_engine.errors import (
     NotFound,
     StreamHeld,
     Unavailable,
+    ZigguratError,
 )
 from ziggurat_engine.frames import Frames, check_metadata, pack, row_of
 from ziggurat_engine.images import OpenImage
@@ -184,8 +185,9 @@ class Ingest:
                 if not stream.held and stream.info(self._lease_seconds).outcome is not Outcome.OPEN
             ]
         for key, stream in over:
-            # What the disk refuses now is asked for again.
-            with contextlib.suppress(OSError):
+            # What the disk refuses now, or a broken table, is asked for again: it is no affair
+            # of the stream that is being opened.
+            with contextlib.suppress(OSError, ZigguratError):
                 self.refresh(stream, stirred=True)
             with self._lock:
                 if self._streams.get(key) is stream and not (stream.held or stream.pending):
@@ -318,11 +320,20 @@ class Ingest:
         self._received(stream, record, tick, order, appended)
 
     def remember_all(self) -> None:
-        """Remembers how far every stream is, all being stored; OSError where it can't be."""
+        """Remembers how far every stream is, all being stored.
+
+        Where one can't be (OSError, ZigguratError), that is raised behind all others.
+        """
         with self._lock:
             streams = list(self._streams.values())
+        failed: OSError | ZigguratError | None = None
         for stream in streams:
-            self.refresh(stream, stirred=True)
+            try:
+                self.refresh(stream, stirred=True)
+            except (OSError, ZigguratError) as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def flush(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all that was received is durable.

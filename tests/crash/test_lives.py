@@ -470,6 +470,30 @@ class TestStreams:
         world = live(cut(world))
         assert np.array_equal(world.pixels(), painted(Write("left", 1, PART, 7)))
 
+    def test_a_broken_table_of_frames_is_no_affair_of_other_streams(self, live):
+        world = live(stream_lease_seconds=0.01)
+        world.create()
+        image, ingest = world.engine.image(NAME), world.engine.ingest
+        streams = {name: ingest.open(image, name, logged=False) for name in ("left", "right")}
+        left, right = streams.values()
+        world.put(left, Write("left", 1, PART, 7, said='{"n": 1}'))
+        ingest.finish(left)
+        world.put(left, Write("left", 2, PART, 8, said='{"n": 2}'))
+        world.put(right, Write("right", 1, OTHER, 9))
+        for stream in (left, right):
+            ingest.release(stream)
+        for _ in world.engine._settler.drain(image, 0):
+            pass
+        world.fs.remove(shard_0() / "frames" / "sequence" / "c" / "0")
+        until(lambda: left.info(0.01).outcome is Outcome.ABANDONED, "the lease", SECONDS)
+        ingest.release(ingest.open(image, "last"))
+        assert {key[1] for key in ingest._streams} == {"left", "last"}
+        world = live(stop(world))
+        known = {
+            i.stream_id: i.durable for i in world.engine.ingest.streams(world.engine.image(NAME))
+        }
+        assert known == {"left": 1, "right": 1}
+
     def test_a_logged_skip_makes_no_unlogged_write_before_it_durable(self, live):
         world = live()
         world.create()
