@@ -665,6 +665,43 @@ class TestSettling:
         world.engine.ingest.finish(stream)
         check_levels(world, painted(Write("left", 5, region, 5)))
 
+    @pytest.mark.parametrize("commit", [True, False])
+    def test_chunks_beside_one_that_fails_behind_its_rename_stay_noted(
+        self, live, monkeypatch, commit
+    ):
+        world = live(World(downsampling="gaussian"))
+        world.create()
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        writes = (
+            Write("left", 1, Region.whole(SHAPE), 1),
+            Write("left", 2, Region((0, 1, 15), (1, 3, 1)), 9),
+        )
+        world.write(stream, writes[0])
+        world.engine.ingest.finish(stream)
+        world.write(stream, writes[1])
+        storing, state = world.engine._storing, world.engine._state
+        store, beside, notes = storing._store, (0, 0, 2), []
+
+        def fail(taken):
+            store(taken)
+            # The shard beside it is stored meanwhile, and has seen the old pixels.
+            notes.append(state.mark_stale(image.image.uid, image.noted(0), (0, 0, 1), [beside]))
+            if not commit:
+                world.database.fail_next()
+            raise OSError(errno.EIO, "behind the rename")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storing, "_store", fail)
+            with pytest.raises((Unavailable, OSError)):
+                for _ in world.engine._settler.drain(image, 0):
+                    pass
+        storing.clear(notes)
+        assert any(beside in note.chunks for note in state.stale())
+        world.engine.ingest.finish(stream)
+        check_levels(world, painted(*writes))
+        assert not storing._beside
+        assert not storing._unnoted
+
     def test_memory_is_counted_right_when_a_write_can_not_be_made(self, live, monkeypatch):
         world = live()
         world.create()
