@@ -163,6 +163,9 @@ class Remaker:
         for change in self._state.changes():
             image = by_uid.get(change.image)
             if image is None:
+                if not self._images.refused():
+                    # Else it may be one of those that can't be used now.
+                    self._state.end_change(change.image, range(0))
                 continue
             published = image.image.first_array == change.first
             if change.ready and not published and image.image.first_array == change.previous:
@@ -178,19 +181,24 @@ class Remaker:
         """New levels, of which nothing is made yet."""
         first = self._catalog.free_array(image.stored)
         change = Change(image.image.uid, method, first, image.image.first_array, ready=False)
-        self._state.save_change(change)
+        self._save(image, change)
         try:
             other = self._other(image.stored, method, first)
             found = self._images.add_next(
                 image, self._catalog.add_levels(image.stored, other.image)
             )
             self._defer(found, Region.whole(image.shape()))
-            self._state.save_change(replace(change, ready=True))
+            self._save(image, replace(change, ready=True))
         except BaseException:
             # Not to be gone on with: some of it may not be noted.
             self._forget(image.base.next)
             raise
         return found
+
+    def _save(self, image: OpenImage, change: Change) -> None:
+        # A deletion waits for what is inside, and then forgets it.
+        with image.stored.gate.inside():
+            self._state.save_change(change)
 
     def _forget(self, waiting: OpenImage | None) -> None:
         if waiting is not None:

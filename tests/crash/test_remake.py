@@ -348,6 +348,51 @@ def test_a_deletion_that_fails_amid_the_change_leaves_the_new_levels(life, monke
     lived.check("max")
 
 
+def test_a_deletion_amid_the_note_of_a_change_leaves_no_note(life, monkeypatch):
+    lived = life()
+    engine, image = lived.world.engine, lived.image
+    for stream in lived.world.held:
+        engine.ingest.release(stream)
+    deleting = threading.Thread(target=engine.delete, args=(image,))
+    save = engine._state.save_change
+
+    def saved(change):
+        if change.ready:
+            deleting.start()
+            waited(lambda: not image.stored.gate.is_open, "the deletion to begin", SECONDS)
+            # Were it not waited for, it would be over now.
+            deleting.join(0.2)
+        save(change)
+
+    monkeypatch.setattr(engine._state, "save_change", saved)
+    with pytest.raises(NotFound):
+        each(lived.build("max"))
+    deleting.join(SECONDS)
+    assert lived.world.engine.names() == []
+    assert not engine._state.changes()
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_start_forgets_changes_of_images_that_are_not_there(life, refused):
+    lived = life()
+    each(lived.world.engine.builder.build(lived.image))
+    lived.begun("max")
+    for stream in lived.world.held:
+        lived.world.engine.ingest.release(stream)
+    lived.world.engine.close()
+    lived.world.abandoned = True
+    fs = lived.world.fs
+    if refused:
+        fs.remove(ROOT / "zarr.json")
+    else:
+        fs.remove_tree(ROOT)
+    world = World(fs, lived.world.database.content)
+    world.open()
+    assert bool(world.engine._state.changes()) == refused
+    world.fs.cut()
+    world.abandon()
+
+
 def test_a_document_that_can_not_be_made_durable(life, monkeypatch):
     """Perhaps it names the new levels already: nothing is removed before that is known."""
     lived = life()
