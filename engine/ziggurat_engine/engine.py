@@ -165,7 +165,7 @@ class Engine:
             ahead_bytes=settings.read_ahead_bytes,
             max_batch_boxes=settings.max_batch_boxes,
         )
-        remaker = Remaker(self._catalog, self._images, self._settler, self._state)
+        self._remaker = remaker = Remaker(self._catalog, self._images, self._settler, self._state)
         self.builder = Builder(self._settler, remaker)
         self._recovery = Recovery(
             self._log,
@@ -270,21 +270,48 @@ class Engine:
         FailedPrecondition while a stream writes to it, or while it has labels.
         Gone durably when it returns; what is still read or built ends with NotFound.
         An adopted one is forgotten: all that was written to it is stored before, and its
-        files stay. Raises Unavailable where it can't be stored.
+        files stay. Raises Unavailable where it can't be stored. Whatever is raised, the image is
+        there as it was, with its streams, or gone.
         """
         self._catalog.check_no_labels(image.image.name)
-        if image.image.adopted is not None:
-            self._leave(image)
-        else:
-            self.ingest.forget(image)
-        # First: the log may still hold frames of an image that is not there any more.
-        self._state.save_deleted(image.image.uid)
-        self._images.delete(image)
+        with image.base.deleting:
+            self.ingest.refuse(image)
+            if image.image.adopted is not None:
+                self._leave(image)
+            try:
+                # First: the log may still hold frames of an image that is not there any more.
+                self._state.save_deleted(image.image.uid)
+                self._images.delete(image)
+            finally:
+                if image.base.gone:
+                    self._forget(image)
+                else:
+                    self._keep(image)
+        # Only now: after an error the disk may yet bring the image back.
+        self._state.forget(image.image.uid)
+
+    def _forget(self, image: OpenImage) -> None:
+        """Nothing is kept in memory of an image that is gone."""
+        self.ingest.forget(image)
         for number in image.base.numbers:
             self._settler.discard(image, number)
         self._journal.forget(image.image.uid)
-        self._state.forget(image.image.uid)
         self._frames.forget(image.image.uid)
+
+    def _keep(self, image: OpenImage) -> None:
+        """It could not be deleted: it takes writes again."""
+        try:
+            # Before: a start that can't open the image would skip what the log has of it.
+            self._state.not_deleted([image.image.uid])
+        except OSError as error:
+            log.error(
+                "%s takes no writes until the next start, or until it is deleted: that it is"
+                " still there can't be noted: %s",
+                image.image.name,
+                error,
+            )
+        else:
+            image.base.deleted = False
 
     def _leave(self, image: OpenImage) -> None:
         """Stores all that was written to an adopted image, and takes no more."""
@@ -327,6 +354,7 @@ class Engine:
             ends.callback(self._kernels.close)
             ends.callback(self.query.close)
             ends.callback(self._settler.close)
+            ends.callback(self._remaker.close)
             stored = False
             for image in self._images.opened():
                 try:
@@ -335,11 +363,13 @@ class Engine:
                 except ZigguratError as error:
                     log.error("%s is not stored wholly: %s", image.image.name, error)
                     failed = failed or error
+            remembered = False
             try:
                 self.ingest.remember_all()
-            except OSError as error:
+                remembered = True
+            except (OSError, ZigguratError) as error:
                 log.error("how far streams are can't be remembered: %s", error)
-            stored = failed is None and self._ready
+            stored = failed is None and remembered and self._ready
         if failed is not None:
             raise failed
 

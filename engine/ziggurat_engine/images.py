@@ -53,10 +53,14 @@ class Base:
     block. write_order: held while a write is logged and merged, so that both happen in the
     same order.
 
+    deleted: it takes no more writes, since it is being deleted or is. gone: it is. deleting:
+    held by whoever deletes it.
+
     now: with the levels that readers see. next: with those that another method is making
     (remake.py), None where none is. storing: shared while a shard of level 0 is stored and
     its blocks are merged; whoever is alone may change `now` and `next`. changing: held by
-    whoever changes the method, to `method`.
+    whoever changes the method, to `method`. removing: removes levels that were replaced, once
+    nobody reads them; no other change begins before.
     """
 
     number: int
@@ -65,12 +69,21 @@ class Base:
     foreign: ForeignLevels | None = None
     write_order: threading.Lock = field(default_factory=threading.Lock)
     deleted: bool = False
+    gone: bool = False
+    deleting: threading.Lock = field(default_factory=threading.Lock)
     observers: set[Callable[[], None]] = field(default_factory=set)
     storing: SharedLock = field(default_factory=SharedLock)
     changing: threading.Lock = field(default_factory=threading.Lock)
     method: str | None = None
+    removing: threading.Thread | None = None
     now: OpenImage = field(init=False)
     next: OpenImage | None = None
+    _renewing: threading.Lock = field(default_factory=threading.Lock)
+
+    def renew(self, tick: int) -> None:
+        """The revision is at least `tick`; it never falls."""
+        with self._renewing:
+            self.revision = max(self.revision, tick)
 
     @property
     def numbers(self) -> set[int]:
@@ -290,16 +303,17 @@ class Images:
         waiting = image.base.next
         assert waiting is not None
         with self._lock:
-            image.base.next = None
             found = replace(waiting, lower=image.number)
-            if not image.base.deleted:
+            # Also where it is being deleted: that may fail, and the document names them.
+            if not image.base.gone:
+                image.base.next = None
                 self._publish(found)
             return found
 
     def renew(self, image: OpenImage) -> None:
         """Pixels of `image` changed, or are to, though nobody wrote: it has a new revision."""
         # Beside a write one of the two numbers may win: both are above all that were told.
-        image.base.revision = max(image.base.revision, self._next_tick())
+        image.base.renew(self._next_tick())
 
     def drop_levels(self, image: OpenImage) -> None:
         """The levels above level 0 of `image`, which nobody looks for any more, are forgotten."""
@@ -332,15 +346,17 @@ class Images:
         return self._catalog.refused()
 
     def delete(self, image: OpenImage) -> None:
-        """Deletes the image; durable when it returns."""
-        base = image.base
-        base.deleted = True
+        """Deletes the image; durable when it returns. After an error it is `gone` or whole."""
         try:
             self._catalog.delete(image.image.name)
-        except BaseException:
-            base.deleted = False
-            raise
+        finally:
+            if not image.stored.gate.is_open:
+                self._drop(image)
+
+    def _drop(self, image: OpenImage) -> None:
+        base = image.base
         with self._lock:
+            base.gone = True
             for number in [n for n, found in self._by_number.items() if found.base is base]:
                 del self._by_number[number]
             if self._open.get(image.image.name) is base.now:

@@ -27,6 +27,7 @@ from ziggurat_engine.errors import (
     NotFound,
     StreamHeld,
     Unavailable,
+    ZigguratError,
 )
 from ziggurat_engine.frames import Frames, check_metadata, pack, row_of
 from ziggurat_engine.images import OpenImage
@@ -116,8 +117,8 @@ class Ingest:
         they are when they are stored. expected_frames: what the client means to send;
         durable when it returns, None leaves it as it was.
 
-        Raises FailedPrecondition where the image is adopted read-only, StreamHeld while
-        another caller writes to the stream, InvalidArgument for a bad id,
+        Raises FailedPrecondition where the image is adopted read-only, NotFound where it is
+        deleted, StreamHeld while another caller writes to the stream, InvalidArgument for a bad id,
         LimitExceeded above max_streams, Unavailable once the engine is stopping, OSError
         where what it expects can't be recorded.
         """
@@ -132,6 +133,8 @@ class Ingest:
         with self._lock:
             if self.draining:
                 raise Unavailable("the server is stopping")
+            # With the lock, as `refuse`: an image is never deleted while a stream is held.
+            self._check_taken(image)
             if sum(stream.held for stream in self._streams.values()) >= self._max_streams:
                 raise LimitExceeded(
                     f"max_streams = {self._max_streams} are open",
@@ -182,8 +185,9 @@ class Ingest:
                 if not stream.held and stream.info(self._lease_seconds).outcome is not Outcome.OPEN
             ]
         for key, stream in over:
-            # What the disk refuses now is asked for again.
-            with contextlib.suppress(OSError):
+            # What the disk refuses now, or a broken table, is asked for again: it is no affair
+            # of the stream that is being opened.
+            with contextlib.suppress(OSError, ZigguratError):
                 self.refresh(stream, stirred=True)
             with self._lock:
                 if self._streams.get(key) is stream and not (stream.held or stream.pending):
@@ -192,13 +196,24 @@ class Ingest:
                     if stream.expected_frames is not None:
                         self._expected[stream.key] = stream.expected_frames
 
+    def refuse(self, image: OpenImage) -> None:
+        """From now on no stream of the image is opened.
+
+        Raises as `check_free` does, NotFound where the image is deleted.
+        """
+        with self._lock:
+            if image.base.gone:
+                raise NotFound(f"there is no image {image.image.name!r}", field="name")
+            self._free_streams(image)
+            image.base.deleted = True
+
     def check_free(self, image: OpenImage) -> None:
         """Raises FailedPrecondition while a stream of the image is held."""
         with self._lock:
             self._free_streams(image)
 
     def forget(self, image: OpenImage) -> None:
-        """Forgets the streams of an image that is being deleted; raises as `check_free` does."""
+        """Forgets the streams of an image that is deleted; raises as `check_free` does."""
         with self._lock:
             for key in self._free_streams(image):
                 del self._streams[key]
@@ -251,8 +266,7 @@ class Ingest:
         then be written, and the same number is wanted again.
         """
         image = stream.image
-        if image.base.deleted:
-            raise NotFound(f"image {image.image.name!r} was deleted", field="open.image")
+        self._check_taken(image)
         pixels = pixels_of(image, region, payload)
         check_metadata(metadata, self._max_metadata_bytes)
         if not self._wanted(stream, sequence, "region.sequence"):
@@ -274,10 +288,10 @@ class Ingest:
                 if appended is not None:
                     self._journal.abandoned(appended)
                 # Some of it may be there.
-                image.base.revision = max(image.base.revision, self._dirty.next_tick())
+                image.base.renew(self._dirty.next_tick())
                 raise
             order = self._journal.position
-            image.base.revision = max(image.base.revision, tick)
+            image.base.renew(tick)
         stream.counters.regions += 1
         stream.counters.bytes += pixels.nbytes
         self._received(stream, record, tick, order, appended)
@@ -286,7 +300,7 @@ class Ingest:
         """Merges a region of level 0 that the log holds already; returns its tick."""
         image.grow(region)
         tick = self._merge(image, region, pixels_of(image, region, payload))
-        image.base.revision = max(image.base.revision, tick)
+        image.base.renew(tick)
         return tick
 
     def skip(self, stream: Stream, sequence: int, frames: int) -> None:
@@ -306,11 +320,20 @@ class Ingest:
         self._received(stream, record, tick, order, appended)
 
     def remember_all(self) -> None:
-        """Remembers how far every stream is, all being stored; OSError where it can't be."""
+        """Remembers how far every stream is, all being stored.
+
+        Where one can't be (OSError, ZigguratError), that is raised behind all others.
+        """
         with self._lock:
             streams = list(self._streams.values())
+        failed: OSError | ZigguratError | None = None
         for stream in streams:
-            self.refresh(stream, stirred=True)
+            try:
+                self.refresh(stream, stirred=True)
+            except (OSError, ZigguratError) as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def flush(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all that was received is durable.
@@ -418,6 +441,10 @@ class Ingest:
                     return count, applied
                 applied = entry.order
         return len(stream.pending), applied
+
+    def _check_taken(self, image: OpenImage) -> None:
+        if image.base.deleted:
+            raise NotFound(f"image {image.image.name!r} was deleted", field="open.image")
 
     def _wanted(self, stream: Stream, sequence: int, field: str) -> bool:
         wanted = stream.received + 1

@@ -20,22 +20,22 @@ class SharedLock:
         self._alone = False
 
     @contextmanager
-    def shared(self, *, wait: bool = True) -> Iterator[bool]:
-        """Waits while one is alone, or about to be; then the block runs beside others.
-
-        wait: False: gives False at once instead of waiting, and the block holds nothing.
-        """
+    def shared(self) -> Iterator[None]:
+        """Waits while one is alone, or about to be; then the block runs beside others."""
         with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: not self._alone)
-            held = not self._alone
-            self._sharers += held
+            self._changed.wait_for(lambda: not self._alone)
+            self._sharers += 1
         try:
-            yield held
+            yield
         finally:
             with self._changed:
-                self._sharers -= held
+                self._sharers -= 1
                 self._changed.notify_all()
+
+    def wait_unshared(self, timeout_seconds: float) -> bool:
+        """Returns once nobody shares it, keeping nobody out; False after the time-out."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._sharers, timeout_seconds)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

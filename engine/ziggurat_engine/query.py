@@ -174,12 +174,10 @@ class Reading:
         """What `make` gives for the levels that `image` has now."""
         while True:
             image = image.now
+            image.stored.gate.check()
             with ExitStack() as held:
-                known = image in self._images
-                if not known and not held.enter_context(image.reading.shared(wait=False)):
-                    # Whoever is alone has replaced these levels, and may wait for a client that
-                    # takes its time.
-                    continue
+                if image not in self._images:
+                    held.enter_context(image.reading.shared())
                 answer = make(image)
                 # Else they were replaced before: perhaps they are being removed, and
                 # what was found of stale is that of others.

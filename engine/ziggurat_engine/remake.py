@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # Shards noted in one transaction.
 BATCH_SHARDS = 256
+# How soon who waits for readers sees that the engine is being closed.
+STOP_SECONDS = 0.2
 
 
 class Remaker:
@@ -47,6 +50,14 @@ class Remaker:
         self._images = images
         self._settler = settler
         self._state = state
+        self._stopping = threading.Event()
+        self._threads: set[threading.Thread] = set()
+
+    def close(self) -> None:
+        """Waits for nobody who still reads replaced levels: the next start removes them."""
+        self._stopping.set()
+        for thread in tuple(self._threads):
+            thread.join()
 
     @contextmanager
     def alone(
@@ -54,7 +65,8 @@ class Remaker:
     ) -> Iterator[None]:
         """While the block runs nobody else changes the image's method.
 
-        A call for the same method is waited for. FailedPrecondition while there is one for
+        A call for the same method is waited for, and who still reads levels that an earlier
+        one replaced. FailedPrecondition while there is one for
         another, Cancelled where told to.
         """
         base = image.base
@@ -69,6 +81,10 @@ class Remaker:
                 )
         base.method = method
         try:
+            while base.removing is not None and base.removing.is_alive():
+                if cancelled():
+                    raise Cancelled("the caller gave up")
+                base.removing.join(0.1)
             yield
         finally:
             base.method = None
@@ -110,26 +126,28 @@ class Remaker:
         """Makes the levels that `begin` gave those of the image; durable when it returns.
 
         What is not made of them yet is stale for whoever reads them, and is made like
-        anything else. Then the old ones are removed, once nobody reads them any more; what
-        keeps them from being removed is logged, and the next start does it.
+        anything else. The old ones are removed once nobody reads them any more, which is not
+        waited for; what keeps them from being removed is logged, and the next start does it.
         """
         old = new.now
         with new.base.storing.alone():
             self._catalog.publish(new.stored)
+            # Before: who reads is told of all that is to be made, of the old levels or the new.
+            self._settler.share(new, old)
             found = self._images.publish_next(old)
             # Behind it: who finds less stale than the old levels are finds them replaced, too.
             self._settler.adopt(new, found)
         # Not before: who got the old levels is not to have this number.
         self._images.renew(found)
-        with old.reading.alone():
-            # Who reads from now on sees that they were replaced.
-            self._images.drop_levels(old)
-        try:
+        # Who reads from now on sees that they were replaced.
+        if old.reading.wait_unshared(0):
             self._remove(old)
-        except (OSError, ZigguratError) as error:
-            log.warning(
-                "%s: the old levels are left until the next start: %s", old.image.name, error
-            )
+        else:
+            thread = threading.Thread(target=self._remove_later, args=(old,), name="remake")
+            thread.daemon = True
+            self._threads.add(thread)
+            old.base.removing = thread
+            thread.start()
 
     def anew(self, image: OpenImage, region: Region) -> None:
         """Has all levels above a box of level 0 made anew, by the method that there is."""
@@ -145,6 +163,9 @@ class Remaker:
         for change in self._state.changes():
             image = by_uid.get(change.image)
             if image is None:
+                if not self._images.refused():
+                    # Else it may be one of those that can't be used now.
+                    self._state.end_change(change.image, range(0))
                 continue
             published = image.image.first_array == change.first
             if change.ready and not published and image.image.first_array == change.previous:
@@ -160,19 +181,24 @@ class Remaker:
         """New levels, of which nothing is made yet."""
         first = self._catalog.free_array(image.stored)
         change = Change(image.image.uid, method, first, image.image.first_array, ready=False)
-        self._state.save_change(change)
+        self._save(image, change)
         try:
             other = self._other(image.stored, method, first)
             found = self._images.add_next(
                 image, self._catalog.add_levels(image.stored, other.image)
             )
             self._defer(found, Region.whole(image.shape()))
-            self._state.save_change(replace(change, ready=True))
+            self._save(image, replace(change, ready=True))
         except BaseException:
             # Not to be gone on with: some of it may not be noted.
             self._forget(image.base.next)
             raise
         return found
+
+    def _save(self, image: OpenImage, change: Change) -> None:
+        # A deletion waits for what is inside, and then forgets it.
+        with image.stored.gate.inside():
+            self._state.save_change(change)
 
     def _forget(self, waiting: OpenImage | None) -> None:
         if waiting is not None:
@@ -182,12 +208,27 @@ class Remaker:
             self._settler.discard(waiting, waiting.upper)
 
     def _remove(self, old: OpenImage) -> None:
-        """Removes levels that were the image's."""
+        """Removes levels that were the image's, and that nobody reads."""
+        self._images.drop_levels(old)
         # What is under way of them ends; nothing new begins, since they have no number.
         old.stored.upper.close()
         self._settler.discard(old, old.upper)
-        self._catalog.remove_levels(old.stored)
-        self._state.end_change(old.image.uid, old.noted_levels)
+        try:
+            self._catalog.remove_levels(old.stored)
+            self._state.end_change(old.image.uid, old.noted_levels)
+        except (OSError, ZigguratError) as error:
+            log.warning(
+                "%s: the old levels are left until the next start: %s", old.image.name, error
+            )
+
+    def _remove_later(self, old: OpenImage) -> None:
+        try:
+            while not self._stopping.is_set():
+                if old.reading.wait_unshared(STOP_SECONDS):
+                    self._remove(old)
+                    return
+        finally:
+            self._threads.discard(threading.current_thread())
 
     def _end(self, image: OpenImage, change: Change) -> None:
         """Removes what a change left that the image's document does not name."""

@@ -194,10 +194,17 @@ class Settler:
         if not lazy:
             self._rouse()
 
+    def share(self, source: OpenImage, target: OpenImage) -> None:
+        """What is deferred of level 0 in `source` is so in `target` as well."""
+        self._deferred.share(source.lower, target.lower, 0)
+
     def adopt(self, source: OpenImage, target: OpenImage) -> None:
         """What is deferred of level 0 in `source` is so in `target`, and nothing else is."""
         lazy = target.lazy(0)
         self._deferred.move(source.lower, target.lower, 0, lazy=lazy)
+        if self._images.numbered(target.lower) is None:
+            # Deleted meanwhile: nobody will look for it.
+            self._deferred.drop_image(target.lower)
         if not lazy:
             self._rouse()
 

@@ -117,6 +117,9 @@ class Storing:
         self._counting = threading.Lock()
         # Chunks beside shards that are being stored: how often. Their notes stay meanwhile.
         self._beside: Counter[tuple[str, int, Shape]] = Counter()
+        # Those of them beside a shard that could not be stored, or not noted behind it: they
+        # stay in `_beside` until it is tried again.
+        self._unnoted: dict[ShardKey, set[tuple[str, int, Shape]]] = {}
         self.counters = SettleCounters()
 
     def take(self, image: OpenImage, shard: DirtyShard) -> Taken:
@@ -206,20 +209,23 @@ class Storing:
         """While the block stores the chunks: the blocks of those beside are stale, noted so.
 
         Before, for a crash; and again behind it, since what was made of them meanwhile may
-        be made of the old pixels.
+        be made of the old pixels. Also where storing fails: the shard may be replaced.
         """
-        if not taken.beside:
+        if not taken.beside and taken.shard.key not in self._unnoted:
             yield
             return
         level = taken.shard.key.level
-        chunks = [
+        chunks = {
             (image.image.uid, image.noted(level), index)
             for image, beside in taken.beside
             for some in beside.values()
             for index in some
-        ]
+        }
         with self._counting:
-            self._beside.update(chunks)
+            before = self._unnoted.pop(taken.shard.key, set())
+            self._beside.update(chunks - before)
+            chunks |= before
+        noted = False
         try:
             self._note_beside(taken)
             try:
@@ -229,11 +235,15 @@ class Storing:
                     for shard, some in beside.items():
                         key = ShardKey(image.number_of(level), level, shard)
                         self._deferred.add(key, some, lazy=image.lazy(level))
-            self._note_beside(taken)
+                self._note_beside(taken)
+            noted = True
         finally:
             with self._counting:
-                self._beside.subtract(chunks)
-                self._beside = +self._beside
+                if noted:
+                    self._beside.subtract(chunks)
+                    self._beside = +self._beside
+                else:
+                    self._unnoted[taken.shard.key] = chunks
 
     def _note_beside(self, taken: Taken) -> None:
         for image, beside in taken.beside:

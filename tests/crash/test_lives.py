@@ -327,6 +327,134 @@ class TestImage:
         assert world.engine._state.deleted() == set()
 
 
+class TestDeletionThatFails:
+    WRITES = tuple(Write("left", n, PART, n, said=f'{{"n": {n}}}') for n in range(1, 4))
+
+    def begun(self, world: World):
+        world.create()
+        stream = world.streams()["left"]
+        for write in self.WRITES:
+            world.write(stream, write)
+        world.engine.ingest.flush(stream)
+        release(world)
+        return world.engine.image(NAME)
+
+    @pytest.mark.parametrize("what", ["rename", "commit"])
+    def test_leaves_all_as_it_was(self, live, what):
+        world = live()
+        image = self.begun(world)
+        if what == "rename":
+            world.fs.fail_next("rename", path=str(shard_0()))
+        else:
+            world.database.fail_next()
+        with pytest.raises(OSError, match="error"):
+            world.engine.delete(image)
+        assert world.engine._state.deleted() == set()
+        stream = world.streams()["left"]
+        assert stream.received == 3
+        write = Write("left", 4, OTHER, 9, said='{"n": 4}')
+        world.write(stream, write)
+        world.engine.ingest.flush(stream)
+        rows = [row.metadata for row in world.engine.frames(image)]
+        assert rows == [write.said for write in (*self.WRITES, write)]
+        after = cut(world)
+        # Once more, where the image can't be opened: what the log has of it is no image's that
+        # was deleted.
+        document, hidden = shard_0() / "zarr.json", DATA / "elsewhere.json"
+        after.fs.rename(document, hidden)
+        after.fs.sync_dir(document.parent)
+        after.fs.sync_dir(DATA)
+        with pytest.raises(DataLoss, match=NAME):
+            live(after)
+        again = cut(after)
+        again.fs.rename(hidden, document)
+        world = live(again)
+        assert np.array_equal(world.pixels(), painted(self.WRITES[-1], write))
+        assert world.streams()["left"].received == 4
+
+    def test_takes_no_writes_while_it_is_noted_as_deleted(self, live):
+        world = live()
+        image = self.begun(world)
+        world.fs.fail_next("rename", path=str(shard_0()))
+        not_deleted = world.engine._state.not_deleted
+
+        def fail(images):
+            world.database.fail_next()
+            not_deleted(images)
+
+        world.engine._state.not_deleted = fail
+        with pytest.raises(OSError, match="error"):
+            world.engine.delete(image)
+        with pytest.raises(NotFound):
+            world.streams()
+        assert np.array_equal(world.pixels(), painted(self.WRITES[-1]))
+        world.engine._state.not_deleted = not_deleted
+        world.engine.delete(image)
+        assert world.engine.names() == []
+
+    def test_no_stream_is_opened_meanwhile(self, live):
+        world = live()
+        image = self.begun(world)
+        delete = world.engine._catalog.delete
+        refused: list[NotFound] = []
+
+        def open_before(name):
+            with pytest.raises(NotFound) as raised:
+                world.engine.ingest.open(image, "left")
+            refused.append(raised.value)
+            delete(name)
+
+        world.engine._catalog.delete = open_before
+        world.engine.delete(image)
+        with pytest.raises(NotFound):
+            world.engine.ingest.open(image, "left", expected_frames=3)
+        assert refused
+        assert not world.engine._state.expected()
+
+    def test_a_second_call_waits_for_the_first(self, live):
+        world = live()
+        image = self.begun(world)
+        delete = world.engine._catalog.delete
+        inside, go, found = threading.Event(), threading.Event(), []
+
+        def fail(_name):
+            inside.set()
+            go.wait(SECONDS)
+            raise OSError(errno.EIO, "first")
+
+        def call() -> None:
+            try:
+                world.engine.delete(image)
+            except (OSError, NotFound) as error:
+                found.append(error)
+
+        world.engine._catalog.delete = fail
+        first = threading.Thread(target=call)
+        first.start()
+        assert inside.wait(SECONDS)
+        world.engine._catalog.delete = delete
+        others = [threading.Thread(target=call) for _ in range(2)]
+        for thread in others:
+            thread.start()
+        go.set()
+        for thread in (first, *others):
+            thread.join(SECONDS)
+        assert sorted(type(error).__name__ for error in found) == ["NotFound", "OSError"]
+        assert world.engine.names() == []
+
+    def test_one_that_is_gone_makes_room_for_another_of_its_name(self, live):
+        world = live()
+        image = self.begun(world)
+        world.fs.fail_next("sync_dir", path=str(shard_0().parent))
+        with pytest.raises(OSError, match="error"):
+            world.engine.delete(image)
+        assert world.engine.names() == []
+        world.create()
+        assert world.engine.image(NAME) is not image
+        assert world.streams()["left"].received == 0
+        assert not world.pixels().any()
+
+
 class TestStreams:
     def test_a_skip_that_the_log_does_not_hold_hides_no_older_write(self, live):
         world = live()
@@ -341,6 +469,30 @@ class TestStreams:
         world.engine.ingest.refresh(bare, stirred=True)
         world = live(cut(world))
         assert np.array_equal(world.pixels(), painted(Write("left", 1, PART, 7)))
+
+    def test_a_broken_table_of_frames_is_no_affair_of_other_streams(self, live):
+        world = live(stream_lease_seconds=0.01)
+        world.create()
+        image, ingest = world.engine.image(NAME), world.engine.ingest
+        streams = {name: ingest.open(image, name, logged=False) for name in ("left", "right")}
+        left, right = streams.values()
+        world.put(left, Write("left", 1, PART, 7, said='{"n": 1}'))
+        ingest.finish(left)
+        world.put(left, Write("left", 2, PART, 8, said='{"n": 2}'))
+        world.put(right, Write("right", 1, OTHER, 9))
+        for stream in (left, right):
+            ingest.release(stream)
+        for _ in world.engine._settler.drain(image, 0):
+            pass
+        world.fs.remove(shard_0() / "frames" / "sequence" / "c" / "0")
+        until(lambda: left.info(0.01).outcome is Outcome.ABANDONED, "the lease", SECONDS)
+        ingest.release(ingest.open(image, "last"))
+        assert {key[1] for key in ingest._streams} == {"left", "last"}
+        world = live(stop(world))
+        known = {
+            i.stream_id: i.durable for i in world.engine.ingest.streams(world.engine.image(NAME))
+        }
+        assert known == {"left": 1, "right": 1}
 
     def test_a_logged_skip_makes_no_unlogged_write_before_it_durable(self, live):
         world = live()
@@ -513,6 +665,43 @@ class TestSettling:
         world.engine.ingest.finish(stream)
         check_levels(world, painted(Write("left", 5, region, 5)))
 
+    @pytest.mark.parametrize("commit", [True, False])
+    def test_chunks_beside_one_that_fails_behind_its_rename_stay_noted(
+        self, live, monkeypatch, commit
+    ):
+        world = live(World(downsampling="gaussian"))
+        world.create()
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        writes = (
+            Write("left", 1, Region.whole(SHAPE), 1),
+            Write("left", 2, Region((0, 1, 15), (1, 3, 1)), 9),
+        )
+        world.write(stream, writes[0])
+        world.engine.ingest.finish(stream)
+        world.write(stream, writes[1])
+        storing, state = world.engine._storing, world.engine._state
+        store, beside, notes = storing._store, (0, 0, 2), []
+
+        def fail(taken):
+            store(taken)
+            # The shard beside it is stored meanwhile, and has seen the old pixels.
+            notes.append(state.mark_stale(image.image.uid, image.noted(0), (0, 0, 1), [beside]))
+            if not commit:
+                world.database.fail_next()
+            raise OSError(errno.EIO, "behind the rename")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storing, "_store", fail)
+            with pytest.raises((Unavailable, OSError)):
+                for _ in world.engine._settler.drain(image, 0):
+                    pass
+        storing.clear(notes)
+        assert any(beside in note.chunks for note in state.stale())
+        world.engine.ingest.finish(stream)
+        check_levels(world, painted(*writes))
+        assert not storing._beside
+        assert not storing._unnoted
+
     def test_memory_is_counted_right_when_a_write_can_not_be_made(self, live, monkeypatch):
         world = live()
         world.create()
@@ -531,6 +720,25 @@ class TestSettling:
         world.put(stream, Write("left", 2, OTHER, 2))
         world.engine.ingest.finish(stream)
         assert world.engine.status().dirty_bytes == 0
+
+
+class TestRevision:
+    def test_it_never_falls(self, live, monkeypatch):
+        world = live()
+        world.create()
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        next_tick = world.engine._images._next_tick
+
+        def beside() -> int:
+            tick = next_tick()
+            world.write(stream, Write("left", 1, PART, 7))
+            told.append(image.base.revision)
+            return tick
+
+        told: list[int] = []
+        monkeypatch.setattr(world.engine._images, "_next_tick", beside)
+        world.engine._images.renew(image)
+        assert image.base.revision >= told[0]
 
 
 class TestDeferred:
@@ -649,6 +857,37 @@ class TestDeferred:
                 thread.join()
         check_levels(world, painted(write))
 
+    def test_what_is_written_while_it_is_touched_stays_deferred(self, live):
+        world = live()
+        world.create(pyramid="deferred")
+        image, stream = world.engine.image(NAME), world.streams()["left"]
+        settler, deferred = world.engine._settler, world.engine._deferred
+
+        def write(number: int) -> None:
+            world.write(stream, Write("left", number, PART, number))
+            for _ in settler.drain(image, 0):
+                pass
+
+        write(1)
+        remove, mine = deferred.remove, threading.get_ident()
+
+        def late(key, taken):
+            if threading.get_ident() == mine and stream.received == 1:
+                (shard,) = world.engine._dirty.shards(image.lower, 0)
+                settler.offer([shard])
+                until(lambda: shard.idle and not shard.owned, "the block to be made", SECONDS)
+                write(2)
+            remove(key, taken)
+
+        deferred.remove = late
+        world.engine.builder.exact(image, 1, Region.whole(image.shape(1)))
+        assert stream.received == 2
+        assert world.engine.query.stale(image, 1)
+        for level in (1, 2):
+            world.engine.builder.exact(image, level, Region.whole(image.shape(level)))
+            assert not world.engine.query.stale(image, level)
+        check_levels(world, painted(Write("left", 2, PART, 2)))
+
     def test_a_build_of_what_is_deleted_ends_with_not_found(self, live):
         world = live()
         world.create(pyramid="deferred")
@@ -680,7 +919,7 @@ class TestDeferred:
         def noted(*shards) -> None:
             if deleting.ident is None:
                 deleting.start()
-                until(lambda: image.base.deleted, "the deletion to begin")
+                until(lambda: not image.stored.gate.is_open, "the deletion to begin")
             else:
                 deleting.join(SECONDS)
             note(*shards)

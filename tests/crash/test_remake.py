@@ -212,9 +212,11 @@ def test_a_read_goes_on_with_the_levels_that_it_began_with(life):
 
     with Reading() as reading:
         answer = reading.plan(old, plan)
-        change = threading.Thread(target=lambda: list(lived.build("max")))
-        change.start()
-        waited(lambda: lived.image is not old, "the change", SECONDS)
+        # Which waits for nobody; but another change does, until it is given up.
+        each(lived.build("max"))
+        assert lived.image is not old
+        with pytest.raises(Cancelled):
+            each(lived.build("min", cancelled=lambda: True))
         # Who comes now with what he found before sees the new levels.
         with Reading() as others:
             assert others.plan(old, plan).image.image.downsampling == "max"
@@ -224,11 +226,48 @@ def test_a_read_goes_on_with_the_levels_that_it_began_with(life):
         for box, part in query.parts(answer):
             found[box.slices()] = part
         assert "1" in arrays(lived.world)
-        assert change.is_alive()
-    change.join(SECONDS)
+        change = threading.Thread(target=lambda: list(lived.build("min")))
+        change.start()
     assert np.array_equal(found, wanted)
-    assert arrays(lived.world) == ["0", "3", "4"]
+    change.join(SECONDS)
+    assert arrays(lived.world) == sorted(document(lived.world)[1])
+    lived.check("min")
+
+
+def test_a_close_waits_for_no_reader_and_the_next_start_removes_old_levels(life):
+    lived = life()
+    each(lived.world.engine.builder.build(lived.image))
+    with Reading() as reading:
+        reading.plan(lived.image, lambda image: image)
+        each(lived.build("max"))
+        for stream in lived.world.held:
+            lived.world.engine.ingest.release(stream)
+        lived.world.engine.close()
+        lived.world.abandoned = True
+        assert arrays(lived.world) == ["0", "1", "2", "3", "4"]
+    world = lived.world = World(lived.world.fs, lived.world.database.content)
+    world.open()
+    assert arrays(world) == ["0", "3", "4"]
+    assert not world.engine._state.changes()
+    lived.stream = world.streams()["left"]
     lived.check("max")
+    world.fs.cut()
+    world.abandon()
+
+
+def test_no_read_of_a_deleted_image_is_planned(life):
+    lived = life()
+    image = lived.image
+    with Reading() as reading:
+        reading.plan(image, lambda found: found)
+        each(lived.build("max"))
+        for stream in lived.world.held:
+            lived.world.engine.ingest.release(stream)
+        lived.world.engine.delete(image)
+        with pytest.raises(NotFound), Reading() as other:
+            other.plan(image, lambda found: found)
+    waited(lambda: not image.base.removing.is_alive(), "old levels to be let go", SECONDS)
+    assert not lived.world.fs.exists(ROOT)
 
 
 def test_deleted_amid_a_change(life):
@@ -247,6 +286,111 @@ def test_deleted_amid_a_change(life):
     lived.source, lived.written = boxes(), []
     lived.write(3)
     lived.check("mean")
+
+
+def test_who_reads_while_levels_are_replaced_is_told_that_they_are_stale(life, monkeypatch):
+    lived = life()
+    each(lived.world.engine.builder.build(lived.image))
+    engine = lived.world.engine
+    publish, stale, told = engine._images.publish_next, engine._settler.stale, []
+
+    def behind(new):
+        # Writers who never rest: what is stored is deferred for the new levels alone.
+        lived.write()
+        engine._settler.drain_all(new.now)
+        return stale(new)
+
+    def published(image):
+        found = publish(image)
+        told.append(engine.query.plan(found, Read(Selection(level=1))).stale)
+        return found
+
+    monkeypatch.setattr(engine._settler, "stale", behind)
+    monkeypatch.setattr(engine._images, "publish_next", published)
+    each(lived.build("max"))
+    assert told == [True]
+    lived.check("max")
+
+
+def test_a_deletion_that_fails_amid_the_change_leaves_the_new_levels(life, monkeypatch):
+    lived = life()
+    each(lived.world.engine.builder.build(lived.image))
+    lived.flush()
+    engine = lived.world.engine
+    for stream in lived.world.held:
+        engine.ingest.release(stream)
+    publish, go, failed = engine._images.publish_next, threading.Event(), []
+
+    def fail(_name):
+        go.wait(SECONDS)
+        raise OSError("no deletion")
+
+    def delete() -> None:
+        try:
+            engine.delete(lived.image)
+        except OSError as error:
+            failed.append(error)
+
+    def published(image):
+        deleting.start()
+        waited(lambda: image.base.deleted, "the deletion to begin", SECONDS)
+        return publish(image)
+
+    deleting = threading.Thread(target=delete)
+    monkeypatch.setattr(engine._catalog, "delete", fail)
+    monkeypatch.setattr(engine._images, "publish_next", published)
+    each(lived.build("max"))
+    go.set()
+    deleting.join(SECONDS)
+    assert failed
+    lived.stream = lived.world.streams()["left"]
+    lived.write(3)
+    lived.check("max")
+
+
+def test_a_deletion_amid_the_note_of_a_change_leaves_no_note(life, monkeypatch):
+    lived = life()
+    engine, image = lived.world.engine, lived.image
+    for stream in lived.world.held:
+        engine.ingest.release(stream)
+    deleting = threading.Thread(target=engine.delete, args=(image,))
+    save = engine._state.save_change
+
+    def saved(change):
+        if change.ready:
+            deleting.start()
+            waited(lambda: not image.stored.gate.is_open, "the deletion to begin", SECONDS)
+            # Were it not waited for, it would be over now.
+            deleting.join(0.2)
+        save(change)
+
+    monkeypatch.setattr(engine._state, "save_change", saved)
+    with pytest.raises(NotFound):
+        each(lived.build("max"))
+    deleting.join(SECONDS)
+    assert lived.world.engine.names() == []
+    assert not engine._state.changes()
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_start_forgets_changes_of_images_that_are_not_there(life, refused):
+    lived = life()
+    each(lived.world.engine.builder.build(lived.image))
+    lived.begun("max")
+    for stream in lived.world.held:
+        lived.world.engine.ingest.release(stream)
+    lived.world.engine.close()
+    lived.world.abandoned = True
+    fs = lived.world.fs
+    if refused:
+        fs.remove(ROOT / "zarr.json")
+    else:
+        fs.remove_tree(ROOT)
+    world = World(fs, lived.world.database.content)
+    world.open()
+    assert bool(world.engine._state.changes()) == refused
+    world.fs.cut()
+    world.abandon()
 
 
 def test_a_document_that_can_not_be_made_durable(life, monkeypatch):

@@ -24,8 +24,10 @@ def test_boxes(seed: int) -> None:
         deferred.add(ShardKey(1, 0, shard_of(chunk)), [chunk], lazy=rng.random() < 0.5)
         held.add(chunk)
     for chunk in [chunk for chunk in sorted(held) if rng.random() < 0.3]:
-        deferred.remove(ShardKey(1, 0, shard_of(chunk)), [chunk])
-        held.discard(chunk)
+        key = ShardKey(1, 0, shard_of(chunk))
+        taken = deferred.get(key)
+        deferred.remove(key, taken)
+        held -= taken
     for _ in range(40):
         offset = (rng.randrange(12), rng.randrange(12))
         box = Region(offset, (rng.randrange(13 - offset[0]), rng.randrange(13 - offset[1])))
@@ -42,8 +44,44 @@ def test_what_is_looked_at_does_not_change() -> None:
     deferred.add(key, [(0, 0), (0, 1)])
     seen, one = deferred.sets(1, 0), deferred.get(key)
     deferred.add(key, [(1, 1)])
-    deferred.remove(key, [(0, 0)])
     assert seen == [one] == [{(0, 0), (0, 1)}]
-    assert deferred.sets(1, 0) == [{(0, 1), (1, 1)}]
-    deferred.remove(key, [(0, 1), (1, 1)])
+    both = deferred.get(key)
+    assert deferred.sets(1, 0) == [both] == [{(0, 0), (0, 1), (1, 1)}]
+    deferred.remove(key, both)
     assert deferred.sets(1, 0) == []
+
+
+def test_what_was_added_again_is_not_removed() -> None:
+    deferred, key = Deferred(), ShardKey(1, 0, (0, 0))
+    deferred.add(key, [(0, 0)])
+    taken = deferred.get(key)
+    deferred.remove(key, taken)
+    deferred.add(key, [(0, 0)])
+    deferred.remove(key, taken)
+    assert deferred.get(key) == {(0, 0)}
+    taken = deferred.get(key)
+    deferred.add(key, [(0, 0)])
+    deferred.remove(key, taken)
+    assert deferred.get(key) == {(0, 0)}
+
+
+def test_what_was_moved_here_is_not_removed() -> None:
+    deferred = Deferred()
+    old, new = ShardKey(1, 0, (0, 0)), ShardKey(2, 0, (0, 0))
+    deferred.add(old, [(0, 0)])
+    deferred.add(new, [(0, 0)])
+    taken = deferred.get(old)
+    deferred.move(2, 1, 0, lazy=True)
+    deferred.remove(old, taken)
+    assert deferred.get(old) == {(0, 0)}
+
+
+def test_shared_it_is_held_under_both_numbers() -> None:
+    deferred = Deferred()
+    old, new, other = ShardKey(1, 0, (0, 0)), ShardKey(2, 0, (0, 0)), ShardKey(2, 0, (0, 1))
+    deferred.add(old, [(0, 0)])
+    deferred.add(new, [(0, 1)])
+    deferred.add(other, [(0, 3)])
+    deferred.share(2, 1, 0)
+    assert deferred.sets(1, 0) == [{(0, 0), (0, 1)}, {(0, 3)}]
+    assert deferred.sets(2, 0) == [{(0, 1)}, {(0, 3)}]

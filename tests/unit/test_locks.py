@@ -11,20 +11,21 @@ from tests.support.waiting import SECONDS, until
 
 def test_many_share() -> None:
     lock = SharedLock()
-    with lock.shared() as first, lock.shared(wait=False) as second:
-        assert first
-        assert second
+    with lock.shared(), lock.shared():
+        assert not lock.wait_unshared(0)
+    assert lock.wait_unshared(0)
 
 
-def test_one_is_alone() -> None:
+def test_who_waits_for_those_who_share_keeps_nobody_out() -> None:
     lock = SharedLock()
-    with lock.alone(), lock.shared(wait=False) as held:
-        assert not held
-    # What held nothing gave nothing back.
-    with lock.alone():
-        pass
-    with lock.shared(wait=False) as held:
-        assert held
+    found: list[bool] = []
+    with lock.shared():
+        waiting = threading.Thread(target=lambda: found.append(lock.wait_unshared(SECONDS)))
+        waiting.start()
+        with lock.shared():
+            assert not found
+    waiting.join(SECONDS)
+    assert found == [True]
 
 
 def test_who_wants_to_be_alone_comes_first() -> None:
@@ -39,14 +40,10 @@ def test_who_wants_to_be_alone_comes_first() -> None:
         with lock.shared():
             order.append("shared")
 
-    def refused() -> bool:
-        with lock.shared(wait=False) as held:
-            return not held
-
     with lock.shared():
         waiting = threading.Thread(target=alone)
         waiting.start()
-        until(refused, "somebody to want to be alone")
+        until(lambda: lock._alone, "somebody to want to be alone")
         after = threading.Thread(target=share)
         after.start()
         assert not order

@@ -54,18 +54,25 @@ class Deferred:
         with self._lock:
             return len(self._chunks.get(key[:2], {}).get(key.shard, ()))
 
-    def remove(self, key: ShardKey, chunks: Collection[Shape]) -> None:
-        """These are touched now."""
+    def remove(self, key: ShardKey, taken: frozenset[Shape]) -> None:
+        """These, which `get` returned, are touched now.
+
+        Where something was added or moved since, all stays: of the same chunks it may tell
+        of newer pixels than those that are being made.
+        """
         with self._lock:
             shards = self._chunks.get(key[:2], {})
-            held = shards.get(key.shard)
-            if held is not None:
-                left = held.difference(chunks)
-                if left:
-                    shards[key.shard] = left
-                else:
-                    del shards[key.shard]
-                    self._eager[key.level].pop(key, None)
+            if shards.get(key.shard) is taken:
+                del shards[key.shard]
+                self._eager[key.level].pop(key, None)
+
+    def share(self, source: int, target: int, level: int) -> None:
+        """What is held of a level under number `source` is so under `target` as well."""
+        with self._lock:
+            self.changes += 1
+            shards = self._chunks[target, level]
+            for shard, held in self._chunks.get((source, level), {}).items():
+                shards[shard] = shards.get(shard, frozenset()) | held
 
     def move(self, source: int, target: int, level: int, *, lazy: bool) -> None:
         """What is held of a level under number `source` takes the place of what `target` has."""

@@ -75,6 +75,11 @@ class Gate:
                     self._inside -= 1
                     self._changed.notify_all()
 
+    @property
+    def is_open(self) -> bool:
+        """False once it is being deleted."""
+        return self._open and (self._outer is None or self._outer.is_open)
+
     def check(self) -> None:
         """Raises NotFound, with the field "name", once it is being deleted."""
         if self._outer is not None:
