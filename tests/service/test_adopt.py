@@ -355,6 +355,12 @@ def floored(path: Path) -> None:
         group.create_array(str(k), shape=shape, chunks=(2, 8, 8), dtype="uint8")
 
 
+def linked(path: Path) -> None:
+    foreign.zarr_python(path)
+    (path / "1").rename(path.with_name("elsewhere"))
+    (path / "1").symlink_to("../elsewhere")
+
+
 GOOD = foreign.zarr_python
 AXES = [{"name": a, "type": "space"} for a in "xyz"]
 NO_SCALE = [{"path": "0"}]
@@ -380,7 +386,10 @@ BAD = {
     "datasets": (edited(datasets={}), {}, InvalidArgument, "metadata"),
     "no-scale": (edited(datasets=NO_SCALE), {}, InvalidArgument, "level 0"),
     "level-gone": (edited(datasets=[{"path": "9"}]), {}, NotFound, "9"),
-    "level-above": (edited(datasets=[{"path": "../b"}]), {}, NotFound, "b"),
+    "level-above": (edited(datasets=[{"path": "../b"}]), {}, InvalidArgument, "'../b'"),
+    "level-absolute": (edited(datasets=[{"path": "/b"}]), {}, InvalidArgument, "'/b'"),
+    "level-itself": (edited(datasets=[{"path": "0/."}]), {}, InvalidArgument, "'0/.'"),
+    "level-linked": (linked, {}, InvalidArgument, "level '1'.*elsewhere"),
     "float16": (
         lambda p: GOOD(p, dtype="float16", level0=np.ones((4, 8, 8), "f4")),
         {},

@@ -368,3 +368,24 @@ def test_a_stop_between_levels_is_finished(tmp_path: Path, monkeypatch) -> None:
     check(path, level0, 4)
     ome = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]
     assert len(ome["multiscales"][0]["datasets"]) == 4
+
+
+@pytest.mark.parametrize("case", ["../victim", "absolute", "0/../../victim", "linked", "above"])
+def test_nothing_outside_the_group_is_replaced(tmp_path: Path, case: str) -> None:
+    path, victim = tmp_path / "a.zarr", tmp_path / "victim"
+    engine(store(path, marked((40, 50), "uint16")))
+    victim.mkdir()
+    (victim / "thesis").write_text("x")
+    wrong = {"absolute": str(victim), "linked": "link", "above": "link/0"}.get(case, case)
+    (path / "link").symlink_to(victim.parent if case == "above" else victim)
+    document = json.loads((path / "zarr.json").read_text())
+    multiscale = document["attributes"]["ome"]["multiscales"][0]
+    multiscale["datasets"][1]["path"] = wrong
+    (path / "zarr.json").write_text(json.dumps(document))
+    before = (path / "zarr.json").read_bytes()
+    for more in ((), ("--force",)):
+        assert repr(wrong) in engine(path, *more, code=1)
+    run("ziggurat-engine", "inspect", path, code=1)
+    assert (victim / "thesis").read_text() == "x"
+    assert not (tmp_path / "0").exists()
+    assert (path / "zarr.json").read_bytes() == before

@@ -167,7 +167,7 @@ def _adopted(found: _Found, *, writable: bool, method: str) -> Adopted:
         method_known=bool(method),
         levels=tuple(
             AdoptedLevel(
-                path=path.strip("/"),
+                path=path,
                 shape=array.shape,
                 chunk_shape=array.chunk,
                 shard_shape=array.cell,
@@ -217,8 +217,6 @@ def _source(path: Path) -> Source:
         raise NotFound(f"path {path}: no image itself{hint}")
     source = open_source(path)
     for level in source.paths:
-        if any(segment in ("", ".", "..") for segment in level.strip("/").split("/")):
-            raise InvalidArgument(f"path {path}: level {level!r} is not below it", field="path")
         if kind_of(path / level) != "array":
             raise NotFound(f"path {path}: level {level!r}, which it names, is not there")
     return source
