@@ -325,6 +325,41 @@ def test_what_was_acknowledged_survives_a_kill_and_a_missing_disk(
     assert not list(path.glob(".*"))
 
 
+@pytest.mark.parametrize(("step", "lefts"), [(2, [750, 375]), (2.0015, [749, 374])])
+def test_boxes_of_level_0_in_levels_of_other_sizes(
+    tmp_path: Path, serve: Callable[..., ServerProcess], step: float, lefts: list[int]
+):
+    """An odd edge left out, as bioformats2raw does; and sizes that no whole factor leads to."""
+    path, data = tmp_path / "a.zarr", tmp_path / "data"
+    data.mkdir()
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    scales = [step**k for k in range(3)]
+    datasets = [
+        {"path": str(k), "coordinateTransformations": [{"type": "scale", "scale": [s, s]}]}
+        for k, s in enumerate(scales)
+    ]
+    group = foreign.write_group(path, 3, {"name": "x", "axes": axes, "datasets": datasets})
+    for k, scale in enumerate(scales):
+        columns = np.arange(int(2047 / scale), dtype=np.uint16)
+        made = group.create_array(str(k), shape=(len(columns),) * 2, chunks=(256, 256), dtype="u2")
+        made[...] = np.broadcast_to((columns * scale).astype(np.uint16), made.shape)
+    adopt(data, str(path), "a")
+    with ziggurat.connect(serve(data).address) as client:
+        image = client.open("a")
+        for level, left in enumerate(lefts, 1):
+            found = image.fetch(offset=(1500, 1500), shape=(100, 100), level=level, level0=True)
+            assert found.offset == (left, left)
+            assert abs(int(found.array.min()) - 1500) <= 2 * scales[level]
+            assert abs(int(found.array.max()) - 1600) <= 2 * scales[level]
+            whole = image.fetch(offset=(0, 0), shape=(2047, 2047), level=level, level0=True)
+            assert whole.shape == image.levels[level].shape
+            last = image.fetch(offset=(2046, 0), shape=(1, 0), level=level, level0=True)
+            assert last.shape == (1, 0)
+            assert last.offset[0] == image.levels[level].shape[0] - 1
+        found = image.fetch(offset=(1500, 1500), shape=(400, 400), max_voxels=50000)
+        assert found.level == 1
+
+
 def edited(**changes: object) -> Callable[[Path], None]:
     """A good image of which the multiscale says something else."""
 

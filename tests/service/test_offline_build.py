@@ -389,3 +389,13 @@ def test_nothing_outside_the_group_is_replaced(tmp_path: Path, case: str) -> Non
     assert (victim / "thesis").read_text() == "x"
     assert not (tmp_path / "0").exists()
     assert (path / "zarr.json").read_bytes() == before
+
+
+def test_levels_that_leave_an_odd_edge_out_are_by_two(tmp_path: Path) -> None:
+    path = store(tmp_path / "a.zarr", marked((45, 45), "uint16"))
+    zarr.open_group(path).create_array("1", shape=(22, 22), chunks=(16, 16), dtype="uint16")
+    engine(path)
+    multiscale = zarr.open_group(path, mode="r").attrs["ome"]["multiscales"][0]
+    steps = [dataset["coordinateTransformations"] for dataset in multiscale["datasets"]]
+    assert [step[0]["scale"] for step in steps] == [[1, 1], [2, 2], [4, 4]]
+    assert [step[1]["translation"] for step in steps] == [[0, 0], [0.5, 0.5], [1.5, 1.5]]

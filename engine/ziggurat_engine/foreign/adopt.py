@@ -37,7 +37,7 @@ from ziggurat_engine.foreign.source import (
 )
 from ziggurat_engine.layout import resolve
 from ziggurat_engine.names import check_name
-from ziggurat_engine.pyramid import found_factor
+from ziggurat_engine.pyramid import fits, found_factor
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import (
     Adopted,
@@ -312,7 +312,7 @@ def _factors(arrays: Sequence[ZarrArray], places: Sequence[Place], level: int) -
     for (n, m), (below, above) in zip(sizes, scales, strict=True):
         ratio = above / below
         f = max(1, round(ratio))
-        agreed = abs(ratio - f) < 1e-6 * f and -(-n // f) == m
+        agreed = abs(ratio - f) < 1e-6 * f and fits(n, m, f)
         # One pixel stays one whatever the factor.
         factors.append(1 if n == 1 else f if agreed else found_factor(n, m))
     return tuple(factors)
