@@ -448,6 +448,24 @@ BAD = {
         InvalidArgument,
         "level 0",
     ),
+    "index-big-endian": (
+        foreign.STORES["v3-index-big-endian"],
+        {"writable": True},
+        InvalidArgument,
+        "level 0.*index",
+    ),
+    "index-first": (
+        foreign.STORES["v3-index-first"],
+        {"writable": True},
+        InvalidArgument,
+        "level 0.*index",
+    ),
+    "shards-of-one-chunk": (
+        lambda p: GOOD(p, shards=(8, 16, 16)),
+        {"writable": True},
+        InvalidArgument,
+        "level 0.*8x16x16, have one chunk each",
+    ),
     "odd-chunks": (lambda p: GOOD(p, chunks=(5, 7, 9)), {"writable": True}, InvalidArgument, "7"),
     "uneven": (foreign.uneven, {"writable": True}, InvalidArgument, "level 1"),
     "fill": (

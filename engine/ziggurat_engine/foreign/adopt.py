@@ -251,9 +251,9 @@ def _check_arrays(path: Path, source: Source, axes: Sequence[str]) -> None:
 def _check_writable(found: _Found, method: str) -> None:
     path, source = found.path, found.source
     for k, array in enumerate(source.levels):
-        wrong = _unlike(array, found.first) or (
-            _unbinned(array.shape, source.levels[k - 1].shape, found.factors[k]) if k else ""
-        )
+        wrong = _foreign(array) or _unlike(array, found.first)
+        if k and not wrong:
+            wrong = _unbinned(array.shape, source.levels[k - 1].shape, found.factors[k])
         if wrong:
             raise InvalidArgument(
                 f"--writable: level {k} ({source.paths[k]}) of {path}: {wrong}", field="writable"
@@ -269,16 +269,24 @@ def _check_writable(found: _Found, method: str) -> None:
         )
 
 
-def _unlike(array: ZarrArray, first: ZarrArray) -> str:
-    """Why the engine can't write to a level, as it does to all levels alike; "" where it can."""
+def _foreign(array: ZarrArray) -> str:
+    """Why the engine can't write to such an array; "" where it can."""
     coding = array.coding
+    if array.sharded and not array.indexed:
+        return "the index of its shards is not little-endian with a CRC-32C at the end"
     if coding.reads is None or coding.big_endian or coding.fortran:
         return (
             "its chunks are coded in a way that is read, not written; Blosc, zstd, gzip or none"
             " are, of little-endian pixels in C order"
         )
-    if array.dtype == np.bool_:
-        return "its pixels are bool"
+    if array.sharded and array.cell == array.chunk:
+        # The engine takes an object of one chunk for the chunk itself.
+        return f"its shards, {_text(array.cell)}, have one chunk each"
+    return "its pixels are bool" if array.dtype == np.bool_ else ""
+
+
+def _unlike(array: ZarrArray, first: ZarrArray) -> str:
+    """Why a level can't be written to as level 0 is; "" where it can."""
     if array.fill_value is None or fill_of(array).tobytes() != fill_of(first).tobytes():
         return f"its fill value is {array.fill_value}, that of level 0 {first.fill_value}"
     if (array.chunk, array.cell) != (first.chunk, first.cell):
@@ -286,7 +294,7 @@ def _unlike(array: ZarrArray, first: ZarrArray) -> str:
             f"chunks {_text(array.chunk)} in shards {_text(array.cell)} are not those of level"
             f" 0, {_text(first.chunk)} in {_text(first.cell)}"
         )
-    if type(coding.reads) is not type(first.coding.reads):
+    if type(array.coding.reads) is not type(first.coding.reads):
         return "its codec is not that of level 0"
     return ""
 

@@ -122,9 +122,7 @@ def open_array(path: Path) -> ZarrArray:
         if shard is not None:
             document["shard"] = shard
             chunk, coding = tuple(shard["chunk_shape"]), of_v3(shard["codecs"])
-            index = [codec["name"] for codec in shard.get("index_codecs", [])]
-            at_end = shard.get("index_location", "end") == "end"
-            indexed = index == _INDEX_CODECS and at_end
+            indexed = _is_ours(shard)
             if not indexed:
                 coding = coding._replace(reads=None)
         names = document.get("dimension_names")
@@ -270,6 +268,16 @@ def _v3_keys(encoding: Json) -> Keys:
     if encoding["name"] == "v2":
         return Keys("", settings.get("separator", "."))
     return Keys("c", settings.get("separator", "/"))
+
+
+def _is_ours(shard: Json) -> bool:
+    """True where the index of shards is as the engine reads and writes it."""
+    index = shard.get("index_codecs", [])
+    return (
+        [codec["name"] for codec in index] == _INDEX_CODECS
+        and (index[0].get("configuration") or {}).get("endian") == "little"
+        and shard.get("index_location", "end") == "end"
+    )
 
 
 def _shard(codecs: list[Json]) -> Json | None:
