@@ -396,6 +396,19 @@ def linked(path: Path) -> None:
     (path / "1").symlink_to("../elsewhere")
 
 
+def linked_within(path: Path, what: str) -> None:
+    foreign.zarr_python(path)
+    (path / what).rename(path / "raw")
+    (path / what).symlink_to(path / "raw")
+
+
+def of_a_server(path: Path) -> None:
+    foreign.zarr_python(path)
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["ziggurat"] = {}
+    (path / "zarr.json").write_text(json.dumps(document))
+
+
 GOOD = foreign.zarr_python
 AXES = [{"name": a, "type": "space"} for a in "xyz"]
 NO_SCALE = [{"path": "0"}]
@@ -466,6 +479,19 @@ BAD = {
         InvalidArgument,
         "level 0.*8x16x16, have one chunk each",
     ),
+    "linked-level": (
+        partial(linked_within, what="1"),
+        {"writable": True},
+        InvalidArgument,
+        "a.zarr/1 is a link, to .*raw",
+    ),
+    "linked-chunks": (
+        partial(linked_within, what="0/c"),
+        {"writable": True},
+        InvalidArgument,
+        "a.zarr/0/c is a link, to .*raw",
+    ),
+    "ziggurat": (of_a_server, {"writable": True}, InvalidArgument, "attribute 'ziggurat'"),
     "odd-chunks": (lambda p: GOOD(p, chunks=(5, 7, 9)), {"writable": True}, InvalidArgument, "7"),
     "uneven": (foreign.uneven, {"writable": True}, InvalidArgument, "level 1"),
     "fill": (
@@ -504,6 +530,14 @@ def test_paths_that_can_t_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ):
         with pytest.raises(InvalidArgument, match=said):
             adopt(data, wrong, "a")
+    # Of another server.
+    theirs = tmp_path / "theirs"
+    foreign.zarr_python(theirs / "images/c.zarr")
+    (theirs / "lock").touch()
+    (theirs / "state.sqlite").touch()
+    with pytest.raises(InvalidArgument, match=rf"lies in {theirs}"):
+        adopt(data, str(theirs / "images/c.zarr"), "c", writable=True)
+    adopt(data, str(theirs / "images/c.zarr"), "c")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(path)
     adopted = adopt(data, "link", "a").adopted

@@ -108,3 +108,16 @@ def test_another_layout_is_neither_read_nor_written(adopted: Adopted) -> None:
         with pytest.raises(Corrupt, match="adopt it again"):
             call()
     assert sorted(p.name for p in Path(adopted.path).iterdir()) == ["s0", "zarr.json"]
+
+
+def test_nothing_is_written_behind_a_link(adopted: Adopted, tmp_path: Path) -> None:
+    store, raw = open_store(adopted), tmp_path / "raw"
+    (raw / "0").mkdir(parents=True)
+    (raw / "0/0").write_bytes(b"raw")
+    (Path(adopted.path) / "s0/c").symlink_to(raw)
+    assert store.get(KEY) == b"raw"
+    for call in (lambda: store.put(KEY, [b"1"]), lambda: store.delete(KEY)):
+        with pytest.raises(OSError, match="a link leads to") as error:
+            call()
+        assert error.value.errno == errno.EXDEV
+    assert [p.read_bytes() for p in raw.rglob("*") if p.is_file()] == [b"raw"]

@@ -49,6 +49,7 @@ from ziggurat_engine.spec import (
     Layout,
     LayoutRequest,
 )
+from ziggurat_engine.store import omezarr
 from ziggurat_engine.store.adopted import layout_of
 
 # A read decodes whole chunks.
@@ -250,7 +251,11 @@ def _check_arrays(path: Path, source: Source, axes: Sequence[str]) -> None:
 
 def _check_writable(found: _Found, method: str) -> None:
     path, source = found.path, found.source
+    _check_own(path)
     for k, array in enumerate(source.levels):
+        for directory in (array.path, array.path / "c"):
+            if directory.exists():
+                _check_plain(path, directory)
         wrong = _foreign(array) or _unlike(array, found.first)
         if k and not wrong:
             wrong = _unbinned(array.shape, source.levels[k - 1].shape, found.factors[k])
@@ -266,6 +271,38 @@ def _check_writable(found: _Found, method: str) -> None:
             f"--method: {path} does not say how its levels were made; one of"
             f" {', '.join(METHODS)} is needed to write to it",
             field="method",
+        )
+
+
+def _check_own(path: Path) -> None:
+    """Refuses what another server may be writing to."""
+    for above in path.parents:
+        if (above / "lock").is_file() and (above / "state.sqlite").is_file():
+            raise InvalidArgument(
+                f"--writable: {path} lies in {above}, the data directory of a server",
+                field="writable",
+            )
+    if omezarr.ATTRIBUTE in group_attributes(path)[1]:
+        raise InvalidArgument(
+            f"--writable: {path} has the attribute {omezarr.ATTRIBUTE!r}: a server made it, and"
+            " may write to it",
+            field="writable",
+        )
+
+
+def _check_plain(group: Path, directory: Path) -> None:
+    """Refuses what is replaced only elsewhere: behind links, and on other file systems."""
+    real = os.path.realpath(directory)
+    if real != str(directory):
+        raise InvalidArgument(
+            f"--writable: {directory} is a link, to {real}, which is not written to",
+            field="writable",
+        )
+    if os.stat(directory).st_dev != os.stat(group).st_dev:
+        raise InvalidArgument(
+            f"--writable: {directory} is on another file system than {group}: objects can't be"
+            " renamed into it",
+            field="writable",
         )
 
 

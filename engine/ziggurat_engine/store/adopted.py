@@ -15,6 +15,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -102,12 +103,16 @@ class AdoptedStore:
     def put(self, key: str, parts: Iterable[Buffer]) -> int:
         """See Objects."""
         self._begin()
-        return self._files.put(self._below(key), parts)
+        below = self._below(key)
+        self._check_plain(below)
+        return self._files.put(below, parts)
 
     def delete(self, key: str) -> None:
         """See Objects."""
         self._begin()
-        self._files.delete(self._below(key))
+        below = self._below(key)
+        self._check_plain(below)
+        self._files.delete(below)
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
         """See Objects."""
@@ -127,6 +132,13 @@ class AdoptedStore:
         if not key.startswith(self._at):
             raise ValueError(f"key {key!r} is not below {self._at!r}")
         return key.removeprefix(self._at)
+
+    def _check_plain(self, key: str) -> None:
+        """OSError where a link leads to the object: what lies behind it is somebody else's."""
+        directory = (self._root / key).parent
+        real = os.path.realpath(directory)
+        if real != str(directory):
+            raise OSError(errno.EXDEV, f"a link leads to {real}, not to be written to", directory)
 
     def _check_same(self) -> None:
         """Once: chunks of another layout must be neither read nor written."""
