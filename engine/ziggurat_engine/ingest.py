@@ -248,7 +248,8 @@ class Ingest:
         for what can't be accepted, having changed nothing; OSError where the log can't
         be written, and DiskFull where it soon couldn't be, having changed nothing;
         Unavailable where memory is full and the store fails: part of the region may
-        then be written, and the same number is wanted again.
+        then be written, and the same number is wanted again. Both also where it is adopted
+        and can't be stored now, having changed nothing.
         """
         image = stream.image
         if image.base.deleted:
@@ -258,6 +259,7 @@ class Ingest:
         if not self._wanted(stream, sequence, "region.sequence"):
             return
         self._space.check()
+        self._settler.check_storable(image)
         said = pack(timestamp_ns, metadata)
         # What covers whole shards is stored at once: writing it twice would gain nothing,
         # unless there is something to say of it.

@@ -360,6 +360,101 @@ def test_boxes_of_level_0_in_levels_of_other_sizes(
         assert found.level == 1
 
 
+def large(path: Path) -> np.ndarray:
+    """An image of which a server with 8 MiB can't hold all that is written to it."""
+    pixels = marked((64, 512, 512), "uint16")
+    group = foreign.write_group(path, 3, foreign.multiscale([], type="mean"))
+    group.create_array(
+        "0", shape=pixels.shape, chunks=(8, 64, 64), shards=(8, 512, 512), dtype="uint16"
+    )
+    return pixels
+
+
+def write_halves(raw: RawServer, pixels: np.ndarray) -> None:
+    """Regions of half a shard each, which the log holds; all are durable."""
+    stream = raw.write("a", "s")
+    stream.opened()
+    count = 0
+    for z in range(0, 64, 8):
+        for y in (0, 256):
+            count += 1
+            stream.region(count, (z, y, 0), pixels[z : z + 8, y : y + 256])
+    stream.durable(count)
+
+
+def unavailable(raw: RawServer) -> str:
+    with pytest.raises(grpc.RpcError) as error:
+        raw.call("GetImage", service_pb2.GetImageRequest(name="a"))
+    assert failure(error.value).code is grpc.StatusCode.UNAVAILABLE
+    return failure(error.value).message
+
+
+def test_what_memory_can_t_take_of_an_absent_image_stays_in_the_log(
+    tmp_path: Path, serve: Callable[..., ServerProcess]
+):
+    path, data, away = tmp_path / "a.zarr", tmp_path / "data", tmp_path / "away"
+    data.mkdir()
+    pixels = large(path)
+    adopt(data, str(path), "a", writable=True)
+    server = serve(data, cache_bytes="8MiB")
+    raw = RawServer(server.address)
+    write_halves(raw, pixels)
+    server.kill()
+    raw.close()
+    path.rename(away)
+
+    server = serve(data, cache_bytes="8MiB")
+    raw = RawServer(server.address)
+    assert str(path) in unavailable(raw)
+    with ziggurat.connect(server.address) as client:
+        camera = client.create("camera", axes="zyx", shape=(16, 512, 512), dtype="uint16")
+        with camera.writer() as writer:
+            writer.write_region(pixels[:16], offset=(0, 0, 0))
+        assert_exact(camera, pixels[:16])
+    away.rename(path)
+    assert "start the server again" in unavailable(raw)
+    raw.close()
+    server.stop()
+
+    server = serve(data, cache_bytes="8MiB")
+    with ziggurat.connect(server.address) as client:
+        assert same_bytes(client.open("a")[...], pixels)
+    server.stop()
+    assert same_bytes(zarr.open_array(path / "0", mode="r")[...], pixels)
+
+
+def test_an_absent_image_stops_no_other_and_can_be_forgotten(
+    tmp_path: Path, serve: Callable[..., ServerProcess]
+):
+    path, data, away = tmp_path / "a.zarr", tmp_path / "data", tmp_path / "away"
+    data.mkdir()
+    pixels = large(path)
+    adopt(data, str(path), "a", writable=True)
+    server = serve(data, cache_bytes="8MiB", settle_idle_seconds=1000)
+    raw = RawServer(server.address)
+    stream = raw.write("a", "s")
+    stream.opened()
+    stream.region(1, (0, 0, 0), pixels[:8, :256])
+    stream.durable(1)
+    path.rename(away)
+    stream.region(2, (0, 256, 0), pixels[:8, 256:])
+    with pytest.raises(grpc.RpcError) as error:
+        stream.durable(2)
+    assert failure(error.value).code is grpc.StatusCode.UNAVAILABLE
+    assert str(path) in failure(error.value).message
+    with ziggurat.connect(server.address) as client:
+        camera = client.create("camera", axes="zyx", shape=(16, 512, 512), dtype="uint16")
+        with camera.writer() as writer:
+            writer.write_region(pixels[:16], offset=(0, 0, 0))
+        assert_exact(camera, pixels[:16])
+        client.delete("a")
+        assert [image.name for image in client.list()] == ["camera"]
+    raw.close()
+    server.stop()
+    assert not path.exists()
+    assert not zarr.open_array(away / "0", mode="r")[...].any()
+
+
 def edited(**changes: object) -> Callable[[Path], None]:
     """A good image of which the multiscale says something else."""
 
