@@ -452,8 +452,12 @@ class Ingest:
         with stream.changed:
             stream.received = record.sequence
             stream.pending.append(entry)
-            if isinstance(record, Skip):
-                # Nothing may ever be stored that would tell of it.
+            if (
+                isinstance(record, Skip)
+                or appended is None
+                or self._journal.durable(appended.position)
+            ):
+                # Nothing may tell of it any more: it may be durable since before it was pending.
                 stream.stirred = True
             stream.changed.notify_all()
         if many:
