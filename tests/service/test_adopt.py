@@ -20,8 +20,11 @@ import ome_zarr_models.v05
 import pytest
 import zarr
 import ziggurat
+from ziggurat_engine.config import load
+from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import AlreadyExists, InvalidArgument, NotFound, UnsupportedVersion
 from ziggurat_engine.offline.adopt import adopt
+from ziggurat_engine.region import Region
 from ziggurat_proto.v1 import read_pb2, service_pb2
 
 from tests.support import foreign
@@ -358,6 +361,41 @@ def test_boxes_of_level_0_in_levels_of_other_sizes(
             assert last.offset[0] == image.levels[level].shape[0] - 1
         found = image.fetch(offset=(1500, 1500), shape=(400, 400), max_voxels=50000)
         assert found.level == 1
+
+
+def test_a_level_that_is_gone_is_not_fill_value(tmp_path: Path):
+    path, data = tmp_path / "a.zarr", tmp_path / "data"
+    data.mkdir()
+    foreign.zarr_python(path)
+    adopt(data, str(path), "a")
+    engine = Engine(load(data=data, cache_bytes=64 << 20, tune_malloc=False))
+    engine.recover()
+    image = engine.image("a")
+    assert image.foreign is not None
+    assert image.foreign.read(0, (0, 0, 0)) is not None
+    (path / "0").rename(tmp_path / "away")
+    with pytest.raises(OSError, match="level 0 of the adopted image is not there"):
+        image.foreign.read(0, (1, 1, 1))
+    engine.close()
+
+
+def test_measuring_a_writable_image_sees_what_was_replaced(tmp_path: Path):
+    path, data = tmp_path / "a.zarr", tmp_path / "data"
+    data.mkdir()
+    group = foreign.write_group(path, 3, foreign.multiscale([], type="mean"))
+    array = {"shape": (24, 64, 64), "chunks": (8, 16, 16), "shards": (8, 64, 64)}
+    group.create_array("0", dtype="uint16", **array)[:, :16, :16] = 1
+    adopt(data, str(path), "a", writable=True)
+    engine = Engine(load(data=data, cache_bytes=64 << 20, tune_malloc=False))
+    engine.recover()
+    image = engine.image("a")
+    assert image.measure(0).chunks == 3
+    stream, pixels = engine.ingest.open(image, "s"), np.full((24, 64, 64), 3, np.uint16)
+    engine.ingest.write(stream, 1, Region((0, 0, 0), pixels.shape), memoryview(pixels.tobytes()))
+    engine.ingest.finish(stream)
+    engine.ingest.release(stream)
+    assert image.measure(0).chunks == 48
+    engine.close()
 
 
 def large(path: Path) -> np.ndarray:
