@@ -42,6 +42,7 @@ from ziggurat_engine.settle import Settler
 from ziggurat_engine.space import Space
 from ziggurat_engine.spec import ImageSpec
 from ziggurat_engine.state import State
+from ziggurat_engine.store.adopted import check_there
 from ziggurat_engine.store.catalog import Catalog
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.storing import SettleCounters, Storing
@@ -270,8 +271,9 @@ class Engine:
         FailedPrecondition while a stream writes to it, or while it has labels.
         Gone durably when it returns; what is still read or built ends with NotFound.
         An adopted one is forgotten: all that was written to it is stored before, and its
-        files stay. Raises Unavailable where it can't be stored. Whatever is raised, the image is
-        there as it was, with its streams, or gone.
+        files stay. Raises Unavailable, OSError where it can't be stored; where it is not there
+        what was written is dropped. Whatever is raised, the image is there as it was, with its
+        streams, or gone.
         """
         self._catalog.check_no_labels(image.image.name)
         with image.base.deleting:
@@ -314,14 +316,25 @@ class Engine:
             image.base.deleted = False
 
     def _leave(self, image: OpenImage) -> None:
-        """Stores all that was written to an adopted image, and takes no more."""
-        self.ingest.check_free(image)
-        image.base.deleted = True
+        """Stores what waits for an adopted image; what is not there any more takes nothing."""
+        adopted = image.image.adopted
+        assert adopted is not None
         try:
-            # Again: a stream opened meanwhile may have a write under way.
-            self.ingest.check_free(image)
+            check_there(adopted)
+        except OSError as error:
+            numbers = image.base.numbers
+            nbytes = sum(self._settler.dirty_bytes(image, number) for number in numbers)
+            log.warning(
+                "%s is forgotten, and %d bytes of pixels that wait for it are dropped%s: %s",
+                image.image.name,
+                nbytes,
+                ", and what the log holds beyond them" * image.base.unmerged,
+                error,
+            )
+            return
+        try:
+            image.check_there()
             self._settler.drain_all(image)
-            self.ingest.forget(image)
         except BaseException:
             image.base.deleted = False
             raise

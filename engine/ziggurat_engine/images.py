@@ -12,6 +12,7 @@ on. What they share is their Base: level 0, and who writes to it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import math
 import threading
@@ -60,7 +61,8 @@ class Base:
     (remake.py), None where none is. storing: shared while a shard of level 0 is stored and
     its blocks are merged; whoever is alone may change `now` and `next`. changing: held by
     whoever changes the method, to `method`. removing: removes levels that were replaced, once
-    nobody reads them; no other change begins before.
+    nobody reads them; no other change begins before. unmerged: the log holds writes to it
+    that reads do not see, until the next start.
     """
 
     number: int
@@ -76,6 +78,7 @@ class Base:
     changing: threading.Lock = field(default_factory=threading.Lock)
     method: str | None = None
     removing: threading.Thread | None = None
+    unmerged: bool = False
     now: OpenImage = field(init=False)
     next: OpenImage | None = None
     _renewing: threading.Lock = field(default_factory=threading.Lock)
@@ -163,8 +166,15 @@ class OpenImage:
 
     def check_there(self) -> None:
         """OSError, with the path, where the image is adopted and not where it was."""
-        if self.image.adopted is not None:
-            check_there(self.image.adopted)
+        if self.image.adopted is None:
+            return
+        check_there(self.image.adopted)
+        if self.base.unmerged:
+            raise OSError(
+                errno.EAGAIN,
+                "the log holds writes to it that memory does not: start the server again",
+                self.image.adopted.path,
+            )
 
     def check_writable(self) -> None:
         """FailedPrecondition where the image is adopted read-only."""

@@ -199,7 +199,7 @@ class Ingest:
     def refuse(self, image: OpenImage) -> None:
         """From now on no stream of the image is opened.
 
-        Raises as `check_free` does, NotFound where the image is deleted.
+        Raises FailedPrecondition while one of them is held, NotFound where the image is deleted.
         """
         with self._lock:
             if image.base.gone:
@@ -207,13 +207,8 @@ class Ingest:
             self._free_streams(image)
             image.base.deleted = True
 
-    def check_free(self, image: OpenImage) -> None:
-        """Raises FailedPrecondition while a stream of the image is held."""
-        with self._lock:
-            self._free_streams(image)
-
     def forget(self, image: OpenImage) -> None:
-        """Forgets the streams of an image that is deleted; raises as `check_free` does."""
+        """Forgets the streams of an image that is deleted; raises as `refuse` does."""
         with self._lock:
             for key in self._free_streams(image):
                 del self._streams[key]
@@ -263,7 +258,8 @@ class Ingest:
         for what can't be accepted, having changed nothing; OSError where the log can't
         be written, and DiskFull where it soon couldn't be, having changed nothing;
         Unavailable where memory is full and the store fails: part of the region may
-        then be written, and the same number is wanted again.
+        then be written, and the same number is wanted again. Both also where it is adopted
+        and can't be stored now, having changed nothing.
         """
         image = stream.image
         self._check_taken(image)
@@ -272,6 +268,7 @@ class Ingest:
         if not self._wanted(stream, sequence, "region.sequence"):
             return
         self._space.check()
+        self._settler.check_storable(image)
         said = pack(timestamp_ns, metadata)
         # What covers whole shards is stored at once: writing it twice would gain nothing,
         # unless there is something to say of it.
@@ -477,8 +474,12 @@ class Ingest:
         with stream.changed:
             stream.received = record.sequence
             stream.pending.append(entry)
-            if isinstance(record, Skip):
-                # Nothing may ever be stored that would tell of it.
+            if (
+                isinstance(record, Skip)
+                or appended is None
+                or self._journal.durable(appended.position)
+            ):
+                # Nothing may tell of it any more: it may be durable since before it was pending.
                 stream.stirred = True
             stream.changed.notify_all()
         if many:

@@ -111,6 +111,11 @@ class Journal:
             found.tick = max(found.tick, tick)
             found.streams[key] = state
 
+    def keep(self, segment: int) -> None:
+        """A record that the log held at the start is not merged: it is needed at the next."""
+        with self._lock:
+            self._segments.setdefault(segment, _Segment()).under_way += 1
+
     def durable(self, position: int) -> bool:
         """True where a record that ends at `position` is on the disk."""
         return 0 < position <= self._log.durable and not self.lost(position)

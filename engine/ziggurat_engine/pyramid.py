@@ -11,6 +11,7 @@ scale = F * s and translation = (F - 1) / 2 * s (OME-NGFF 0.5, multiscales).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,6 +93,20 @@ class Pyramid:
         origin = tuple(i * c for i, c in zip(index, parent.chunks.cell, strict=True))
         return index, box.relative_to(origin)
 
+    def binned(self, level: int) -> bool:
+        """True where each pixel of `level`, too, stands for a box of pixels of level 0.
+
+        Levels that others made may leave out the last window of an edge, which only their
+        scale can say; or be resized by numbers that are not whole.
+        """
+        for below, above in itertools.pairwise(self.levels[: level + 1]):
+            sizes = zip(below.shape, above.shape, below.scale, above.scale, strict=True)
+            for (n, m, s, t), f in zip(sizes, above.factors, strict=True):
+                same = abs(t / s - f) < 1e-6 * f
+                if m != -(-n // f) and not (same and fits(n, m, f)):
+                    return False
+        return True
+
     def project(self, region: Region, level: int, target: int) -> Region:
         """The pixels of `target` that share a pixel of level 0 with `region` of `level`."""
         offset, stop = list(region.offset), list(region.stop)
@@ -112,4 +127,9 @@ class Pyramid:
 def found_factor(before: int, after: int) -> int:
     """The factor that leads from `before` pixels to `after`, as far as shapes tell."""
     f = max(1, round(before / after))
-    return f if -(-before // f) == after else max(1, -(-before // after))
+    return f if fits(before, after, f) else max(1, -(-before // after))
+
+
+def fits(before: int, after: int, factor: int) -> bool:
+    """True where binning `before` pixels leaves `after`, the last window cut or left out."""
+    return after in (-(-before // factor), before // factor)

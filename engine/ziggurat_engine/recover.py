@@ -6,7 +6,8 @@ always. Replaying what is stored already changes nothing (a write is idempotent,
 records come in the order in which they were merged), except where a write that the log
 does not hold came after: what is older than an image's `applied` position is skipped.
 Records of images that were deleted are skipped too. Of an image that is not there and was
-not deleted they are all there is: the start is refused.
+not deleted they are all there is: the start is refused. Of an adopted image that can't be
+stored memory takes so many; the rest stays in the log, and the image is not served.
 
 A stream is as far as its numbers are known without a gap, from the state database and
 then from the log. A record behind a gap was never acknowledged as durable; it is
@@ -23,12 +24,12 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from ziggurat_engine.errors import DataLoss, ZigguratError
+from ziggurat_engine.errors import DataLoss, Unavailable, ZigguratError
 from ziggurat_engine.frames import Frames, row_of
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal, StreamKey
-from ziggurat_engine.log import Close, Log, Replayed, Skip
+from ziggurat_engine.log import Close, Log, Region, Replayed, Skip
 from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.state import UNKNOWN, State, StreamState
@@ -205,11 +206,28 @@ class Recovery:
                 self._missing(uid)
                 wanted = False
             if wanted and image is not None:
-                tick = self._ingest.merge(image, record.box, replayed.payload)
+                tick = self._merge(image, record, replayed)
         self._journal.replayed(
             replayed.segment, tick, key, StreamState(*key, stream.sequence, dict(stream.facts))
         )
         return wanted
+
+    def _merge(self, image: OpenImage, record: Region, replayed: Replayed) -> int:
+        """Merges a region; of an adopted image that can't be stored as much as memory takes."""
+        if not image.base.unmerged:
+            try:
+                return self._ingest.merge(image, record.box, replayed.payload)
+            except Unavailable as error:
+                if image.image.adopted is None:
+                    raise
+                log.error(
+                    "image %s: some of what the log holds waits for the next start: %s",
+                    image.image.name,
+                    error,
+                )
+                image.base.unmerged = True
+        self._journal.keep(replayed.segment)
+        return 0
 
     def _check_log(self) -> None:
         """Is it the log that goes with the data?"""

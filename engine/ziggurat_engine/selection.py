@@ -8,7 +8,7 @@ rounded outward, so that all asked for is covered.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ziggurat_engine.errors import InvalidArgument, OutOfRange
@@ -135,13 +135,36 @@ def _box(image: OpenImage, selection: Selection, level: int) -> Region:
             image.check_box(0, selection.level0_box)
         except (InvalidArgument, OutOfRange) as error:
             raise error.below("level0_box") from None
-        covered = image.pyramid.project(selection.level0_box, 0, level)
-        # Nothing stays nothing, wherever it lies.
-        sizes = zip(covered.shape, selection.level0_box.shape, strict=True)
-        return Region(covered.offset, tuple(n if wanted else 0 for n, wanted in sizes))
+        return _below(image, selection.level0_box, level)
     if selection.physical_box is not None:
         return _covering(image, selection.physical_box, level)
     return whole
+
+
+def _below(image: OpenImage, box: Region, level: int) -> Region:
+    """The pixels of `level` that cover `box` of level 0; where it has none there, the nearest."""
+    if image.pyramid.binned(level):
+        covered = image.pyramid.project(box, 0, level)
+        starts, stops = covered.offset, covered.stop
+    else:
+        # As a box in axis units: pixels are where scale and translation say.
+        starts = tuple(map(math.floor, _borders(image, box.offset, level)))
+        stops = tuple(map(math.ceil, _borders(image, box.stop, level)))
+    offset, shape = [], []
+    for first, last, n, wanted in zip(starts, stops, image.shape(level), box.shape, strict=True):
+        # Nothing stays nothing, wherever it lies.
+        least = 1 if wanted else 0
+        offset.append(min(max(first, 0), n - least))
+        shape.append(max(min(last, n) - offset[-1], 1) if wanted else 0)
+    return Region(tuple(offset), tuple(shape))
+
+
+def _borders(image: OpenImage, borders: Sequence[int], level: int) -> Iterator[float]:
+    """Where borders of pixels of level 0 lie, in pixels of `level`."""
+    first, there = image.pyramid.levels[0], image.pyramid.levels[level]
+    for axis, border in enumerate(borders):
+        place = (border - 0.5) * first.scale[axis] + first.translation[axis]
+        yield _border((place - there.translation[axis]) / there.scale[axis] + 0.5)
 
 
 def _covering(image: OpenImage, intervals: Mapping[str, tuple[float, float]], level: int) -> Region:

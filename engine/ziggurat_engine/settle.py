@@ -45,6 +45,8 @@ LAST_RETRY_SECONDS = 30.0
 OVERTAKE_SECONDS = 1.0
 # Shards that are due, looked for at a time.
 BACKLOG_SHARDS = 64
+# The data directory; no image has this number.
+OWN_DISK = 0
 
 
 def never() -> bool:
@@ -87,7 +89,8 @@ class Settler:
         self._overtaking = threading.Lock()
         self._roused = False
         self._stopping = False
-        self._failing: Exception | None = None
+        # Why nothing can be stored now, by what it is to be stored on (`_disk`).
+        self._failing: dict[int, Exception] = {}
         self._threads = [
             threading.Thread(target=self._work, name=f"settle-{n}", daemon=True)
             for n in range(workers)
@@ -115,9 +118,10 @@ class Settler:
         key = ShardKey(image.number_of(level), level, grid.shard_of(parts[0].at))
         with self._dirty.pin(key, grid, image.fill_value) as shard:
             while True:
+                aside = self._aside_bytes()
                 with shard.lock:
                     needed = shard.absent(parts) * image.chunk_bytes
-                    if self._budget.reserve(needed, force=not wait):
+                    if self._budget.reserve(needed, force=not wait, aside=aside):
                         # Before chunks are made: they are to take the place of clean ones.
                         self._clean.shrink()
                         tick = self._dirty.next_tick()
@@ -129,7 +133,7 @@ class Settler:
                             raise
                         whole = shard.whole
                         break
-                self._make_room(needed)
+                self._make_room(image, needed)
         if extra:
             self._budget.reserve(extra, force=True)
             self._clean.shrink()
@@ -240,7 +244,7 @@ class Settler:
         keys = sorted(self._deferred.keys(number, level, within, shard_of))
         left = done + sum(map(self._deferred.count, keys))
         for batch in self._batches(image, keys):
-            self._wait_for_memory(cancelled)
+            self._wait_for_memory(image, cancelled)
             for key in batch:
                 self._touch(image, key)
             step = count = 0
@@ -267,7 +271,7 @@ class Settler:
         if batch:
             yield batch
 
-    def _wait_for_memory(self, cancelled: Callable[[], bool]) -> None:
+    def _wait_for_memory(self, image: OpenImage, cancelled: Callable[[], bool]) -> None:
         """Returns once there is room for blocks; raises as `_make_room` does.
 
         Writers that fill memory all the time leave none: then one caller at a time goes on
@@ -280,7 +284,7 @@ class Settler:
                     raise Cancelled("the caller gave up")
                 seen = self._dirty.changes
                 self._rouse()
-                self._check_stuck()
+                self._check_stuck(image)
                 self._dirty.wait_for_change(seen, 0.2)
 
     def _touch(self, image: OpenImage, key: ShardKey) -> DirtyShard:
@@ -311,6 +315,21 @@ class Settler:
         if broken is not None:
             raise broken
 
+    def check_storable(self, image: OpenImage) -> None:
+        """Raises OSError, Unavailable, where what is written to an adopted image can't be stored.
+
+        All that is not stored waits in memory, which other images need.
+        """
+        if image.image.adopted is not None:
+            image.check_there()
+            error = self._failing.get(_disk(image))
+            if error is not None:
+                raise _refused(error, f"can't store below {image.image.adopted.path}")
+
+    def dirty_bytes(self, image: OpenImage, number: int) -> int:
+        """Bytes of chunks that are dirty, of what `number` names of `image`."""
+        return sum(len(s.indices()) for s in self._dirty.shards(number)) * image.chunk_bytes
+
     def discard(self, image: OpenImage, number: int) -> None:
         """Forgets what is dirty and clean of what `number` names of `image`, and is deleted."""
         for shard in self._dirty.shards(number):
@@ -319,6 +338,8 @@ class Settler:
                 self._budget.release(owned.clear())
         self._clean.drop_image(number)
         self._deferred.drop_image(number)
+        with self._wake:
+            self._failing.pop(image.number, None)
 
     @property
     def failing(self) -> int:
@@ -344,19 +365,42 @@ class Settler:
             self._roused = True
             self._wake.notify()
 
-    def _make_room(self, nbytes: int) -> None:
+    def _make_room(self, image: OpenImage, nbytes: int) -> None:
         self._rouse()
-        if not self._budget.wait(nbytes, 1.0):
-            self._check_stuck()
+        if not self._budget.wait(nbytes, 1.0, aside=self._aside_bytes()):
+            self._check_stuck(image, full=True)
 
-    def _check_stuck(self) -> None:
-        """Memory is full: raises where nothing will change that soon."""
-        if self._failing is not None:
-            raise _refused(self._failing, "memory is full and the store fails")
-        held = [shard for shard in self._dirty.shards() if not shard.idle]
+    def _check_stuck(self, image: OpenImage, *, full: bool = False) -> None:
+        """Memory is short: raises where nothing will change that soon.
+
+        full: there is no room beside what is set aside either.
+        """
+        error = self._failing.get(_disk(image))
+        if error is not None:
+            raise _refused(error, "memory is full and the store fails")
+        aside = () if full else self._aside()
+        held = [
+            shard
+            for shard in self._dirty.shards()
+            if not shard.idle and shard.key.image not in aside
+        ]
         if held and all(shard.failures for shard in held):
             # Broken, each in its place: what would free memory is settled already.
             raise Unavailable(f"memory is full of what can't be stored: {held[0].error}")
+
+    def _aside(self) -> dict[int, OpenImage]:
+        """By number what can't be stored where others made it, which stops no other image.
+
+        It stays bounded: no more is taken of it (`check_storable`).
+        """
+        if not self._failing.keys() - {OWN_DISK}:
+            return {}
+        found = [image for image in self._images.opened() if image.image.adopted is not None]
+        failing = [image for image in found if _disk(image) in self._failing]
+        return {number: image for image in failing for number in (image.lower, image.upper)}
+
+    def _aside_bytes(self) -> int:
+        return sum(self.dirty_bytes(image, number) for number, image in self._aside().items())
 
     def _await(
         self, shard: DirtyShard, target: int, failures: int, cancelled: Callable[[], bool]
@@ -478,7 +522,9 @@ class Settler:
         taken.chunks.clear()
         self._budget.release(freed)
         shard.failures, shard.retry_at, shard.error = 0, 0.0, None
-        self._failing = None
+        if self._failing:
+            with self._wake:
+                self._failing.pop(_disk(image), None)
         if taken.note is not None and barren:
             notes.append(taken.note)
         self._storing.clear(notes)
@@ -495,11 +541,17 @@ class Settler:
         log.error("shard %s can't be stored, next try in %.1f s", shard.key, delay, exc_info=error)
         # It is kept, and its frames would keep the chunks.
         error.__traceback__ = None
+        image = self._images.numbered(shard.key.image)
         with self._wake:
-            if not isinstance(error, DataError):
+            if image is not None and not isinstance(error, DataError):
                 # What is broken in one place keeps nothing else from being stored.
-                self._failing = error
+                self._failing[_disk(image)] = error
         self._storing.failed(error)
+
+
+def _disk(image: OpenImage) -> int:
+    """Names where an image is stored: what others made has a disk of its own."""
+    return OWN_DISK if image.image.adopted is None else image.number
 
 
 def _refused(error: Exception | None, what: str) -> ZigguratError:

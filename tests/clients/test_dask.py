@@ -161,6 +161,16 @@ def test_what_does_not_fit_is_refused_before_it_is_computed(make, array, offset,
     assert len(image.refresh().streams) == 1
 
 
+@pytest.mark.parametrize("option", ["compute", "return_stored"])
+def test_nothing_is_put_off(make, option):
+    image, _ = make(**SPEC)
+    array = da.zeros((5, 50, 70), dtype="uint16")
+    with pytest.raises(ziggurat.InvalidArgument, match=f"{option} = False") as caught:
+        image.store(array, **{option: False})
+    assert caught.value.field == option
+    assert len(image.refresh().streams) == 1
+
+
 def test_a_failing_block_is_raised(make, client):
     image, _ = make(**SPEC)
 

@@ -20,8 +20,11 @@ import ome_zarr_models.v05
 import pytest
 import zarr
 import ziggurat
+from ziggurat_engine.config import load
+from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import AlreadyExists, InvalidArgument, NotFound, UnsupportedVersion
 from ziggurat_engine.offline.adopt import adopt
+from ziggurat_engine.region import Region
 from ziggurat_proto.v1 import read_pb2, service_pb2
 
 from tests.support import foreign
@@ -325,6 +328,171 @@ def test_what_was_acknowledged_survives_a_kill_and_a_missing_disk(
     assert not list(path.glob(".*"))
 
 
+@pytest.mark.parametrize(("step", "lefts"), [(2, [750, 375]), (2.0015, [749, 374])])
+def test_boxes_of_level_0_in_levels_of_other_sizes(
+    tmp_path: Path, serve: Callable[..., ServerProcess], step: float, lefts: list[int]
+):
+    """An odd edge left out, as bioformats2raw does; and sizes that no whole factor leads to."""
+    path, data = tmp_path / "a.zarr", tmp_path / "data"
+    data.mkdir()
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    scales = [step**k for k in range(3)]
+    datasets = [
+        {"path": str(k), "coordinateTransformations": [{"type": "scale", "scale": [s, s]}]}
+        for k, s in enumerate(scales)
+    ]
+    group = foreign.write_group(path, 3, {"name": "x", "axes": axes, "datasets": datasets})
+    for k, scale in enumerate(scales):
+        columns = np.arange(int(2047 / scale), dtype=np.uint16)
+        made = group.create_array(str(k), shape=(len(columns),) * 2, chunks=(256, 256), dtype="u2")
+        made[...] = np.broadcast_to((columns * scale).astype(np.uint16), made.shape)
+    adopt(data, str(path), "a")
+    with ziggurat.connect(serve(data).address) as client:
+        image = client.open("a")
+        for level, left in enumerate(lefts, 1):
+            found = image.fetch(offset=(1500, 1500), shape=(100, 100), level=level, level0=True)
+            assert found.offset == (left, left)
+            assert abs(int(found.array.min()) - 1500) <= 2 * scales[level]
+            assert abs(int(found.array.max()) - 1600) <= 2 * scales[level]
+            whole = image.fetch(offset=(0, 0), shape=(2047, 2047), level=level, level0=True)
+            assert whole.shape == image.levels[level].shape
+            last = image.fetch(offset=(2046, 0), shape=(1, 0), level=level, level0=True)
+            assert last.shape == (1, 0)
+            assert last.offset[0] == image.levels[level].shape[0] - 1
+        found = image.fetch(offset=(1500, 1500), shape=(400, 400), max_voxels=50000)
+        assert found.level == 1
+
+
+def test_a_level_that_is_gone_is_not_fill_value(tmp_path: Path):
+    path, data = tmp_path / "a.zarr", tmp_path / "data"
+    data.mkdir()
+    foreign.zarr_python(path)
+    adopt(data, str(path), "a")
+    engine = Engine(load(data=data, cache_bytes=64 << 20, tune_malloc=False))
+    engine.recover()
+    image = engine.image("a")
+    assert image.foreign is not None
+    assert image.foreign.read(0, (0, 0, 0)) is not None
+    (path / "0").rename(tmp_path / "away")
+    with pytest.raises(OSError, match="level 0 of the adopted image is not there"):
+        image.foreign.read(0, (1, 1, 1))
+    engine.close()
+
+
+def test_measuring_a_writable_image_sees_what_was_replaced(tmp_path: Path):
+    path, data = tmp_path / "a.zarr", tmp_path / "data"
+    data.mkdir()
+    group = foreign.write_group(path, 3, foreign.multiscale([], type="mean"))
+    array = {"shape": (24, 64, 64), "chunks": (8, 16, 16), "shards": (8, 64, 64)}
+    group.create_array("0", dtype="uint16", **array)[:, :16, :16] = 1
+    adopt(data, str(path), "a", writable=True)
+    engine = Engine(load(data=data, cache_bytes=64 << 20, tune_malloc=False))
+    engine.recover()
+    image = engine.image("a")
+    assert image.measure(0).chunks == 3
+    stream, pixels = engine.ingest.open(image, "s"), np.full((24, 64, 64), 3, np.uint16)
+    engine.ingest.write(stream, 1, Region((0, 0, 0), pixels.shape), memoryview(pixels.tobytes()))
+    engine.ingest.finish(stream)
+    engine.ingest.release(stream)
+    assert image.measure(0).chunks == 48
+    engine.close()
+
+
+def large(path: Path) -> np.ndarray:
+    """An image of which a server with 8 MiB can't hold all that is written to it."""
+    pixels = marked((64, 512, 512), "uint16")
+    group = foreign.write_group(path, 3, foreign.multiscale([], type="mean"))
+    group.create_array(
+        "0", shape=pixels.shape, chunks=(8, 64, 64), shards=(8, 512, 512), dtype="uint16"
+    )
+    return pixels
+
+
+def write_halves(raw: RawServer, pixels: np.ndarray) -> None:
+    """Regions of half a shard each, which the log holds; all are durable."""
+    stream = raw.write("a", "s")
+    stream.opened()
+    count = 0
+    for z in range(0, 64, 8):
+        for y in (0, 256):
+            count += 1
+            stream.region(count, (z, y, 0), pixels[z : z + 8, y : y + 256])
+    stream.durable(count)
+
+
+def unavailable(raw: RawServer) -> str:
+    with pytest.raises(grpc.RpcError) as error:
+        raw.call("GetImage", service_pb2.GetImageRequest(name="a"))
+    assert failure(error.value).code is grpc.StatusCode.UNAVAILABLE
+    return failure(error.value).message
+
+
+def test_what_memory_can_t_take_of_an_absent_image_stays_in_the_log(
+    tmp_path: Path, serve: Callable[..., ServerProcess]
+):
+    path, data, away = tmp_path / "a.zarr", tmp_path / "data", tmp_path / "away"
+    data.mkdir()
+    pixels = large(path)
+    adopt(data, str(path), "a", writable=True)
+    server = serve(data, cache_bytes="8MiB")
+    raw = RawServer(server.address)
+    write_halves(raw, pixels)
+    server.kill()
+    raw.close()
+    path.rename(away)
+
+    server = serve(data, cache_bytes="8MiB")
+    raw = RawServer(server.address)
+    assert str(path) in unavailable(raw)
+    with ziggurat.connect(server.address) as client:
+        camera = client.create("camera", axes="zyx", shape=(16, 512, 512), dtype="uint16")
+        with camera.writer() as writer:
+            writer.write_region(pixels[:16], offset=(0, 0, 0))
+        assert_exact(camera, pixels[:16])
+    away.rename(path)
+    assert "start the server again" in unavailable(raw)
+    raw.close()
+    server.stop()
+
+    server = serve(data, cache_bytes="8MiB")
+    with ziggurat.connect(server.address) as client:
+        assert same_bytes(client.open("a")[...], pixels)
+    server.stop()
+    assert same_bytes(zarr.open_array(path / "0", mode="r")[...], pixels)
+
+
+def test_an_absent_image_stops_no_other_and_can_be_forgotten(
+    tmp_path: Path, serve: Callable[..., ServerProcess]
+):
+    path, data, away = tmp_path / "a.zarr", tmp_path / "data", tmp_path / "away"
+    data.mkdir()
+    pixels = large(path)
+    adopt(data, str(path), "a", writable=True)
+    server = serve(data, cache_bytes="8MiB", settle_idle_seconds=1000)
+    raw = RawServer(server.address)
+    stream = raw.write("a", "s")
+    stream.opened()
+    stream.region(1, (0, 0, 0), pixels[:8, :256])
+    stream.durable(1)
+    path.rename(away)
+    stream.region(2, (0, 256, 0), pixels[:8, 256:])
+    with pytest.raises(grpc.RpcError) as error:
+        stream.durable(2)
+    assert failure(error.value).code is grpc.StatusCode.UNAVAILABLE
+    assert str(path) in failure(error.value).message
+    with ziggurat.connect(server.address) as client:
+        camera = client.create("camera", axes="zyx", shape=(16, 512, 512), dtype="uint16")
+        with camera.writer() as writer:
+            writer.write_region(pixels[:16], offset=(0, 0, 0))
+        assert_exact(camera, pixels[:16])
+        client.delete("a")
+        assert [image.name for image in client.list()] == ["camera"]
+    raw.close()
+    server.stop()
+    assert not path.exists()
+    assert not zarr.open_array(away / "0", mode="r")[...].any()
+
+
 def edited(**changes: object) -> Callable[[Path], None]:
     """A good image of which the multiscale says something else."""
 
@@ -355,6 +523,25 @@ def floored(path: Path) -> None:
         group.create_array(str(k), shape=shape, chunks=(2, 8, 8), dtype="uint8")
 
 
+def linked(path: Path) -> None:
+    foreign.zarr_python(path)
+    (path / "1").rename(path.with_name("elsewhere"))
+    (path / "1").symlink_to("../elsewhere")
+
+
+def linked_within(path: Path, what: str) -> None:
+    foreign.zarr_python(path)
+    (path / what).rename(path / "raw")
+    (path / what).symlink_to(path / "raw")
+
+
+def of_a_server(path: Path) -> None:
+    foreign.zarr_python(path)
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["ziggurat"] = {}
+    (path / "zarr.json").write_text(json.dumps(document))
+
+
 GOOD = foreign.zarr_python
 AXES = [{"name": a, "type": "space"} for a in "xyz"]
 NO_SCALE = [{"path": "0"}]
@@ -380,7 +567,10 @@ BAD = {
     "datasets": (edited(datasets={}), {}, InvalidArgument, "metadata"),
     "no-scale": (edited(datasets=NO_SCALE), {}, InvalidArgument, "level 0"),
     "level-gone": (edited(datasets=[{"path": "9"}]), {}, NotFound, "9"),
-    "level-above": (edited(datasets=[{"path": "../b"}]), {}, NotFound, "b"),
+    "level-above": (edited(datasets=[{"path": "../b"}]), {}, InvalidArgument, "'../b'"),
+    "level-absolute": (edited(datasets=[{"path": "/b"}]), {}, InvalidArgument, "'/b'"),
+    "level-itself": (edited(datasets=[{"path": "0/."}]), {}, InvalidArgument, "'0/.'"),
+    "level-linked": (linked, {}, InvalidArgument, "level '1'.*elsewhere"),
     "float16": (
         lambda p: GOOD(p, dtype="float16", level0=np.ones((4, 8, 8), "f4")),
         {},
@@ -404,6 +594,37 @@ BAD = {
         InvalidArgument,
         "level 0",
     ),
+    "index-big-endian": (
+        foreign.STORES["v3-index-big-endian"],
+        {"writable": True},
+        InvalidArgument,
+        "level 0.*index",
+    ),
+    "index-first": (
+        foreign.STORES["v3-index-first"],
+        {"writable": True},
+        InvalidArgument,
+        "level 0.*index",
+    ),
+    "shards-of-one-chunk": (
+        lambda p: GOOD(p, shards=(8, 16, 16)),
+        {"writable": True},
+        InvalidArgument,
+        "level 0.*8x16x16, have one chunk each",
+    ),
+    "linked-level": (
+        partial(linked_within, what="1"),
+        {"writable": True},
+        InvalidArgument,
+        "a.zarr/1 is a link, to .*raw",
+    ),
+    "linked-chunks": (
+        partial(linked_within, what="0/c"),
+        {"writable": True},
+        InvalidArgument,
+        "a.zarr/0/c is a link, to .*raw",
+    ),
+    "ziggurat": (of_a_server, {"writable": True}, InvalidArgument, "attribute 'ziggurat'"),
     "odd-chunks": (lambda p: GOOD(p, chunks=(5, 7, 9)), {"writable": True}, InvalidArgument, "7"),
     "uneven": (foreign.uneven, {"writable": True}, InvalidArgument, "level 1"),
     "fill": (
@@ -442,6 +663,14 @@ def test_paths_that_can_t_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ):
         with pytest.raises(InvalidArgument, match=said):
             adopt(data, wrong, "a")
+    # Of another server.
+    theirs = tmp_path / "theirs"
+    foreign.zarr_python(theirs / "images/c.zarr")
+    (theirs / "lock").touch()
+    (theirs / "state.sqlite").touch()
+    with pytest.raises(InvalidArgument, match=rf"lies in {theirs}"):
+        adopt(data, str(theirs / "images/c.zarr"), "c", writable=True)
+    adopt(data, str(theirs / "images/c.zarr"), "c")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(path)
     adopted = adopt(data, "link", "a").adopted

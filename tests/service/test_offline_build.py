@@ -368,3 +368,34 @@ def test_a_stop_between_levels_is_finished(tmp_path: Path, monkeypatch) -> None:
     check(path, level0, 4)
     ome = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]
     assert len(ome["multiscales"][0]["datasets"]) == 4
+
+
+@pytest.mark.parametrize("case", ["../victim", "absolute", "0/../../victim", "linked", "above"])
+def test_nothing_outside_the_group_is_replaced(tmp_path: Path, case: str) -> None:
+    path, victim = tmp_path / "a.zarr", tmp_path / "victim"
+    engine(store(path, marked((40, 50), "uint16")))
+    victim.mkdir()
+    (victim / "thesis").write_text("x")
+    wrong = {"absolute": str(victim), "linked": "link", "above": "link/0"}.get(case, case)
+    (path / "link").symlink_to(victim.parent if case == "above" else victim)
+    document = json.loads((path / "zarr.json").read_text())
+    multiscale = document["attributes"]["ome"]["multiscales"][0]
+    multiscale["datasets"][1]["path"] = wrong
+    (path / "zarr.json").write_text(json.dumps(document))
+    before = (path / "zarr.json").read_bytes()
+    for more in ((), ("--force",)):
+        assert repr(wrong) in engine(path, *more, code=1)
+    run("ziggurat-engine", "inspect", path, code=1)
+    assert (victim / "thesis").read_text() == "x"
+    assert not (tmp_path / "0").exists()
+    assert (path / "zarr.json").read_bytes() == before
+
+
+def test_levels_that_leave_an_odd_edge_out_are_by_two(tmp_path: Path) -> None:
+    path = store(tmp_path / "a.zarr", marked((45, 45), "uint16"))
+    zarr.open_group(path).create_array("1", shape=(22, 22), chunks=(16, 16), dtype="uint16")
+    engine(path)
+    multiscale = zarr.open_group(path, mode="r").attrs["ome"]["multiscales"][0]
+    steps = [dataset["coordinateTransformations"] for dataset in multiscale["datasets"]]
+    assert [step[0]["scale"] for step in steps] == [[1, 1], [2, 2], [4, 4]]
+    assert [step[1]["translation"] for step in steps] == [[0, 0], [0.5, 0.5], [1.5, 1.5]]

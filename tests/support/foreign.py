@@ -170,6 +170,9 @@ STORES: dict[str, Callable[[Path], list[np.ndarray]]] = {
     "v3-index-first": lambda path: zarr_python(
         path, chunks=(8, 32, 16), serializer=_sharding(), compressors=None
     ),
+    "v3-index-big-endian": lambda path: zarr_python(
+        path, chunks=(8, 32, 16), serializer=_sharding("big", "end"), compressors=None
+    ),
     "v2": lambda path: zarr_python(path, version=2),
     "v2-fortran": lambda path: zarr_python(path, version=2, order="F", chunks=(5, 7, 9)),
     "v2-big-endian": lambda path: zarr_python(path, version=2, dtype=">u2"),
@@ -185,7 +188,10 @@ STORES: dict[str, Callable[[Path], list[np.ndarray]]] = {
 }
 
 
-def _sharding() -> zarr.codecs.ShardingCodec:
+def _sharding(endian: str = "little", location: str = "start") -> zarr.codecs.ShardingCodec:
     return zarr.codecs.ShardingCodec(
-        chunk_shape=(4, 8, 8), codecs=[zarr.codecs.BytesCodec()], index_location="start"
+        chunk_shape=(4, 8, 8),
+        codecs=[zarr.codecs.BytesCodec()],
+        index_codecs=[zarr.codecs.BytesCodec(endian=endian), zarr.codecs.Crc32cCodec()],
+        index_location=location,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,50 @@ def test_another_layout_is_neither_read_nor_written(adopted: Adopted) -> None:
         with pytest.raises(Corrupt, match="adopt it again"):
             call()
     assert sorted(p.name for p in Path(adopted.path).iterdir()) == ["s0", "zarr.json"]
+
+
+def test_nothing_is_written_behind_a_link(adopted: Adopted, tmp_path: Path) -> None:
+    store, raw = open_store(adopted), tmp_path / "raw"
+    (raw / "0").mkdir(parents=True)
+    (raw / "0/0").write_bytes(b"raw")
+    (Path(adopted.path) / "s0/c").symlink_to(raw)
+    assert store.get(KEY) == b"raw"
+    for call in (lambda: store.put(KEY, [b"1"]), lambda: store.delete(KEY)):
+        with pytest.raises(OSError, match="a link leads to") as error:
+            call()
+        assert error.value.errno == errno.EXDEV
+    assert [p.read_bytes() for p in raw.rglob("*") if p.is_file()] == [b"raw"]
+
+
+def test_what_took_its_place_is_neither_read_nor_written(adopted: Adopted) -> None:
+    store, group = open_store(adopted), Path(adopted.path)
+    store.put(KEY, [b"pixels"])
+    away = group.with_name("away")
+    group.rename(away)
+    shutil.copytree(away, group)
+    calls = (lambda: store.get(KEY), lambda: store.open(KEY), lambda: store.put(KEY, [b"1"]))
+    for call in calls:
+        with pytest.raises(OSError, match="was replaced while the server runs") as error:
+            call()
+        assert error.value.errno == errno.ESTALE
+    (group / "s0/zarr.json").write_bytes(array(shape=[4, 5]))
+    for call in calls:
+        with pytest.raises(Corrupt, match="adopt it again"):
+            call()
+    assert (group / "s0/c/0/0").read_bytes() == b"pixels"
+    shutil.rmtree(group)
+    away.rename(group)
+    store.put(KEY, [b"1"])
+    assert store.get(KEY) == b"1"
+
+
+def test_a_level_that_is_gone_holds_no_fill_values(adopted: Adopted) -> None:
+    store, level = open_store(adopted), Path(adopted.path) / "s0"
+    assert store.get(KEY) is None
+    level.rename(level.with_name("away"))
+    level.mkdir()
+    for call in (lambda: store.get(KEY), lambda: store.open(KEY), lambda: store.put(KEY, [b"1"])):
+        with pytest.raises(OSError, match="level 0 of the adopted image is not there") as error:
+            call()
+        assert error.value.filename == str(level)
+    assert not list(level.iterdir())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ziggurat_engine.pyramid import Pyramid
+from ziggurat_engine.pyramid import Pyramid, found_factor
 from ziggurat_engine.region import Region
 
 
@@ -90,3 +90,11 @@ def test_shards_hold_chunks(pyramid: Pyramid) -> None:
         for shard in level.shards.indices():
             for chunk in level.chunks_of(shard).indices():
                 assert level.shard_of(chunk) == shard
+
+
+def test_factors_that_shapes_tell() -> None:
+    # Of an odd edge others leave the last pixel out, or keep it.
+    wanted = {(2047, 1023): 2, (2047, 1024): 2, (45, 22): 2, (61, 30): 2, (9, 3): 3, (1, 1): 1}
+    assert {sizes: found_factor(*sizes) for sizes in wanted} == wanted
+    # None fits: at least as many pixels as are needed.
+    assert found_factor(45, 20) == 3

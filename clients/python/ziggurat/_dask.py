@@ -73,6 +73,12 @@ def block_shape(shape: Shape, chunk: Shape, pixels: int) -> Shape:
 
 def store(image: Image, array: Any, offset: Sequence[int] | None, compute: dict[str, Any]) -> None:
     """See `Image.store`."""
+    for name in ("compute", "return_stored", "load_stored", "lock", "regions"):
+        if name in compute:
+            raise InvalidArgument(
+                f"{name} = {compute[name]!r} is not for store, which returns once all is stored",
+                field=name,
+            )
     region = _region(image, array, offset)
     with image.writer() as writer:
         target = _Target(image, writer.stream_id, writer)

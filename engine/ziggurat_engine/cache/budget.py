@@ -45,13 +45,14 @@ class Budget:
         """True where settling the oldest dirty chunks would help."""
         return self._dirty > self.pressure_bytes or (self._waiting > 0 and self._dirty > 0)
 
-    def reserve(self, nbytes: int, *, force: bool = False) -> bool:
+    def reserve(self, nbytes: int, *, force: bool = False, aside: int = 0) -> bool:
         """Adds `nbytes` of dirty chunks if the limit allows, or if there are none yet.
 
-        Returns whether it did. force: adds them whatever the limit.
+        Returns whether it did. force: adds them whatever the limit. aside: bytes of dirty
+        chunks that nobody is to wait for; what clean chunks may have takes their place.
         """
         with self._room:
-            if nbytes and not force and self._full(nbytes):
+            if nbytes and not force and self._full(nbytes, aside):
                 return False
             self._dirty += nbytes
             return True
@@ -85,14 +86,15 @@ class Budget:
             with self._room:
                 self._beside -= nbytes
 
-    def wait(self, nbytes: int, timeout_seconds: float) -> bool:
+    def wait(self, nbytes: int, timeout_seconds: float, *, aside: int = 0) -> bool:
         """Waits until `nbytes` can be reserved; False where the time ran out first."""
         with self._room:
             self._waiting += 1
             try:
-                return self._room.wait_for(lambda: not self._full(nbytes), timeout_seconds)
+                return self._room.wait_for(lambda: not self._full(nbytes, aside), timeout_seconds)
             finally:
                 self._waiting -= 1
 
-    def _full(self, nbytes: int) -> bool:
-        return self._dirty > 0 and self._dirty + nbytes > self.dirty_limit_bytes
+    def _full(self, nbytes: int, aside: int) -> bool:
+        limit = min(self.dirty_limit_bytes + aside, self.total_bytes)
+        return self._dirty > 0 and self._dirty + nbytes > limit

@@ -37,7 +37,7 @@ from ziggurat_engine.foreign.source import (
 )
 from ziggurat_engine.layout import resolve
 from ziggurat_engine.names import check_name
-from ziggurat_engine.pyramid import found_factor
+from ziggurat_engine.pyramid import fits, found_factor
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import (
     Adopted,
@@ -49,6 +49,7 @@ from ziggurat_engine.spec import (
     Layout,
     LayoutRequest,
 )
+from ziggurat_engine.store import omezarr
 from ziggurat_engine.store.adopted import layout_of
 
 # A read decodes whole chunks.
@@ -167,7 +168,7 @@ def _adopted(found: _Found, *, writable: bool, method: str) -> Adopted:
         method_known=bool(method),
         levels=tuple(
             AdoptedLevel(
-                path=path.strip("/"),
+                path=path,
                 shape=array.shape,
                 chunk_shape=array.chunk,
                 shard_shape=array.cell,
@@ -217,8 +218,6 @@ def _source(path: Path) -> Source:
         raise NotFound(f"path {path}: no image itself{hint}")
     source = open_source(path)
     for level in source.paths:
-        if any(segment in ("", ".", "..") for segment in level.strip("/").split("/")):
-            raise InvalidArgument(f"path {path}: level {level!r} is not below it", field="path")
         if kind_of(path / level) != "array":
             raise NotFound(f"path {path}: level {level!r}, which it names, is not there")
     return source
@@ -252,10 +251,14 @@ def _check_arrays(path: Path, source: Source, axes: Sequence[str]) -> None:
 
 def _check_writable(found: _Found, method: str) -> None:
     path, source = found.path, found.source
+    _check_own(path)
     for k, array in enumerate(source.levels):
-        wrong = _unlike(array, found.first) or (
-            _unbinned(array.shape, source.levels[k - 1].shape, found.factors[k]) if k else ""
-        )
+        for directory in (array.path, array.path / "c"):
+            if directory.exists():
+                _check_plain(path, directory)
+        wrong = _foreign(array) or _unlike(array, found.first)
+        if k and not wrong:
+            wrong = _unbinned(array.shape, source.levels[k - 1].shape, found.factors[k])
         if wrong:
             raise InvalidArgument(
                 f"--writable: level {k} ({source.paths[k]}) of {path}: {wrong}", field="writable"
@@ -271,16 +274,56 @@ def _check_writable(found: _Found, method: str) -> None:
         )
 
 
-def _unlike(array: ZarrArray, first: ZarrArray) -> str:
-    """Why the engine can't write to a level, as it does to all levels alike; "" where it can."""
+def _check_own(path: Path) -> None:
+    """Refuses what another server may be writing to."""
+    for above in path.parents:
+        if (above / "lock").is_file() and (above / "state.sqlite").is_file():
+            raise InvalidArgument(
+                f"--writable: {path} lies in {above}, the data directory of a server",
+                field="writable",
+            )
+    if omezarr.ATTRIBUTE in group_attributes(path)[1]:
+        raise InvalidArgument(
+            f"--writable: {path} has the attribute {omezarr.ATTRIBUTE!r}: a server made it, and"
+            " may write to it",
+            field="writable",
+        )
+
+
+def _check_plain(group: Path, directory: Path) -> None:
+    """Refuses what is replaced only elsewhere: behind links, and on other file systems."""
+    real = os.path.realpath(directory)
+    if real != str(directory):
+        raise InvalidArgument(
+            f"--writable: {directory} is a link, to {real}, which is not written to",
+            field="writable",
+        )
+    if os.stat(directory).st_dev != os.stat(group).st_dev:
+        raise InvalidArgument(
+            f"--writable: {directory} is on another file system than {group}: objects can't be"
+            " renamed into it",
+            field="writable",
+        )
+
+
+def _foreign(array: ZarrArray) -> str:
+    """Why the engine can't write to such an array; "" where it can."""
     coding = array.coding
+    if array.sharded and not array.indexed:
+        return "the index of its shards is not little-endian with a CRC-32C at the end"
     if coding.reads is None or coding.big_endian or coding.fortran:
         return (
             "its chunks are coded in a way that is read, not written; Blosc, zstd, gzip or none"
             " are, of little-endian pixels in C order"
         )
-    if array.dtype == np.bool_:
-        return "its pixels are bool"
+    if array.sharded and array.cell == array.chunk:
+        # The engine takes an object of one chunk for the chunk itself.
+        return f"its shards, {_text(array.cell)}, have one chunk each"
+    return "its pixels are bool" if array.dtype == np.bool_ else ""
+
+
+def _unlike(array: ZarrArray, first: ZarrArray) -> str:
+    """Why a level can't be written to as level 0 is; "" where it can."""
     if array.fill_value is None or fill_of(array).tobytes() != fill_of(first).tobytes():
         return f"its fill value is {array.fill_value}, that of level 0 {first.fill_value}"
     if (array.chunk, array.cell) != (first.chunk, first.cell):
@@ -288,7 +331,7 @@ def _unlike(array: ZarrArray, first: ZarrArray) -> str:
             f"chunks {_text(array.chunk)} in shards {_text(array.cell)} are not those of level"
             f" 0, {_text(first.chunk)} in {_text(first.cell)}"
         )
-    if type(coding.reads) is not type(first.coding.reads):
+    if type(array.coding.reads) is not type(first.coding.reads):
         return "its codec is not that of level 0"
     return ""
 
@@ -314,7 +357,7 @@ def _factors(arrays: Sequence[ZarrArray], places: Sequence[Place], level: int) -
     for (n, m), (below, above) in zip(sizes, scales, strict=True):
         ratio = above / below
         f = max(1, round(ratio))
-        agreed = abs(ratio - f) < 1e-6 * f and -(-n // f) == m
+        agreed = abs(ratio - f) < 1e-6 * f and fits(n, m, f)
         # One pixel stays one whatever the factor.
         factors.append(1 if n == 1 else f if agreed else found_factor(n, m))
     return tuple(factors)

@@ -24,7 +24,7 @@ from ziggurat_engine.foreign.reader import (
 from ziggurat_engine.foreign.source import ZarrArray, open_array
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Adopted, Array, Image
-from ziggurat_engine.store.adopted import check_same, check_there
+from ziggurat_engine.store.adopted import check_level_there, check_same
 from ziggurat_engine.store.array import StoredSize
 from ziggurat_engine.store.handles import ShardHandles
 
@@ -73,8 +73,8 @@ class ForeignLevels:
         except Exception as error:
             # Whatever zarr-python, or a codec that it calls, has to say.
             raise Corrupt(self._where(level, f"chunk {chunk}: {error!r}")) from error
-        # Behind the read: while the group is there what is absent is fill value.
-        check_there(self._adopted)
+        # Behind the read: while the level is there what is absent is fill value.
+        check_level_there(self._adopted, level)
         self._check()
         if pixels is None:
             return None if opened.fill is None else np.full(region.shape, opened.fill)
@@ -91,10 +91,15 @@ class ForeignLevels:
         array = self._open(level).array
         shards = ShardFrames(array, self._handles) if array.indexed else None
         chunks = objects = nbytes = 0
-        for stored in scan(array):
-            objects += 1
-            nbytes += stored.size
-            chunks += 1 if shards is None else shards.present(stored.index)
+        try:
+            for stored in scan(array):
+                objects += 1
+                nbytes += stored.size
+                chunks += 1 if shards is None else shards.present(stored.index)
+        finally:
+            if self._adopted.writable:
+                # Who replaces a shard knows it by another key.
+                self._handles.drop_prefix(str(array.path))
         return StoredSize(chunks, objects, nbytes)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,9 +122,7 @@ def open_array(path: Path) -> ZarrArray:
         if shard is not None:
             document["shard"] = shard
             chunk, coding = tuple(shard["chunk_shape"]), of_v3(shard["codecs"])
-            index = [codec["name"] for codec in shard.get("index_codecs", [])]
-            at_end = shard.get("index_location", "end") == "end"
-            indexed = index == _INDEX_CODECS and at_end
+            indexed = _is_ours(shard)
             if not indexed:
                 coding = coding._replace(reads=None)
         names = document.get("dimension_names")
@@ -181,17 +180,34 @@ def _levels(group: Path, version: int, attributes: Json) -> Source:
         paths = ["0"]
         while kind_of(group / str(len(paths))) == "array":
             paths.append(str(len(paths)))
-        arrays = tuple(open_array(group / p) for p in paths)
+        arrays = tuple(open_array(level_at(group, p)) for p in paths)
         return Source(arrays, group, tuple(paths), version, None, None, attributes)
     first = multiscales[0]
     said = str(ome.get("version") or first.get("version") or ("0.5" if version == 3 else "0.4"))
     if said not in OME_VERSIONS:
         raise UnsupportedVersion(f"{group}: OME-Zarr {said}; only 0.4 and 0.5 are known")
     paths = [str(dataset["path"]) for dataset in first["datasets"]]
-    arrays = tuple(open_array(group / p) for p in paths if kind_of(group / p) == "array")
+    places = [level_at(group, p) for p in paths]
+    arrays = tuple(open_array(place) for place in places if kind_of(place) == "array")
     if not arrays or kind_of(group / paths[0]) != "array":
         raise NotFound(f"{group}: its level 0, {paths[0]}, is not there")
     return Source(arrays, group, tuple(paths), version, said, first, ome)
+
+
+def level_at(group: Path, path: str) -> Path:
+    """Where a level lies whose dataset has this `path`.
+
+    InvalidArgument where that is not below the group: what is there is not the image's, to be
+    read or replaced as one of its levels.
+    """
+    named = not {"", ".", ".."} & set(path.split("/")) and path.isprintable()
+    real = os.path.realpath(group / path) if named else path
+    if not named or not Path(real).is_relative_to(os.path.realpath(group)):
+        raise InvalidArgument(
+            f"path {group}: level {path!r} of its datasets is not below it, but {real!r}",
+            field="path",
+        )
+    return group / path
 
 
 def kind_of(path: Path) -> str | None:
@@ -252,6 +268,16 @@ def _v3_keys(encoding: Json) -> Keys:
     if encoding["name"] == "v2":
         return Keys("", settings.get("separator", "."))
     return Keys("c", settings.get("separator", "/"))
+
+
+def _is_ours(shard: Json) -> bool:
+    """True where the index of shards is as the engine reads and writes it."""
+    index = shard.get("index_codecs", [])
+    return (
+        [codec["name"] for codec in index] == _INDEX_CODECS
+        and (index[0].get("configuration") or {}).get("endian") == "little"
+        and shard.get("index_location", "end") == "end"
+    )
 
 
 def _shard(codecs: list[Json]) -> Json | None:

@@ -25,7 +25,14 @@ import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.foreign.reader import Counter, open_reader, present, scan
-from ziggurat_engine.foreign.source import Source, ZarrArray, kind_of, open_array, open_source
+from ziggurat_engine.foreign.source import (
+    Source,
+    ZarrArray,
+    kind_of,
+    level_at,
+    open_array,
+    open_source,
+)
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.kernels import cpu
 from ziggurat_engine.offline import describe
@@ -157,7 +164,9 @@ def _make(
 
 
 def _check_free(stage: Stage, group: Path, plan: Plan, wish: Wish) -> None:
-    """Nothing that is not ours is replaced unasked."""
+    """Nothing that is not ours is replaced unasked, and nothing outside the group ever."""
+    for level in plan.levels:
+        level_at(group, level.path)
     if wish.force or (stage.path / PUBLISHED).exists():
         return
     for level in plan.levels:

@@ -5,8 +5,9 @@ Keys are those of the catalog: what would lie in the image's own directory lies 
 every write does; it is made by the first write, swept, and removed when the store is closed.
 
 A level has to lie as it did when it was adopted: log and notes name chunks of that grid.
-That an object is absent counts only while the group's document is there: a directory that
-is gone, or not mounted, holds no fill values. Nothing but objects is ever made or removed.
+That an object is absent counts only while the documents of the group and the level are there:
+a directory that is gone, or not mounted, holds no fill values. Nothing but objects is ever
+made or removed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,6 +38,12 @@ def check_there(adopted: Adopted) -> None:
     except OSError as error:
         code = error.errno or errno.EIO
         raise OSError(code, "the adopted image is not there", adopted.path) from None
+
+
+def check_level_there(adopted: Adopted, level: int) -> None:
+    """OSError, with the path, where the group or this level of it is not there."""
+    check_there(adopted)
+    _stamp(adopted, level)
 
 
 def layout_of(document: bytes) -> str:
@@ -66,6 +74,17 @@ def check_same(adopted: Adopted, level: int) -> None:
         )
 
 
+def _stamp(adopted: Adopted, level: int) -> tuple[int, int, int]:
+    """What tells the document of a level from any other; OSError where it is not there."""
+    document = document_of(adopted, level)
+    try:
+        status = document.stat()
+    except OSError as error:
+        what = f"level {level} of the adopted image is not there"
+        raise OSError(error.errno or errno.EIO, what, str(document.parent)) from None
+    return status.st_ino, status.st_dev, status.st_mtime_ns
+
+
 class AdoptedStore:
     """The objects below `at`, a prefix of the catalog, as files below `adopted.path`.
 
@@ -81,14 +100,16 @@ class AdoptedStore:
         self._files = LocalStore(fs, self._root, self._root / TMP)
         self._opening = threading.Lock()
         self._lock: FileLock | None = None
-        self._same = False
+        # What the documents were when they were last compared; and when they first were.
+        self._stamps: list[tuple[int, int, int]] = []
+        self._first: list[tuple[int, int, int]] = []
 
     def get(self, key: str) -> bytes | None:
         """See Objects."""
         self._check_same()
         data = self._files.get(self._below(key))
         if data is None:
-            check_there(self._adopted)
+            self._check_same()
         return data
 
     def open(self, key: str) -> ObjectReader | None:
@@ -96,18 +117,22 @@ class AdoptedStore:
         self._check_same()
         reader = self._files.open(self._below(key))
         if reader is None:
-            check_there(self._adopted)
+            self._check_same()
         return reader
 
     def put(self, key: str, parts: Iterable[Buffer]) -> int:
         """See Objects."""
         self._begin()
-        return self._files.put(self._below(key), parts)
+        below = self._below(key)
+        self._check_plain(below)
+        return self._files.put(below, parts)
 
     def delete(self, key: str) -> None:
         """See Objects."""
         self._begin()
-        self._files.delete(self._below(key))
+        below = self._below(key)
+        self._check_plain(below)
+        self._files.delete(below)
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
         """See Objects."""
@@ -128,17 +153,40 @@ class AdoptedStore:
             raise ValueError(f"key {key!r} is not below {self._at!r}")
         return key.removeprefix(self._at)
 
+    def _check_plain(self, key: str) -> None:
+        """OSError where a link leads to the object: what lies behind it is somebody else's."""
+        directory = (self._root / key).parent
+        real = os.path.realpath(directory)
+        if real != str(directory):
+            raise OSError(errno.EXDEV, f"a link leads to {real}, not to be written to", directory)
+
     def _check_same(self) -> None:
-        """Once: chunks of another layout must be neither read nor written."""
-        if not self._same:
-            for level in range(len(self._adopted.levels)):
-                check_same(self._adopted, level)
-            self._same = True
+        """Chunks of another layout, or of another image, must be neither read nor written.
+
+        OSError where the group, or a level, is not there, or others took their place while
+        the server runs: what waits to be stored is not theirs.
+        """
+        check_there(self._adopted)
+        levels = range(len(self._adopted.levels))
+        stamps = [_stamp(self._adopted, level) for level in levels]
+        if stamps == self._stamps:
+            return
+        for level in levels:
+            check_same(self._adopted, level)
+        # A disk that comes back may have another number; files keep theirs.
+        self._first = self._first or stamps
+        if [stamp[0] for stamp in stamps] != [first[0] for first in self._first]:
+            raise OSError(
+                errno.ESTALE,
+                "the adopted image was replaced while the server runs: put it back, or start"
+                " the server again to write to this one",
+                self._adopted.path,
+            )
+        self._stamps = stamps
 
     def _begin(self) -> None:
         # Before each write: directories are made for it, which must not happen below a path
         # where something else is mounted, or nothing.
-        check_there(self._adopted)
         self._check_same()
         with self._opening:
             if self._lock is not None:
