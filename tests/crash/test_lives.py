@@ -6,6 +6,7 @@ left: perhaps with another log directory, or without an image's metadata.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sqlite3
 import threading
@@ -697,7 +698,15 @@ class TestSettling:
                     pass
         storing.clear(notes)
         assert any(beside in note.chunks for note in state.stale())
-        world.engine.ingest.finish(stream)
+
+        def finished() -> bool:
+            # Another try may have begun before, and fail yet.
+            with contextlib.suppress(Unavailable, OSError):
+                world.engine.ingest.finish(stream)
+                return True
+            return False
+
+        until(finished, "all to be stored")
         check_levels(world, painted(*writes))
         assert not storing._beside
         assert not storing._unnoted

@@ -23,6 +23,7 @@ Of an adopted image there is the group's document alone, without "ome": "version
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -67,11 +68,25 @@ def description_of(method: str) -> str:
     return f"{_DOWNSAMPLING[method]} {_CASCADE}"
 
 
+_loading = threading.Lock()
+
+
+def _load() -> None:
+    """Half a second of imports that only a creation and a change of method need.
+
+    By one thread at a time: modules that import each other in a circle fail where two
+    threads begin at different ends of it.
+    """
+    with _loading:
+        import zarr.codecs
+        import zarr.storage  # noqa: F401
+
+
 def documents(image: Image) -> dict[str, bytes]:
     """The metadata of `image`, by path in its group; the group's own document last."""
     if image.adopted is not None:
         return {"zarr.json": _record(image)}
-    # Half a second of imports that only a creation needs.
+    _load()
     import zarr
     from zarr.codecs import BytesCodec
     from zarr.core.buffer import Buffer
@@ -162,6 +177,7 @@ def replace_levels(document: dict[str, Any], image: Image) -> None:
 
     What others have added to it stays, but for a copy of the arrays' metadata, of other arrays.
     """
+    _load()
     attributes = document["attributes"]
     new = _multiscale(image).model_dump(mode="json", by_alias=True, exclude_none=True)
     multiscale = attributes["ome"]["multiscales"][0]
