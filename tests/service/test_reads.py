@@ -40,6 +40,7 @@ def stack(server: ServerProcess) -> Iterator[ziggurat.Image]:
         with image.writer() as writer:
             writer.write_region(marked(SHAPE, "uint16"), (0,) * 4)
         yield image.refresh()
+        client.delete(image.name)  # the tests of a module may come in two runs
 
 
 def mean(pixels: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -136,6 +136,9 @@ def put_images(server: ServerProcess, shared_data: Path) -> Iterator[dict[Any, P
             image = client.open(name, measure=True)
             found[key, layout] = Put(source, path, name, image, pixels, server)
         yield found
+        # The tests of a module may come in two runs.
+        for put in found.values():
+            client.delete(put.name)
 
 
 @pytest.fixture(params=CASES, ids="-".join)
