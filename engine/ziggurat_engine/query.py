@@ -144,7 +144,7 @@ class _Room:
         """Takes so many, if there are."""
         with self._lock:
             if nbytes > self._left:
-                return nbytes == 0
+                return False
             self._left -= nbytes
             return True
 
@@ -245,9 +245,7 @@ class Query:
         nbytes = math.prod(shape) * target.itemsize
         if nbytes > self._max_read_bytes:
             raise self._too_much(nbytes, "shape")
-        # In this order: a write that comes between makes it stale, or newer.
-        revision = image.base.revision
-        stale = self.stale(image, level, region)
+        revision, stale = self._seen(image, level, region)
         modified = read.if_newer_than is None or revision > read.if_newer_than
         return Answer(
             image,
@@ -327,8 +325,7 @@ class Query:
         if nbytes > self._max_read_bytes:
             raise self._too_much(nbytes, "rows")
         region = placed.around(placed.points, image.shape(placed.level))
-        revision = image.base.revision
-        stale = region.size > 0 and self.stale(image, placed.level, region)
+        revision, stale = self._seen(image, placed.level, region)
         return PlaneAnswer(image, plane, placed, region, dtype, stale, revision - stale)
 
     def plane_parts(
@@ -375,6 +372,12 @@ class Query:
             image.fill_value,
         )
         return plane.conversion.apply(values)
+
+    def _seen(self, image: OpenImage, level: int, region: Region) -> tuple[int, bool]:
+        """The image's revision, and whether `region` of `level` is stale."""
+        # In this order: a write that comes between makes it stale, or newer.
+        revision = image.base.revision
+        return revision, region.size > 0 and self.stale(image, level, region)
 
     def _too_much(self, nbytes: int, field_: str) -> LimitExceeded:
         return LimitExceeded(
