@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.names import check_name
 
 
