@@ -8,8 +8,8 @@ directory, readable by its owner alone, holds what each may do and a salted SHA-
                               "salt", "hash"}, ...]}
 
 Times are seconds since the Unix epoch; expires: null for never. Who changes the file holds
-a lock and replaces it; a server looks for a new one every RELOAD_SECONDS at most, when it is
-asked, and so needs no word.
+a lock and replaces it. A server needs no word: it looks whether there is a new one when it is
+asked for a token that it does not know, and every RELOAD_SECONDS while it is asked.
 """
 
 from __future__ import annotations
@@ -162,6 +162,9 @@ class Tokens:
         """Whom the token stands for. Unauthenticated, which does not say what is wrong."""
         ident, _, spoken = text.removeprefix(MARK).partition("_")
         token = self._now().get(ident)
+        if token is None:
+            # Perhaps it was made just now.
+            token = self._now(at_once=True).get(ident)
         # As long for an id that nobody has.
         wanted, salt = (token.hash, token.salt) if token else ("", "")
         if not hmac.compare_digest(_hash(salt, spoken), wanted) or token is None:
@@ -177,13 +180,12 @@ class Tokens:
         if token.expired:
             raise _expired(token)
 
-    def _now(self) -> dict[str, Token]:
-        if time.monotonic() >= self._next and self._lock.acquire(blocking=False):
-            try:
-                self._reload()
-            finally:
-                self._next = time.monotonic() + RELOAD_SECONDS
-                self._lock.release()
+    def _now(self, *, at_once: bool = False) -> dict[str, Token]:
+        if at_once or time.monotonic() >= self._next:
+            with self._lock:
+                if at_once or time.monotonic() >= self._next:
+                    self._reload()
+                    self._next = time.monotonic() + RELOAD_SECONDS
         return self._known
 
     def _reload(self) -> None:

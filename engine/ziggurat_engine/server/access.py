@@ -7,7 +7,6 @@ within a second (write_call.py).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,34 +38,68 @@ class Access(grpc.ServerInterceptor):
         if rule.scope is Scope.NONE:
             return handler
         inner = behaviour_of(handler)
+        take = self._checked if handler.request_streaming else self._alone
 
         def answered(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            try:
-                _, admitted = self._admitted(rule, requests, context)
-            except ZigguratError as error:
-                abort(context, error)
-            return inner(admitted, context)
+            with _Gate(context) as gate:
+                caller = self._caller(rule, context)
+                return inner(take(rule, caller, requests, gate), context)
 
         def streamed(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            try:
-                caller, admitted = self._admitted(rule, requests, context)
-                for response in inner(admitted, context):
+            with _Gate(context) as gate:
+                caller = self._caller(rule, context)
+                for response in inner(take(rule, caller, requests, gate), context):
                     yield response
                     caller.check()
-            except ZigguratError as error:
-                abort(context, error)
 
         return wrapped(handler, streamed if handler.response_streaming else answered)
 
-    def _admitted(
-        self, rule: Rule, requests: Iterator[Any], context: grpc.ServicerContext
-    ) -> tuple[Caller, Iterator[Any]]:
+    def _caller(self, rule: Rule, context: grpc.ServicerContext) -> Caller:
         caller = self._identify(context)
         note(context, caller)
         rule.check(caller)
-        first = first_of(requests)
-        rule.check_names(caller, first)
-        return caller, itertools.chain((first,), requests)
+        return caller
+
+    def _alone(
+        self, rule: Rule, caller: Caller, requests: Iterator[Any], _: _Gate
+    ) -> Iterator[Any]:
+        request = first_of(requests)
+        rule.check_names(caller, request)
+        return iter((request,))
+
+    def _checked(
+        self, rule: Rule, caller: Caller, requests: Iterator[Any], gate: _Gate
+    ) -> Iterator[Any]:
+        """The first is looked at when the handler asks for it: it knows how long to wait."""
+        for first in requests:
+            try:
+                rule.check_names(caller, first)
+            except ZigguratError as error:
+                gate.refusal = error
+                return
+            yield first
+            break
+        yield from requests
+
+
+class _Gate:
+    """Ends a call with the status of what kept it out, whatever else came of that.
+
+    refusal: why the handler got no message; on whichever thread it asked for one.
+    """
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+        self.refusal: ZigguratError | None = None
+
+    def __enter__(self) -> _Gate:
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        # What a handler raises is a status of its own, by `abort`.
+        found = error if isinstance(error, ZigguratError) else self.refusal
+        if found is not None and not isinstance(error, GeneratorExit):
+            abort(self._context, found)
 
 
 def _undeclared(_: Iterator[Any], context: grpc.ServicerContext) -> Any:
