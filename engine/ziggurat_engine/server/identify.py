@@ -8,15 +8,18 @@ not at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
 from ziggurat_engine.config import Settings
-from ziggurat_engine.errors import Unauthenticated
+from ziggurat_engine.errors import InvalidArgument, Unauthenticated
 from ziggurat_engine.security.audit import AuditLog
 from ziggurat_engine.security.caller import ANONYMOUS, Caller, Scope
 from ziggurat_engine.security.tokens import MARK, TokenFile, Tokens
+
+if TYPE_CHECKING:
+    from ziggurat_engine.security.issuer import Issuer
 
 # gRPC itself takes 8 KiB of metadata, or a little more.
 MAX_TOKEN_BYTES = 8192
@@ -25,18 +28,37 @@ Identify: TypeAlias = Callable[[grpc.ServicerContext], Caller]
 
 
 def identifier(settings: Settings) -> Identify:
-    """Who makes a call, by these settings. Raises as TokenFile.read does."""
+    """Who makes a call, by these settings.
+
+    Raises as TokenFile.read does; InvalidArgument where JWTs count, and can't be read.
+    """
     if settings.auth == "none":
         return _by_certificate
     tokens = Tokens(TokenFile(settings.data))
+    issuer = _issuer(settings) if settings.jwt_issuer else None
 
     def by_token(context: grpc.ServicerContext) -> Caller:
         text = bearer(context)
         if text.startswith(MARK):
             return tokens.caller(text)
+        if issuer is not None:
+            return issuer.caller(text)
         raise Unauthenticated("the token is not one that this server takes")
 
     return by_token
+
+
+def _issuer(settings: Settings) -> Issuer:
+    try:
+        from ziggurat_engine.security.issuer import Issuer
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.split(".")[0] == "ziggurat_engine":
+            raise
+        raise InvalidArgument(
+            f"{missing.name} is missing; jwt_issuer needs pip install 'ziggurat-engine[jwt]'",
+            field="jwt_issuer",
+        ) from None
+    return Issuer(settings)
 
 
 def first_token(settings: Settings) -> str | None:
