@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import ziggurat
@@ -80,6 +81,19 @@ def test_what_somebody_was_refused(guarded: Guarded) -> None:
         ("boss", "PERMISSION_DENIED"),
     ]
     assert found[1]["image"] == "other/run"
+
+
+def test_requests_that_say_anything(guarded: Guarded) -> None:
+    """They are refused as ever, and leave a line that is no longer than others."""
+    path = guarded.server.data / "audit.jsonl"
+    boss = guarded.caller(guarded.admin_token)
+    name = 10**6 * "a"
+    for method in ("CreateImage", "DeleteImage", "BuildPyramid", "WriteStream"):
+        boss.refused(method, REQUESTS[method](name))
+        assert lines(path)[-1]["image"] == name[:512] + "..."
+    build = service_pb2.BuildPyramidRequest(image="lab/run", method=77)  # type: ignore[arg-type]
+    assert boss.refused("BuildPyramid", build).code is grpc.StatusCode.INVALID_ARGUMENT
+    assert lines(path)[-1]["method"] == "77"
 
 
 def test_a_stream_that_was_left(guarded: Guarded) -> None:

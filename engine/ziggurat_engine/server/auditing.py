@@ -20,6 +20,11 @@ from ziggurat_engine.server.rights import RULES
 from ziggurat_engine.server.shape import behaviour_of, wrapped
 
 
+# More than an image may have. What is refused may say anything.
+MOST_AXES = 8
+MOST_TEXT = 512
+
+
 class Auditing(grpc.ServerInterceptor):
     """Records what the table calls a change."""
 
@@ -91,15 +96,18 @@ class _Request:
         """Takes what is to be recorded of a request."""
         if isinstance(request, service_pb2.CreateImageRequest):
             spec = request.spec
-            self.facts = {"image": spec.name, "shape": [int(axis.size) for axis in spec.axes]}
+            self.facts = {
+                "image": _short(spec.name),
+                "shape": [axis.size for axis in spec.axes[:MOST_AXES]],
+            }
             if spec.labels_of:
-                self.facts["labels_of"] = spec.labels_of
+                self.facts["labels_of"] = _short(spec.labels_of)
         elif isinstance(request, service_pb2.DeleteImageRequest):
-            self.facts = {"image": request.name}
+            self.facts = {"image": _short(request.name)}
         elif isinstance(request, service_pb2.BuildPyramidRequest):
-            self.facts = {"image": request.image, "force": request.force}
+            self.facts = {"image": _short(request.image), "force": request.force}
             if request.method:
-                self.facts["method"] = image_pb2.Downsampling.Name(request.method)
+                self.facts["method"] = _word(image_pb2.Downsampling, request.method)
 
     def answered(self, _: Message) -> bool:
         """Looks at an answer; whether it is the one that opens a stream."""
@@ -119,16 +127,27 @@ class _Stream(_Request):
             self.counts["bytes"] += request.payload.nbytes
         elif isinstance(request, write_pb2.WriteRequest):
             if request.HasField("open"):
-                self.facts = {"image": request.open.image, "stream": request.open.stream_id}
+                image, stream = _short(request.open.image), _short(request.open.stream_id)
+                self.facts = {"image": image, "stream": stream}
             elif request.HasField("skip"):
                 self.counts["skipped_frames"] += request.skip.frames
             elif request.HasField("close"):
-                self.facts["outcome"] = write_pb2.Outcome.Name(request.close.outcome)
+                self.facts["outcome"] = _word(write_pb2.Outcome, request.close.outcome)
 
     def answered(self, answer: Any) -> bool:
         kind = answer.WhichOneof("message")
         self.counts["durable"] = getattr(answer, kind).durable
         return bool(kind == "opened")
+
+
+def _short(text: str) -> str:
+    """What a caller said, which may be anything, and long."""
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}..."
+
+
+def _word(kind: Any, number: int) -> str:
+    """An enum's value; what came from a newer client may have no name here."""
+    return str(kind.Name(number)) if number in kind.values() else str(number)
 
 
 def _result(context: Any) -> str:
