@@ -86,11 +86,14 @@ def test_a_server_of_another_ca(mutual: ServerProcess, pem, stranger) -> None:
             assert caught.value.reason == "TLS_FAILED"
 
 
-def test_a_client_of_another_ca(mutual: ServerProcess, pem, stranger) -> None:
-    """Nor one without a certificate, or that speaks no TLS."""
-    shown = {"cert": stranger["client"], "key": stranger["client_key"]}
+def test_a_client_of_another_ca(mutual: ServerProcess, pem, stranger, tmp_path: Path) -> None:
+    """Nor one whose certificate is over, that has none, or that speaks no TLS."""
+    shutil.copy(pem["ca"], tmp_path)
+    shutil.copy(pem["ca_key"], tmp_path)
+    over = certificates(tmp_path, days=-1)
     for client in (
-        connected(mutual, pem, **shown),
+        connected(mutual, pem, cert=stranger["client"], key=stranger["client_key"]),
+        connected(mutual, pem, cert=over["client"], key=over["client_key"]),
         ziggurat.connect(mutual.address, ca=pem["ca"]),
         ziggurat.connect(mutual.address),
     ):
