@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import grpc
 import numpy as np
 import pytest
 import ziggurat
+from hypothesis import given
+from hypothesis import strategies as st
 from ziggurat_engine import errors
 from ziggurat_engine.security.caller import Caller, Scope, prefix_of
 from ziggurat_engine.security.tokens import TokenFile, Tokens
@@ -278,6 +281,15 @@ def test_both_spellings_of_a_letter_are_the_same(tmp_path: Path) -> None:
     assert caller.covers("lab\u00f4/run")
     assert caller.covers("labo\u0302/run")
     assert not caller.covers("labo/run")
+
+
+@given(st.lists(st.sampled_from(["", ".", "..", "lab", "lab2", "LAB", "run", "\0"]), max_size=6))
+def test_what_is_covered_lies_below(segments: list[str]) -> None:
+    """As a path of the file system, whatever a name is made of."""
+    name = "/".join(segments)
+    covered = Caller("k", "n", Scope.READ, "lab/run").covers(name)
+    below = f"{posixpath.normpath(name)}/".startswith("lab/run/")
+    assert below if covered else not below or posixpath.normpath(name) != name
 
 
 def test_at_or_below() -> None:

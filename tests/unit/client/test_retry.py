@@ -93,6 +93,10 @@ def full(reason="LIMIT_EXCEEDED"):
         (ziggurat.NotFound("no"), False, False, False),
         (ziggurat.FailedPrecondition("no"), False, False, False),
         (ziggurat.DataLoss("no"), False, False, False),
+        (ziggurat.Unauthenticated("no"), False, False, False),
+        (ziggurat.PermissionDenied("no"), False, False, False),
+        # Certificates are renewed; one that was never good is not waited for.
+        (ziggurat.Unavailable("no", reason="TLS_FAILED"), False, True, True),
     ],
     ids=lambda value: getattr(value, "reason", value),
 )
