@@ -174,6 +174,9 @@ HOSTILE: dict[str, Callable[[], str]] = {
     "no issuer": lambda: signed(iss=None),
     "expired": lambda: signed(exp=time.time() - 100),
     "never expires": lambda: signed(exp=None),
+    "expires never": lambda: signed(exp=float("inf")),
+    "expires at no time": lambda: signed(exp=float("nan")),
+    "is somebody's list": lambda: signed(sub=["ada"]),
     "expires some day": lambda: signed(exp="tomorrow"),
     "not yet": lambda: signed(nbf=time.time() + 100),
     "nobody": lambda: signed(sub=None),
@@ -243,6 +246,10 @@ def test_secrets_and_strange_keys_are_no_keys(tmp_path: Path) -> None:
         {"kty": "new", "kid": "new"},
         {"kid": "empty"},
         "none",
+        {"kty": "RSA", "kid": "empty"},
+        {"kty": "RSA", "n": 7, "e": [], "kid": "numbers"},
+        {"kty": ["RSA"], "kid": "list"},
+        {**jwk("RS256", "x", SECRETS["RS256"]), "kid": ["RS256"]},
         jwk("RS256", "encrypts", SECRETS["RS256"], use="enc"),
         jwk("ES256", "good", SECRETS["ES256"]),
     ]
@@ -326,6 +333,12 @@ def test_a_place_without_keys(place: str, document: Any) -> None:
     Place.document = document
     with pytest.raises(Unauthenticated):
         Keys(place, 0, 0).find("RS256")
+
+
+def test_a_file_that_is_too_deep(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(10**5 * "[")
+    with pytest.raises(Unauthenticated):
+        Keys(str(tmp_path / "keys"), 0, 0).find("RS256")
 
 
 def test_only_from_where_the_settings_say(place: str) -> None:

@@ -71,6 +71,9 @@ def test_health_over_tls(mutual: ServerProcess, pem: dict[str, Path]) -> None:
     environment["ZIGGURAT_TLS_CERT"] = str(pem["server"])
     said = run("ziggurat-engine", "health", mutual.address, **environment)
     assert said.stdout == "SERVING\n"
+    everywhere = mutual.address.replace("127.0.0.1", "0.0.0.0")
+    said = run("ziggurat-engine", "health", ZIGGURAT_LISTEN=everywhere, **environment)
+    assert said.stdout == "SERVING\n"
     refused = run("ziggurat-engine", "health", mutual.address, "--timeout=5", code=1)
     assert "UNAVAILABLE" in refused.stdout
 
