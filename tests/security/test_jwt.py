@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import http.server
+import itertools
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import grpc
 import jwt
+import numpy as np
 import pytest
 import ziggurat
 from cryptography.hazmat.primitives import serialization
@@ -138,6 +140,40 @@ def test_a_stream_ends_when_it_expires(trusting: Guarded, key_file: Path) -> Non
         with pytest.raises(ziggurat.Unauthenticated, match="expired"):
             until(lambda: writer.flush() or writer.skip(1), "the writer to be told")
         writer.cancel()
+
+
+def test_a_writer_goes_on_with_another(trusting: Guarded) -> None:
+    """A function gives JWTs: one that is over soon, and then others."""
+    leeway = load(data="d").jwt_leeway_seconds
+    lives = iter(2.0**n for n in itertools.count())
+    opened = False
+
+    def token() -> str:
+        # Until a writer is open: on a busy machine one may be over before it is.
+        return signed(exp=time.time() + 600 if opened else time.time() - leeway + next(lives))
+
+    with trusting.connect() as client:
+        client.create("lab/long", axes="tyx", shape=(0, 4, 4), dtype="uint8", unbounded=True)
+    with trusting.connect(signed()) as steady, trusting.connect(token) as client:
+        (image,) = until(lambda: asked(client), "a token to reach the server in time")
+        (writer,) = until(lambda: asked(client, image), "a writer to be opened in time")
+        opened, t = True, 0
+        while not writer.reconnects:
+            writer.write(np.full((4, 4), t % 256, "uint8"), t=t)
+            writer.flush()
+            t += 1
+        writer.close()
+        read = steady.open("lab/long").read()
+    assert (read == np.arange(t).astype("uint8")[:, None, None]).all()
+    with trusting.connect() as client:
+        client.delete("lab/long")
+
+
+def asked(client: ziggurat.Client, image: Any = None) -> Any:
+    """The image, or a writer to it, in a tuple; nothing where the token was over before."""
+    with contextlib.suppress(ziggurat.Unauthenticated):
+        return (client.open("lab/long") if image is None else image.writer(),)
+    return ()
 
 
 def opened(trusting: Guarded, stack: contextlib.ExitStack) -> ziggurat.Writer:
