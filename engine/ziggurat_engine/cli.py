@@ -18,6 +18,7 @@ import click
 from ziggurat_engine import __version__
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.offline import commands
+from ziggurat_engine.upkeep import commands as upkeep
 
 if TYPE_CHECKING:
     from ziggurat_engine.vfs import FileSystem
@@ -188,3 +189,4 @@ def list_settings() -> None:
 main.add_command(commands.command(tune_malloc))
 main.add_command(commands.inspect_command)
 main.add_command(commands.adopt_command)
+main.add_command(upkeep.check_command)

@@ -16,8 +16,8 @@ is searched for such a record, whether a chain leads there or not.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from ziggurat_engine.errors import Corrupt, UnsupportedVersion
@@ -25,8 +25,6 @@ from ziggurat_engine.log import record, segment
 from ziggurat_engine.log.record import Header, Kind, Record
 from ziggurat_engine.log.segment import Segment
 from ziggurat_engine.vfs import FileSystem, ReadFile
-
-_log = logging.getLogger(__name__)
 
 _SCAN_BYTES = 1 << 20
 
@@ -40,6 +38,14 @@ class Replayed(NamedTuple):
     record: Record
     payload: memoryview
     """A Region's pixels; otherwise empty. Valid as long as it is held."""
+
+
+class Torn(NamedTuple):
+    """Where the log was cut: what is behind was never durable. lost: records that lie there."""
+
+    path: Path
+    position: int
+    lost: int
 
 
 class _Link(NamedTuple):
@@ -66,6 +72,8 @@ class Chain:
         self._durable = 0
         self.end = self._links[0].start if self._links else 0
         """The position behind the last record; known once `records` is exhausted."""
+        self.torn: Torn | None = None
+        """Where it was cut, if it was; known then, too."""
 
     def records(self) -> Iterator[Replayed]:
         """All records, in order. Corrupt; UnsupportedVersion; OSError."""
@@ -127,12 +135,7 @@ class Chain:
                 file.close()
         self.end = position
         if lost or torn:
-            _log.warning(
-                "%s: log cut at position %d: it and %d records behind it were never durable",
-                self._links[index].segment.path,
-                position,
-                lost,
-            )
+            self.torn = Torn(self._links[index].segment.path, position, lost)
 
 
 def _link(fs: FileSystem, segments: Sequence[Segment]) -> list[_Link]:

@@ -1,0 +1,113 @@
+"""Which options have `ziggurat-engine check`, `repair` and `backup`, and what do they print?
+
+Imports at the top are light, like those of cli.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ziggurat_engine.cgroup import cores
+from ziggurat_engine.errors import ZigguratError
+
+if TYPE_CHECKING:
+    from ziggurat_engine.upkeep.findings import Finding
+
+DEFECTS = 1
+CANNOT = 2
+STOPPED = 130
+
+
+class Bar:
+    """A progress bar on stderr, where that is a terminal; findings pass it by."""
+
+    def __init__(self, label: str, *, quiet: bool) -> None:
+        self._label = label
+        self._shown = not quiet and sys.stderr.isatty()
+        self._bar: click._termui_impl.ProgressBar[int] | None = None
+
+    def show(self, done: int, of: int) -> None:
+        """So much is done."""
+        if not self._shown:
+            return
+        if self._bar is None:
+            self._bar = click.progressbar(length=of, label=self._label, file=sys.stderr)
+        self._bar.length = of
+        self._bar.update(done - self._bar.pos)
+        self._bar.render_progress()
+
+    def end(self) -> None:
+        """No more of it."""
+        if self._bar is not None:
+            self._bar.render_finish()
+            self._bar = None
+
+
+def fail(message: str) -> None:
+    """Says why it can't be done; exit code CANNOT."""
+    click.echo(f"Error: {message}", err=True)
+    raise SystemExit(CANNOT)
+
+
+_LOG = click.option(
+    "--log",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="ZIGGURAT_LOG",
+    help="Directory of the write-ahead log.  [default: DIR/log]",
+)
+_THREADS = click.option(
+    "--threads", type=click.IntRange(1, 1024), default=cores, help="[default: all cores]"
+)
+
+
+@click.command("check")
+@click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
+@_LOG
+@click.option("--pixels", is_flag=True, help="Compare each level with what the one below makes.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a finding.")
+@_THREADS
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar, no summary, defects alone.")
+def check_command(
+    path: Path, log: Path | None, pixels: bool, as_json: bool, threads: int, quiet: bool
+) -> None:
+    """Check that a data directory, or any OME-Zarr, is whole; nothing is changed.
+
+    Also beside a server that uses it. Reads every shard's index and decodes every chunk; reads
+    documents, the state database, the log. Exits with 0 where nothing is wrong, 1 where
+    something is, 2 where that can't be told.
+    """
+    from ziggurat_engine.upkeep.check import Progress, check
+
+    bar = Bar("checking", quiet=quiet)
+    progress = Progress(tell=bar.show)
+    defects = 0
+    try:
+        for finding in check(path, log=log, pixels=pixels, threads=threads, progress=progress):
+            defects += finding.defect
+            if finding.defect or not quiet:
+                bar.end()
+                _say(finding, as_json=as_json)
+    except KeyboardInterrupt:
+        bar.end()
+        click.echo("stopped", err=True)
+        raise SystemExit(STOPPED) from None
+    except (ZigguratError, OSError) as error:
+        bar.end()
+        fail(str(error))
+    bar.end()
+    if not quiet:
+        said = f"{defects} defects" if defects else "nothing is wrong"
+        click.echo(f"{progress.done} pieces checked: {said}", err=True)
+    raise SystemExit(DEFECTS if defects else 0)
+
+
+def _say(finding: Finding, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(finding.as_json()))
+    else:
+        click.echo(f"{finding}\n    {finding.remedy}")
