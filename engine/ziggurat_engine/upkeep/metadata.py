@@ -23,13 +23,15 @@ _OF_CHUNKS = ("zarr_format", "node_type", "data_type", "chunk_grid")
 
 def check_documents(holding: Holding, found: Found) -> Iterator[Finding]:
     """What is wrong with the documents of an image of ours."""
-    wanted = omezarr.documents(found.stored.image)
+    image = found.stored.image
+    wanted = omezarr.documents(image)
+    levels = {f"{image.array_name(k)}/zarr.json": k for k in range(len(found.arrays))}
     for name in wanted:
         key = f"{found.key}/{name}"
-        what = wrong(name, holding.objects.get(key), wanted[name], found.stored.image)
+        what = wrong(name, holding.objects.get(key), wanted[name], image)
         if what:
-            level = None if name == "zarr.json" else list(wanted).index(name)
-            yield Finding("metadata", holding.where(key), what, found.name, level)
+            where = holding.where(key)
+            yield Finding("metadata", where, what, found.name, levels.get(name))
 
 
 def wrong(name: str, data: bytes | None, wanted: bytes, image: Image) -> str:
