@@ -69,7 +69,7 @@ def check(
     path = path.absolute()
     progress = progress or Progress()
     if is_directory(path):
-        yield from _check_directory(OsFileSystem(), path, log, pixels, threads, progress)
+        yield from _check_directory(path, log, pixels, threads, progress)
         return
     with ExitStack() as stack:
         handles = ShardHandles(64)
@@ -85,23 +85,47 @@ def is_directory(path: Path) -> bool:
 
 
 def _check_directory(
-    fs: FileSystem, path: Path, log: Path | None, pixels: bool, threads: int, progress: Progress
+    path: Path, log: Path | None, pixels: bool, threads: int, progress: Progress
 ) -> Iterator[Finding]:
     with ExitStack() as stack:
-        holding = Holding(fs, path, log)
+        holding = Holding(OsFileSystem(), path, log)
         stack.callback(holding.close)
         lock = holding.lock()
         if lock is not None:
             stack.callback(lock.close)
-        beside = lock is None
-        finding = _format(fs, path)
-        if finding is not None:
-            yield finding
-            return
+        kernels: Kernels | None = None
+        if pixels:
+            kernels = select("auto", threads)
+            stack.callback(kernels.close)
+        read_state = partial(database.read, path / database.NAME)
+        yield from examine(
+            holding, read_state, kernels, beside=lock is None, threads=threads, progress=progress
+        )
+
+
+def examine(
+    holding: Holding,
+    read_state: Callable[[], State],
+    kernels: Kernels | None,
+    *,
+    beside: bool,
+    threads: int,
+    progress: Progress,
+) -> Iterator[Finding]:
+    """What is to be said of a directory. kernels: compare levels with what these make.
+
+    read_state: gives the state as of now, for this caller alone. beside: a server uses it.
+    """
+    path = holding.path
+    finding = _format(holding.fs, path)
+    if finding is not None:
+        yield finding
+        return
+    logged = read_log(holding.fs, holding.log, beside=beside)
+    with ExitStack() as stack:
         state: State | None = None
-        logged = read_log(fs, holding.log, beside=beside)
         try:
-            state = database.read(path / database.NAME)
+            state = read_state()
             stack.callback(state.close)
         except (Corrupt, FileNotFoundError) as error:
             yield Finding("state", str(path / database.NAME), str(error))
@@ -110,15 +134,11 @@ def _check_directory(
         notes = database.notes_of(state) if state is not None else {}
         yield from logged.findings
         threading.Thread(target=_count, args=(holding, progress), daemon=True).start()
-        kernels: Kernels | None = None
-        if pixels:
-            kernels = select("auto", threads)
-            stack.callback(kernels.close)
-        fresh = partial(_fresh, path / database.NAME) if beside else None
-        checker = _Images(holding, notes, fresh, kernels)
-        yield from _run(checker.pieces(), threads, progress)
+        fresh = partial(_fresh, read_state) if beside else None
+        images = _Images(holding, notes, fresh, kernels)
+        yield from _run(images.pieces(), threads, progress)
         if not beside and state is not None:
-            yield from _wanted(holding, state, logged, checker)
+            yield from _wanted(holding, state, logged, images)
         yield from _rest(holding, beside=beside)
 
 
@@ -132,8 +152,8 @@ def _format(fs: FileSystem, path: Path) -> Finding | None:
     return None
 
 
-def _fresh(path: Path) -> Notes:
-    state = database.read(path)
+def _fresh(read_state: Callable[[], State]) -> Notes:
+    state = read_state()
     try:
         return database.notes_of(state)
     finally:

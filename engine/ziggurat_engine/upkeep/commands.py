@@ -111,3 +111,54 @@ def _say(finding: Finding, *, as_json: bool) -> None:
         click.echo(json.dumps(finding.as_json()))
     else:
         click.echo(f"{finding}\n    {finding.remedy}")
+
+
+@click.command("repair")
+@click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
+@_LOG
+@click.option("--pixels", is_flag=True, help="Mend levels that are not what the one below makes.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@_THREADS
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+def repair_command(
+    path: Path, log: Path | None, pixels: bool, dry_run: bool, threads: int, quiet: bool
+) -> None:
+    """Check a data directory that no server uses, and mend what can be mended.
+
+    Chunks above level 0 are made anew of the level below. What is broken of level 0 is put
+    aside in DIR/quarantine, and the levels are made without it; nothing is deleted.
+    Documents are written anew where the image says what they are. Exits with 0 where no
+    defect is left, 1 where one is, 2 where nothing could be done. May be stopped and run again.
+    """
+    from ziggurat_engine.upkeep.check import Progress
+    from ziggurat_engine.upkeep.findings import Finding
+    from ziggurat_engine.upkeep.repair import repair
+
+    bar = Bar("checking", quiet=quiet)
+    left = 0
+    try:
+        for said in repair(
+            path,
+            log_path=log,
+            pixels=pixels,
+            dry_run=dry_run,
+            threads=threads,
+            progress=Progress(tell=bar.show),
+        ):
+            bar.end()
+            if isinstance(said, Finding):
+                left += 1
+                _say(said, as_json=False)
+            else:
+                click.echo(f"{'would mend' if dry_run else 'mended'}: {said.path}: {said.what}")
+    except KeyboardInterrupt:
+        bar.end()
+        click.echo("stopped; the same command goes on from here", err=True)
+        raise SystemExit(STOPPED) from None
+    except (ZigguratError, OSError) as error:
+        bar.end()
+        fail(str(error))
+    bar.end()
+    if left:
+        click.echo(f"{left} defects can't be mended", err=True)
+    raise SystemExit(DEFECTS if left else 0)

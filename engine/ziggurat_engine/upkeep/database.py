@@ -76,6 +76,8 @@ def of(connect: Callable[[], sqlite3.Connection], path: Path) -> State:
     """What a copy says. UnsupportedVersion; Corrupt where it is no state database."""
     try:
         return State(connect)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise Corrupt(f"{path}: {error}") from error
 

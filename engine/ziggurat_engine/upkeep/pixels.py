@@ -36,7 +36,7 @@ class Cascade:
 
     def __init__(self, found: Found, kernels: Kernels) -> None:
         self.found = found
-        self._kernels = kernels
+        self.kernels = kernels
         image = found.stored.image
         self.fill: np.generic = image.dtype.type(image.fill_value)
         self._levels = found.stored.pyramid.levels
@@ -72,9 +72,7 @@ class Cascade:
             return np.full(shape, self.fill)
         before = tuple(b - o for b, o in zip(box.offset, outer.offset, strict=True))
         recipe = replace(self.recipe(level), codec=None)
-        with closing(
-            self._kernels.downsample([Surrounded(pixels, before, box.shape)], recipe)
-        ) as r:
+        with closing(self.kernels.downsample([Surrounded(pixels, before, box.shape)], recipe)) as r:
             return next(r)
 
     def made(self, level: int, chunk: Shape) -> Array:
@@ -85,10 +83,10 @@ class Cascade:
             pixels[box.slices()] = self.block(level - 1, child)
         return pixels
 
-    def compare(self, level: int, chunk: Shape, noted: Iterable[Shape]) -> Finding | None:
+    def compare(self, level: int, chunk: Shape, noted: Iterable[Shape]) -> list[Finding]:
         """What differs in a chunk of a level above 0, but for blocks of `noted` chunks.
 
-        Corrupt, OSError where it can't be compared. The finding's path is the key.
+        Corrupt, OSError where it can't be compared. A finding's path is the key.
         """
         stored = self.chunk(level, chunk)
         differ, first, absent = 0, None, []
@@ -113,20 +111,25 @@ class Cascade:
             if not self.found.arrays[level - 1].holds(child):
                 absent.append(child)
         if first is None:
-            return None
+            return []
         name = self.found.name
         if absent:
             below = self.found.arrays[level - 1]
-            key = below.key(below.level.shard_of(absent[0]))
-            what = (
-                f"chunk {absent[0]} and {len(absent) - 1} beside it are not there, though chunk"
-                f" {chunk} of level {level} has other pixels than fill value where they lie"
-            )
-            return Finding("missing", key, what, name, level - 1, absent[0])
+            what = f"it is not there, though chunk {chunk} of level {level} has pixels made of it"
+            return [
+                Finding(
+                    "missing",
+                    below.key(below.level.shard_of(child)),
+                    f"chunk {child}: {what}",
+                    name,
+                    level - 1,
+                    child,
+                )
+                for child in absent
+            ]
         array = self.found.arrays[level]
         what = f"chunk {chunk}: {differ} pixels are not made of level {level - 1}, first {first}"
-        key = array.key(array.level.shard_of(chunk))
-        return Finding("level", key, what, name, level, chunk)
+        return [Finding("level", array.key(array.level.shard_of(chunk)), what, name, level, chunk)]
 
 
 class Comparison:
@@ -161,12 +164,10 @@ class Comparison:
     def check(self, level: int, shard: Shape) -> list[Finding]:
         """What differs in a shard."""
         array = self._cascade.found.arrays[level]
-        findings = []
+        findings: list[Finding] = []
         for chunk in array.level.chunks_of(shard).indices():
-            finding = self._check(level, chunk)
-            if finding is not None:
-                findings.append(replace(finding, path=self._holding.where(finding.path)))
-        return findings
+            findings += self._check(level, chunk)
+        return [replace(each, path=self._holding.where(each.path)) for each in findings]
 
     def _there(self, level: int, shard: Shape) -> bool:
         reader = self._holding.objects.open(self._cascade.found.arrays[level].key(shard))
@@ -174,27 +175,25 @@ class Comparison:
             reader.close()
         return reader is not None
 
-    def _check(self, level: int, chunk: Shape) -> Finding | None:
+    def _check(self, level: int, chunk: Shape) -> list[Finding]:
         try:
             if not self._any(level, chunk):
-                return None
-            finding = self._compare(level, chunk, self._notes)
-            if finding is None or self._fresh is None:
-                return finding
+                return []
+            findings = self._compare(level, chunk, self._notes)
+            if not findings or self._fresh is None:
+                return findings
             for _ in range(TRIES):
                 before = self._versions(level, chunk)
-                finding = self._compare(level, chunk, self._fresh())
-                if finding is None:
-                    return None
-                if before == self._versions(level, chunk):
-                    return finding
+                findings = self._compare(level, chunk, self._fresh())
+                if not findings or before == self._versions(level, chunk):
+                    return findings
         except (Corrupt, NotFound, OSError):
             # Said of the object that is at fault.
-            return None
+            return []
         array = self._cascade.found.arrays[level]
         key = array.key(array.level.shard_of(chunk))
         name = self._cascade.found.name
-        return Finding("busy", key, f"chunk {chunk}", name, level, chunk)
+        return [Finding("busy", key, f"chunk {chunk}", name, level, chunk)]
 
     def _any(self, level: int, chunk: Shape) -> bool:
         found = self._cascade.found
@@ -207,7 +206,7 @@ class Comparison:
             for near in grid.indices(around(found, level - 1, grid.region(child)))
         )
 
-    def _compare(self, level: int, chunk: Shape, notes: Notes) -> Finding | None:
+    def _compare(self, level: int, chunk: Shape, notes: Notes) -> list[Finding]:
         noted = notes.get(self._cascade.found.noted(level - 1), set())
         return self._cascade.compare(level, chunk, noted)
 

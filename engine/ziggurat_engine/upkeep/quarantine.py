@@ -48,10 +48,10 @@ class Quarantine:
             self._fs.make_dirs(self._path / QUARANTINE)
             self._made = True
         with closing(source):
-            checksum = google_crc32c.Checksum()
+            checksum = 0
             for piece in _pieces(source):
-                checksum.update(piece)
-            key = f"{file.relative_to(self._path)}.{checksum.hexdigest().decode()}"
+                checksum = google_crc32c.extend(checksum, piece)
+            key = f"{file.relative_to(self._path)}.{checksum:08x}"
             if self._store.get(f"{key}.json") is None:
                 self._store.put(key, _pieces(source))
                 known = {"version": 1, "path": str(file.relative_to(self._path)), **note}

@@ -10,9 +10,10 @@ Level by level, from the lowest:
     4  the parents of what changed are made anew, too; then the notes go
 
 Killed between any two of these, either the object is still broken, and the next repair finds
-it, or the note says what has to be made, which the next repair or start does. A level
-that is lost below is made without it: levels are always what the level below makes of
-them, and what they were is in quarantine.
+it, or the note says what has to be made, which the next start of a server does. What is
+lost at level 0 is lost above it as well: levels are always what the level below makes of
+them, but for what is all that is left of a chunk that is gone. What they were is in
+quarantine.
 
 Documents are written anew where the image's description says what they are.
 """
@@ -20,27 +21,37 @@ Documents are written anew where the image's description says what they are.
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
-from ziggurat_engine.errors import Corrupt, ZigguratError
+from ziggurat_engine.errors import Corrupt, FailedPrecondition, NotFound, ZigguratError
 from ziggurat_engine.kernels import codec
 from ziggurat_engine.kernels.protocol import Kernels
+from ziggurat_engine.kernels.select import select
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard, State
 from ziggurat_engine.store import omezarr
 from ziggurat_engine.store.catalog import LABELS, key_of
+from ziggurat_engine.store.format import check_format
+from ziggurat_engine.upkeep import database
+from ziggurat_engine.upkeep.check import Progress, examine, is_directory
 from ziggurat_engine.upkeep.findings import Finding
-from ziggurat_engine.upkeep.holding import Found, Holding, around, children, parents
+from ziggurat_engine.upkeep.holding import Found, Holding, around, parents
 from ziggurat_engine.upkeep.metadata import wrong
 from ziggurat_engine.upkeep.pixels import Cascade
 from ziggurat_engine.upkeep.quarantine import Quarantine
+from ziggurat_engine.vfs import OsFileSystem
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +66,12 @@ class Mended:
 class Damage:
     """What a check found in one image that may be mended.
 
-    chunks: by level, chunks that are broken or wrong. documents: keys. labels: of its group.
+    chunks: by level, chunks that are broken or wrong. kept: by level, chunks that are all that
+    is left of what is missing below. documents: keys. labels: of its group.
     """
 
     chunks: dict[int, set[Shape]] = field(default_factory=dict)
+    kept: dict[int, set[Shape]] = field(default_factory=dict)
     documents: list[str] = field(default_factory=list)
     labels: bool = False
 
@@ -80,7 +93,13 @@ class Damage:
             if finding.path == where(labels):
                 self.labels = True
             else:
-                self.documents.append(finding.path.removeprefix(where("")))
+                self.documents.append(finding.path.removeprefix(where("")).lstrip("/"))
+        elif finding.kind == "missing" and level is not None and finding.chunk is not None:
+            # It is made anew where something is there to make it of.
+            if finding.chunk not in self.chunks.get(level, set()):
+                above = parents(found, level, {finding.chunk})
+                self.kept.setdefault(level + 1, set()).update(above)
+                return False
         else:
             return False
         return True
@@ -101,22 +120,24 @@ class Repair:
     def mend(self, found: Found, damage: Damage) -> Iterator[Mended]:
         """Mends what can be, and says so behind each step.
 
-        ZigguratError, OSError where something can't be: what was done is done.
+        Raises ZigguratError, OSError where something can't be: what was done is done.
         """
         yield from self._documents(found, damage.documents)
         if damage.labels:
             yield from self._labels(found)
         if damage.chunks:
-            yield from self._levels(found, damage.chunks)
+            yield from self._levels(found, damage.chunks, damage.kept)
 
-    def _levels(self, found: Found, broken: dict[int, set[Shape]]) -> Iterator[Mended]:
+    def _levels(
+        self, found: Found, broken: dict[int, set[Shape]], kept: dict[int, set[Shape]]
+    ) -> Iterator[Mended]:
         top = len(found.arrays) - 1
         # What is to be made anew at the level at hand, since what is below changed.
         changed: set[Shape] = set()
         notes: list[StaleShard] = []
         for level in range(top + 1):
             bad = broken.get(level, set())
-            chunks = bad | changed
+            chunks = bad | changed - kept.get(level, set())
             before, notes = notes, []
             for shard, some in _by_shard(found, level, chunks):
                 yield self._shard(found, level, shard, some, bad & some, notes)
@@ -137,37 +158,37 @@ class Repair:
         path = self._holding.path / "images" / array.key(shard)
         # Also what does not decode though nobody said so: it can't stay beside the others.
         lost = self._undecodable(found, level, shard)
-        chunks, bad = chunks | lost, bad | lost
-        gone = sorted(bad) if level == 0 else []
-        said = (
-            f"level {level}: {len(gone)} chunks are lost, the others stay"
-            if level == 0
-            else f"level {level}: {len(chunks)} chunks made anew of level {level - 1}"
-        )
-        if self._dry_run:
+        if level == 0:
+            # Only these are given up, whatever was said before.
+            chunks = bad = lost
+            said = f"level 0: {len(bad)} chunks put aside, the others stay"
+        else:
+            chunks, bad = chunks | lost, bad | lost
+            said = f"level {level}: {len(chunks)} chunks made anew of level {level - 1}"
+        if self._dry_run or not chunks:
             return Mended(str(path), said)
         if level + 1 < len(found.arrays):
             notes.extend(self._note(found, level, chunks))
         if level == 0:
-            frames: list[tuple[Shape, bytes | None]] = [(chunk, None) for chunk in gone]
-            self._aside(found, level, shard, gone)
-            array.replace(shard, frames, set(gone))
+            frames: list[tuple[Shape, bytes | None]] = [(chunk, None) for chunk in sorted(bad)]
+            self._aside(found, level, shard, bad)
+            array.replace(shard, frames, bad)
             return Mended(str(path), said)
         cascade = Cascade(found, self._kernels)
-        if self._same(cascade, level, chunks - bad) and not bad:
-            return Mended(str(path), f"level {level}: {len(chunks)} chunks are right")
-        self._aside(found, level, shard, sorted(bad))
+        if not bad and self._same(cascade, level, chunks):
+            return Mended(str(path), f"level {level}: {len(chunks)} chunks are right as they are")
+        self._aside(found, level, shard, bad)
         array.replace(shard, _frames(cascade, level, sorted(chunks)), chunks)
         return Mended(str(path), said)
 
-    def _aside(self, found: Found, level: int, shard: Shape, bad: list[Shape]) -> None:
+    def _aside(self, found: Found, level: int, shard: Shape, bad: set[Shape]) -> None:
         array = found.arrays[level]
         note = {
             "image": found.name,
             "uid": found.uid,
             "level": level,
             "shard": list(shard),
-            "bad_chunks": [list(chunk) for chunk in bad],
+            "bad_chunks": [list(chunk) for chunk in sorted(bad)],
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         self._quarantine.put(self._holding.path / "images" / array.key(shard), note)
@@ -253,7 +274,7 @@ def _frames(
     """The chunks as the level below makes them, encoded; one in memory."""
     for chunk in chunks:
         pixels: list[Array] = [cascade.made(level, chunk)]
-        recipe = cascade.recipe(level)._replace_factors()
+        recipe = replace(cascade.recipe(level), factors=None)
         with closing(cascade.kernels.settle(pixels, [pixels[0].shape], recipe)) as results:
             yield chunk, next(results).frame
 
@@ -271,3 +292,82 @@ def _listed(data: bytes | None) -> set[str]:
         return set(json.loads(data or b"{}")["attributes"]["ome"]["labels"])
     except (ValueError, KeyError, TypeError):
         return set()
+
+
+def repair(
+    path: Path,
+    *,
+    log_path: Path | None = None,
+    pixels: bool = False,
+    dry_run: bool = False,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Iterator[Mended | Finding]:
+    """Checks the data directory `path` and mends what can be; gives that and what is left.
+
+    dry_run: only says so. Raises FailedPrecondition where a server uses it, NotFound where it
+    is none, DataError where its state database can't be used, since what has to be made anew
+    is noted there; OSError.
+    """
+    path = path.absolute()
+    if not is_directory(path):
+        raise NotFound(f"{path}: not a data directory of a server")
+    with ExitStack() as stack:
+        holding = Holding(OsFileSystem(), path, log_path)
+        stack.callback(holding.close)
+        lock = holding.lock()
+        if lock is None:
+            raise FailedPrecondition(f"{path}: a server uses this directory; stop it first")
+        stack.callback(lock.close)
+        check_format(holding.fs, path)
+        # Made where missing: not before it is known to be there, and to be of this version.
+        database.read(path / database.NAME).close()
+        kernels = select("auto", threads)
+        stack.callback(kernels.close)
+        findings = examine(
+            holding,
+            partial(database.read, path / database.NAME),
+            kernels if pixels else None,
+            beside=False,
+            threads=threads,
+            progress=progress or Progress(),
+        )
+        found = [each for each in findings if each.defect]
+        if dry_run:
+            state = database.read(path / database.NAME)
+        else:
+            holding.objects.sweep()
+            state = State.open(path / database.NAME)
+        stack.callback(state.close)
+        mender = Repair(holding, state, kernels, dry_run=dry_run)
+        yield from mend_all(holding, mender, found)
+
+
+def mend_all(
+    holding: Holding, mender: Repair, findings: Iterable[Finding]
+) -> Iterator[Mended | Finding]:
+    """Mends all images of a directory that findings are about; gives what is left, too."""
+    by_image: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_image.setdefault(finding.image, []).append(finding)
+    yield from by_image.pop("", ())
+    for name, labels_of in list(holding.catalog.find()):
+        of_image = by_image.pop(name, ())
+        image = holding.find(name, labels_of) if of_image else None
+        if not isinstance(image, Found) or image.stored.image.adopted is not None:
+            yield from of_image
+            continue
+        damage = Damage()
+        taken = []
+        for finding in sorted(of_image, key=lambda each: each.kind == "missing"):
+            if damage.add(image, finding, holding.where):
+                taken.append(finding)
+            else:
+                yield finding
+        try:
+            yield from mender.mend(image, damage)
+        except (ZigguratError, OSError) as error:
+            log.error("%s can't be mended: %s", name, error)
+            yield from taken
+    for of_image in by_image.values():
+        yield from of_image
