@@ -99,7 +99,7 @@ class Chain:
         """Leaves self.end at the limit, or at the first record that is not right."""
         self.end = link.start
         while self.end != link.limit:
-            found = _read(file, link.segment, self.end)
+            found = read_record(file, link.segment, self.end)
             if found is None:
                 return
             header, data = found
@@ -144,7 +144,7 @@ def _link(fs: FileSystem, segments: Sequence[Segment]) -> list[_Link]:
     for each in reversed(segments):
         file = fs.open_read(each.path)
         try:
-            found = _read(file, each, each.base + segment.FIRST)
+            found = read_record(file, each, each.base + segment.FIRST)
         finally:
             file.close()
         begin = None
@@ -156,7 +156,7 @@ def _link(fs: FileSystem, segments: Sequence[Segment]) -> list[_Link]:
     return links[::-1]
 
 
-def _read(file: ReadFile, at: Segment, position: int) -> tuple[Header, bytes] | None:
+def read_record(file: ReadFile, at: Segment, position: int) -> tuple[Header, bytes] | None:
     """The record at `position` and what is behind its header; None if it is not right."""
     offset = position - at.base
     header = _header(file.pread(record.HEADER_BYTES, offset), at, position)

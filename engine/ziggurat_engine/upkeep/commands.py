@@ -162,3 +162,43 @@ def repair_command(
     if left:
         click.echo(f"{left} defects can't be mended", err=True)
     raise SystemExit(DEFECTS if left else 0)
+
+
+@click.command("backup")
+@click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("target", type=click.Path(path_type=Path), metavar="DEST")
+@_LOG
+@click.option("--link", is_flag=True, help="Hard links in place of copies, on the same disk.")
+@_THREADS
+@click.option("--quiet", "-q", is_flag=True, help="No progress, no summary.")
+def backup_command(
+    path: Path, target: Path, log: Path | None, link: bool, threads: int, quiet: bool
+) -> None:
+    """Copy a data directory, also beside a server that uses it, so that a server may use the copy.
+
+    DEST gets all that was durable when the command began. It is empty, not there, or an
+    earlier backup of DIR, of which what did not change since is left. Stopped in whatever way, the
+    same command goes on, and no server takes DEST before it is whole. Images that were adopted
+    lie elsewhere, and are to be copied on their own.
+    """
+    from ziggurat_engine.upkeep.backup import backup
+
+    shown = not quiet and sys.stderr.isatty()
+
+    def tell(files: int) -> None:
+        if shown and files % 100 == 0:
+            click.echo(f"\r{files} files", nl=False, err=True)
+
+    try:
+        done = backup(path, target, log=log, link=link, threads=threads, tell=tell)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from here", err=True)
+        raise SystemExit(STOPPED) from None
+    except (ZigguratError, OSError) as error:
+        fail(str(error))
+    if not quiet:
+        click.echo(
+            f"{done.images} images, {done.files} files, {done.files_copied} of them copied"
+            f" ({done.bytes_copied / 1e6:.1f} MB) in {done.seconds:.1f} s; {done.noted} chunks"
+            " changed meanwhile: the levels above them are made anew by the server"
+        )
