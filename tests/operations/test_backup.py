@@ -104,7 +104,8 @@ def test_beside_a_busy_server(serve: Callable[..., ServerProcess], tmp_path: Pat
                 done = backup(server.data, copy, threads=2)
                 assert done.images == 3
                 assert turn == 0 or done.files_copied < done.files
-    assert defects(copy) == []
+    # Levels that do not fit each other are noted.
+    assert defects(copy, pixels=True) == []
     restored = serve(copy)
     with ziggurat.connect(restored.address) as client:
         assert_exact(client.open("quiet"), whole)
@@ -117,9 +118,10 @@ def test_beside_a_busy_server(serve: Callable[..., ServerProcess], tmp_path: Pat
                 # The middle is written by each; the newest durable one, or a later one.
                 assert (pixels[z, 32:64, 32:64] >= number).all(), (name, z, number)
             (stream,) = image.streams
-            assert stream.received >= flushed
+            received = stream.next_sequence - 1
+            assert received >= flushed
             # What it says of the stream is what it holds.
-            newest = {n % SHAPE[0]: n for n in range(1, stream.received + 1)}
+            newest = {n % SHAPE[0]: n for n in range(1, received + 1)}
             for z, number in newest.items():
                 assert (pixels[z, 32:64, 32:64] >= number).all(), (name, z, number)
             assert_exact(image, pixels)
