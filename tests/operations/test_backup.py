@@ -133,6 +133,45 @@ def test_beside_a_busy_server(serve: Callable[..., ServerProcess], tmp_path: Pat
     assert defects(copy, pixels=True) == []
 
 
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "not-noted"])
+def test_levels_that_change_while_they_are_copied(serve, tmp_path, monkeypatch, noted):
+    """The copy has pieces of different times; without its notes some would be wrong for good."""
+    server = serve(settle_idle_seconds=0.05)
+    count = 0
+    with ziggurat.connect(server.address) as client:
+        image = create(client, "a")
+
+        def write() -> None:
+            nonlocal count
+            count += 1
+            with image.writer() as writer:
+                writer.write_region(np.full(SHAPE, count, "uint16"), offset=(0, 0, 0))
+
+        def copied(self, source, target):
+            nbytes = whole(self, source, target)
+            if "c" in source.parts:
+                # All levels are others now.
+                write()
+            return nbytes
+
+        write()
+        whole = backups.Copier.copy
+        monkeypatch.setattr(backups.Copier, "copy", copied)
+        if not noted:
+            monkeypatch.setattr(backups._Making, "_changed", lambda self, image: {})
+        done = backup(server.data, tmp_path / "copy")
+        assert count > 4
+        assert (done.noted > 0) == noted
+        wrong = defects(tmp_path / "copy", pixels=True)
+        assert (wrong == []) == noted
+    if noted:
+        restored = serve(tmp_path / "copy")
+        with ziggurat.connect(restored.address) as client:
+            image = client.open("a")
+            image.build_pyramid().wait()
+            assert_exact(image, image[...])
+
+
 def files(directory: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()

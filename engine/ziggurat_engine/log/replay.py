@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ziggurat_engine.errors import Corrupt, UnsupportedVersion
+from ziggurat_engine.errors import NEWER, Corrupt, UnsupportedVersion
 from ziggurat_engine.log import record, segment
 from ziggurat_engine.log.record import Header, Kind, Record
 from ziggurat_engine.log.segment import Segment
@@ -189,7 +189,7 @@ def _header(data: bytes, at: Segment, position: int) -> Header | None:
     if header.version > record.VERSION:
         raise UnsupportedVersion(
             f"{at.path} holds a log record of format {header.version} at position {position}; "
-            f"this server knows {record.VERSION}",
+            f"this server knows {record.VERSION}: {NEWER}",
             path=at.path,
             position=position,
         )

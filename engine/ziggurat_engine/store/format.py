@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ziggurat_engine.errors import Corrupt, UnsupportedVersion
+from ziggurat_engine.errors import NEWER, Corrupt, UnsupportedVersion
 from ziggurat_engine.vfs import FileSystem
 
 NAME = "format.json"
@@ -40,8 +40,7 @@ def check_format(fs: FileSystem, directory: Path) -> bool:
         raise Corrupt(f"{path}: not the format of a data directory") from error
     if version != VERSION:
         raise UnsupportedVersion(
-            f"{path}: the directory has format {version!r}; this server knows {VERSION}:"
-            " use the version of Ziggurat that wrote it, or a later one"
+            f"{path}: the directory has format {version!r}; this server knows {VERSION}: {NEWER}"
         )
     if unfinished:
         raise Corrupt(f"{path}: {unfinished}")
