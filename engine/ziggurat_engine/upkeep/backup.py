@@ -178,17 +178,19 @@ class _Making:
     def _others(self) -> None:
         """What else lies in the directory: as files, and databases through SQLite."""
         source, target = self._source.path, self._copy.path
+        # Never by links: others may be appended to.
+        plain = Copier(target / "tmp", link=False)
         for entry in sorted(source.iterdir()):
             if entry.name in _NOT_COPIED or entry.name.startswith(database.NAME):
                 continue
             if entry.is_dir():
-                self._run(self._copier.tree(entry, target / entry.name, _nothing))
+                self._run(plain.tree(entry, target / entry.name, _nothing))
             elif _is_database(entry):
                 with closing(database.snapshot(entry)) as memory:
                     (target / entry.name).unlink(missing_ok=True)
                     _write(memory, target / entry.name)
             elif not entry.name.endswith(("-wal", "-shm")):
-                self._run([partial(self._copier.copy, entry, target / entry.name)])
+                self._run([partial(plain.copy, entry, target / entry.name)])
 
     def _images(self) -> None:
         """Copies all images; those that are not there any more go from the copy, too."""

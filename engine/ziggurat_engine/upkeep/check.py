@@ -27,7 +27,7 @@ from ziggurat_engine.upkeep import database
 from ziggurat_engine.upkeep.database import Notes
 from ziggurat_engine.upkeep.findings import Finding
 from ziggurat_engine.upkeep.foreign import check_adopted, check_zarr
-from ziggurat_engine.upkeep.holding import TOP, Found, Holding, shards
+from ziggurat_engine.upkeep.holding import AUDIT, TOP, Found, Holding, shards
 from ziggurat_engine.upkeep.journal import Logged, read_log
 from ziggurat_engine.upkeep.levels import check_below, check_shard
 from ziggurat_engine.upkeep.metadata import check_documents, check_frames, check_labels
@@ -287,7 +287,7 @@ def _rest(holding: Holding, *, beside: bool) -> Iterator[Finding]:
     """Files that nobody needs; those in tmp are a server's while it runs."""
     fs, path = holding.fs, holding.path
     for entry in sorted(fs.list_dir(path)):
-        if entry.name not in TOP and not entry.name.startswith(database.NAME):
+        if entry.name not in TOP and not entry.name.startswith((database.NAME, AUDIT)):
             yield Finding("leftover", str(path / entry.name), "not a file of a data directory")
     if not beside and fs.is_dir(path / "tmp"):
         for entry in sorted(fs.list_dir(path / "tmp")):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -44,6 +45,7 @@ class Copier:
                     else:
                         with open(staged, "wb") as copy:
                             shutil.copyfileobj(file, copy, COPY_BYTES)
+                        os.chmod(staged, stat.S_IMODE(status.st_mode))
                         os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns))
                     os.rename(staged, target)
                 except BaseException:

@@ -3,6 +3,7 @@
     format, lock, state.sqlite   see store/format.py, engine.py, state.py
     log/                         segments, unless the log is elsewhere
     images/                      the catalog
+    tokens.json, audit.jsonl     who may do what, and who did (security)
     tmp/                         writes under way, or what a crash left of them
     quarantine/                  what `repair` put aside
 
@@ -29,7 +30,11 @@ from ziggurat_engine.store.objects import LocalStore
 from ziggurat_engine.upkeep.findings import Finding
 from ziggurat_engine.vfs import FileLock, FileSystem
 
-TOP = frozenset(("format.json", "lock", "log", "images", "tmp", QUARANTINE))
+TOP = frozenset(
+    ("format.json", "lock", "log", "images", "tmp", "tokens.json", "tokens.lock", QUARANTINE)
+)
+# Files that are put aside have numbers behind their name.
+AUDIT = "audit.jsonl"
 # Open shards whose index is looked into again and again: those below one of the level above.
 OPEN_SHARDS = 64
 
