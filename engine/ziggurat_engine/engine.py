@@ -44,6 +44,7 @@ from ziggurat_engine.spec import ImageSpec
 from ziggurat_engine.state import State
 from ziggurat_engine.store.adopted import check_there
 from ziggurat_engine.store.catalog import Catalog
+from ziggurat_engine.store.format import claim
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.storing import SettleCounters, Storing
 from ziggurat_engine.vfs import FileLock, FileSystem, OsFileSystem
@@ -101,6 +102,7 @@ class Engine:
             # First, so that a second server changes nothing.
             self._lock = _lock(fs, settings.data)
             undo.callback(self._lock.close)
+            claim(fs, settings.data)
             database = settings.data / "state.sqlite"
             self._state = open_state() if open_state else State.open(database)
             undo.callback(self._state.close)
