@@ -17,10 +17,11 @@ from google.protobuf.message import Message
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat_engine import __version__
+from ziggurat_engine.answers import Answer, PlaneAnswer
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.query import Answer, PlaneAnswer, Reading
+from ziggurat_engine.leases import Reading
 from ziggurat_engine.region import Region
 from ziggurat_engine.server import convert, wire
 from ziggurat_engine.server.status import abort
@@ -109,7 +110,7 @@ class _Calls:
     def _described(self, image: OpenImage, *, measure: bool = False) -> image_pb2.Image:
         streams = self._engine.ingest.streams(image)
         for now in image.steady():
-            message = convert.image_message(now, self._engine.query, streams, measure=measure)
+            message = convert.image_message(now, self._engine.staleness, streams, measure=measure)
         return message
 
     def delete_image(
