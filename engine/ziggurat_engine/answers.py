@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Read:
     """What a read asks for, in the order in which it is done.
 
     steps: one number >= 1 an axis; (): all pixels. project: a method and names of axes.
-    if_newer_than: the revision of an earlier answer.
+    if_newer_than: the revision of an earlier answer. frames: whole chunks may come as stored.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -31,6 +31,7 @@ class Read:
     project: tuple[Method, tuple[str, ...]] | None = None
     conversion: Conversion = field(default_factory=Conversion)
     if_newer_than: int | None = None
+    frames: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Answer:
 
     region: the box in pixels of `level`. lattice: its pixels that are taken. shape, dtype: of
     the result. revision: one less than the image's where stale: the answer will change
-    though nobody writes. modified: False where there is nothing newer to bring.
+    though nobody writes. modified: False where there is nothing newer to bring. frames: parts
+    may be Frames.
     """
 
     image: OpenImage
@@ -53,6 +55,7 @@ class Answer:
     stale: bool
     revision: int
     modified: bool
+    frames: bool
 
     @property
     def grid(self) -> Grid:
@@ -79,14 +82,24 @@ class PlaneAnswer:
         return self.placed.level
 
 
+class Frame(NamedTuple):
+    """A chunk of `shape` pixels as it is stored, of which a part is the first ones."""
+
+    data: bytes
+    shape: Shape
+
+
+Payload: TypeAlias = Array | Frame
+
+
 class Piece(NamedTuple):
     """A part of one of many answers. number: which one. first: none of it came before.
 
-    pixels: None where there are none.
+    payload: None where there is none.
     """
 
     number: int
     answer: Answer
     first: bool
     box: Region
-    pixels: Array | None
+    payload: Payload | None

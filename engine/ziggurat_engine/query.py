@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 
 from ziggurat_engine.ahead import Ahead
-from ziggurat_engine.answers import Answer, Piece, PlaneAnswer, Read
+from ziggurat_engine.answers import Answer, Frame, Payload, Piece, PlaneAnswer, Read
 from ziggurat_engine.cache import Budget
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.errors import Cancelled, InvalidArgument, LimitExceeded
@@ -33,10 +33,12 @@ from ziggurat_engine.projection import Projection, accumulator, check_projection
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.selection import select
 from ziggurat_engine.settle import never
-from ziggurat_engine.spec import Array
+from ziggurat_engine.spec import Array, Blosc
 from ziggurat_engine.staleness import Staleness
-from ziggurat_engine.tiles import cut
+from ziggurat_engine.tiles import cut, whole_cells
 
+# Larger chunks, in raw bytes, do not come as they are stored: messages have to stay small.
+MOST_FRAME_BYTES = 8 * 2**20
 # How often who waits to add up looks whether it is still wanted.
 LOOK_SECONDS = 0.1
 
@@ -108,22 +110,62 @@ class Query:
             stale,
             revision - stale,
             modified,
+            frames=read.frames
+            and projection is None
+            and target == dtype
+            and read.conversion.window is None
+            and max(lattice.steps) == 1
+            and isinstance(image.image.layout.codec, Blosc)
+            and not image.image.read_only
+            and image.chunk_bytes <= MOST_FRAME_BYTES,
         )
 
     def parts(
         self, answer: Answer, cancelled: Callable[[], bool] = never
-    ) -> Iterator[tuple[Region, Array]]:
-        """The result, part by part: (box of the result, C-order array).
+    ) -> Iterator[tuple[Region, Payload]]:
+        """The result, part by part: (box of the result, C-order array or Frame).
 
         Closing the iterator stops the work; raises Cancelled where told to.
         """
         if answer.projection is not None:
             return self._projected(answer, answer.projection, cancelled)
-        whole = Region.whole(answer.shape)
-        return self._ahead.in_order(
-            (box, self._part_bytes, partial(self._part, answer, box, cancelled))
-            for box in _boxes(answer, whole, self._pixels(answer.dtype))
-        )
+        return self._ahead.in_order(self._tasks(answer, cancelled))
+
+    def _tasks(
+        self, answer: Answer, cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[Region, int, Callable[[], Payload]]]:
+        """Box of the result, bytes and task of each part, where nothing is projected."""
+        pixels = self._pixels(answer.dtype)
+
+        def plain(region: Region) -> Iterator[tuple[Region, int, Callable[[], Payload]]]:
+            for box in _boxes(answer, region, pixels):
+                yield box, self._part_bytes, partial(self._part, answer, box, cancelled)
+
+        if not answer.frames:
+            yield from plain(Region.whole(answer.shape))
+            return
+        grid = answer.grid
+        whole = whole_cells(grid, answer.region)
+        for at in grid.indices(whole):
+            box = grid.region(at).relative_to(answer.region.offset)
+            if self._chunks.held(answer.image, answer.level, at):
+                yield from plain(box)
+            else:
+                task = partial(self._frame, answer, at, box, cancelled)
+                yield box, answer.image.chunk_bytes, task
+        for region in answer.region.subtract(whole):
+            yield from plain(region.relative_to(answer.region.offset))
+
+    def _frame(
+        self, answer: Answer, at: Shape, box: Region, cancelled: Callable[[], bool]
+    ) -> Payload:
+        """A whole chunk as it is stored; its pixels where memory has newer ones by now."""
+        if cancelled():
+            raise Cancelled("the caller gave up")
+        data = self._chunks.frame(answer.image, answer.level, at)
+        if data is None:
+            return self._part(answer, box, cancelled)
+        return Frame(data, answer.image.image.layout.chunk_shape)
 
     def plan_plane(self, image: OpenImage, plane: Plane) -> PlaneAnswer:
         """Checks a read of a plane; raises as `plan` does."""
@@ -229,8 +271,8 @@ class Query:
         try:
             for group in groups:
                 done: list[Piece] = []
-                for piece, pixels in group:
-                    done.append(piece._replace(first=piece.number not in begun, pixels=pixels))
+                for piece, payload in group:
+                    done.append(piece._replace(first=piece.number not in begun, payload=payload))
                     begun.add(piece.number)
                 yield done
         finally:
@@ -238,8 +280,8 @@ class Query:
 
     def _pieces(
         self, answers: Iterable[Answer], cancelled: Callable[[], bool]
-    ) -> Iterator[tuple[Piece, int, Callable[[], Array | None]]]:
-        """For each piece: it, without pixels; its bytes; and what makes the pixels."""
+    ) -> Iterator[tuple[Piece, int, Callable[[], Payload | None]]]:
+        """For each piece: it, without payload; its bytes; and what makes the payload."""
         for number, answer in enumerate(answers):
             whole = Region.whole(answer.shape)
             if not answer.modified or whole.size == 0:
@@ -249,6 +291,10 @@ class Query:
             if answer.projection is not None:
                 make = self._projected_part
                 pixels = min(pixels, self._tile_pixels(answer, answer.projection))
+            if answer.frames and whole_cells(answer.grid, answer.region).size:
+                for box, nbytes, task in self._tasks(answer, cancelled):
+                    yield Piece(number, answer, False, box, None), nbytes, task
+                continue
             # A small one in one piece, whatever chunks it crosses: others are read beside it.
             small = whole.size <= pixels
             for box in [whole] if small else _boxes(answer, whole, pixels):

@@ -34,6 +34,18 @@ def cut(grid: Grid, region: Region, pixels: int) -> Iterator[Region]:
         yield Region(tuple(a for a, _ in bounds), tuple(b - a for a, b in bounds))
 
 
+def whole_cells(grid: Grid, region: Region) -> Region:
+    """The box of cells that lie wholly in `region`, as far as they are in the grid; or none."""
+    start, stop = [], []
+    for first, last, cell, size in zip(
+        region.offset, region.stop, grid.cell, grid.shape, strict=True
+    ):
+        start.append(-(-first // cell) * cell)
+        stop.append(last if last == size else last // cell * cell)
+    shape = tuple(max(0, b - a) for a, b in zip(start, stop, strict=True))
+    return Region(tuple(start), shape)
+
+
 def _bounds(
     grid: Grid, region: Region, step: list[int], rank: int
 ) -> Iterator[tuple[tuple[int, int], ...]]:

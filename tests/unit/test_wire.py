@@ -74,12 +74,12 @@ def test_the_payload_is_a_view_of_the_message() -> None:
     assert found.payload.obj is message
 
 
-@given(numbers, numbers, payloads)
-def test_parts_are_encoded(offset: list, shape: list, payload: bytes) -> None:
-    part = read_pb2.ReadPart(offset=offset, shape=shape, payload=payload)
+@given(numbers, numbers, payloads, numbers)
+def test_parts_are_encoded(offset: list, shape: list, payload: bytes, frame: list) -> None:
+    part = read_pb2.ReadPart(offset=offset, shape=shape, payload=payload, frame_shape=frame)
     wanted = read_pb2.ReadResponse(part=part).SerializeToString()
     box = Region(tuple(offset), tuple(shape))
-    found = wire.encode_part(box, memoryview(payload))
+    found = wire.encode_part(box, memoryview(payload), tuple(frame))
     assert type(found) is bytes, "anything else hangs the client"
     assert found == wanted
 

@@ -99,6 +99,9 @@ class Image(Described):
         exact: wait until the level is exact there, as of now; the server computes just
             what the box needs. Else it may be behind writes that were just acknowledged:
             see `fetch`.
+        encoding: how pixels travel: "raw"; "blosc": whole chunks as the server has stored
+            them, if it uses Blosc, decoded here (needs the extra "numcodecs"); "auto": "blosc"
+            where it can be had and the server's address is none of this machine.
         out: an array of the result's shape and dtype to fill in place, with
             any strides and byte order; it is also returned.
         timeout_seconds: None waits as long as it takes.

@@ -16,6 +16,7 @@ bytes on the way down. The bytes are those of the contract (write.proto, read.pr
       ReadPart       0a <length> <offset ...>       packed varints
                      12 <length> <shape ...>        packed varints
                      1a <length> <payload>
+                     22 <length> <frame_shape ...>  packed varints, where there is one
 
 Lengths and numbers are varints: seven bits a byte, the lowest first, the top bit set
 on all but the last. Fields that hold their default (0, empty) are left out. Encoding
@@ -42,12 +43,20 @@ class Part(NamedTuple):
     """One box of a read; `payload` is a view of the received message.
 
     offset, shape: pixels, one an axis, relative to the header's offset.
-    payload: prod(shape) pixels, little-endian, C order.
+    payload: prod(shape) pixels, little-endian, C order. frame_shape: not (): a Blosc frame of
+    such pixels, of which the part is the first ones.
     """
 
     offset: tuple[int, ...]
     shape: tuple[int, ...]
     payload: memoryview
+    frame_shape: tuple[int, ...] = ()
+
+
+def part_of(part: read_pb2.ReadPart) -> Part:
+    """What generated code has parsed."""
+    payload = memoryview(part.payload)
+    return Part(tuple(part.offset), tuple(part.shape), payload, tuple(part.frame_shape))
 
 
 def encode_region(
@@ -110,8 +119,7 @@ def decode_response(message: bytes) -> read_pb2.ReadHeader | Part:
     if member == "header":
         return response.header
     if member == "part":
-        found = response.part
-        return Part(tuple(found.offset), tuple(found.shape), memoryview(found.payload))
+        return part_of(response.part)
     raise ServerError("a ReadResponse has neither header nor part", reason="MALFORMED_MESSAGE")
 
 
@@ -126,6 +134,7 @@ def _usual_part(message: bytes) -> Part | None:
             return None
         offset: list[int] = []
         shape: list[int] = []
+        frame_shape: list[int] = []
         payload = memoryview(b"")
         while at < end:
             tag = message[at]
@@ -138,12 +147,14 @@ def _usual_part(message: bytes) -> Part | None:
                 _get_packed(offset, message, at, at + size)
             elif tag == 0x12:
                 _get_packed(shape, message, at, at + size)
+            elif tag == 0x22:
+                _get_packed(frame_shape, message, at, at + size)
             else:
                 return None
             at += size
     except (IndexError, _UnusualError):
         return None
-    return Part(tuple(offset), tuple(shape), payload)
+    return Part(tuple(offset), tuple(shape), payload, tuple(frame_shape))
 
 
 class _UnusualError(Exception):

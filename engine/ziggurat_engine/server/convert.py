@@ -63,6 +63,11 @@ _INTERPOLATIONS: dict[int, Interpolation] = {
     read_pb2.INTERPOLATION_NEAREST: "nearest",
     read_pb2.INTERPOLATION_LINEAR: "linear",
 }
+_ENCODINGS = {
+    read_pb2.ENCODING_UNSPECIFIED: "raw",
+    read_pb2.ENCODING_RAW: "raw",
+    read_pb2.ENCODING_BLOSC: "blosc",
+}
 _PROJECTIONS: dict[int, Method] = {
     read_pb2.Projection.METHOD_MAX: "max",
     read_pb2.Projection.METHOD_MIN: "min",
@@ -197,6 +202,7 @@ def read_of(request: read_pb2.ReadRequest) -> Read:
         project,
         _conversion(request.conversion),
         request.if_newer_than if request.HasField("if_newer_than") else None,
+        _known(_ENCODINGS, request.encoding, "encoding") == "blosc",
     )
 
 
@@ -250,6 +256,7 @@ def header_message(answer: Answer) -> read_pb2.ReadHeader:
         steps=() if max(answer.lattice.steps) == 1 else answer.lattice.steps,
         not_modified=not answer.modified,
         downsampling=_downsampling(answer.image.image),
+        encoding=read_pb2.ENCODING_BLOSC if answer.frames else read_pb2.ENCODING_UNSPECIFIED,
     )
 
 

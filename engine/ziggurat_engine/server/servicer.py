@@ -17,12 +17,12 @@ from google.protobuf.message import Message
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat_engine import __version__
-from ziggurat_engine.answers import Answer, PlaneAnswer
+from ziggurat_engine.answers import Answer, Frame, Payload, PlaneAnswer
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.leases import Reading
-from ziggurat_engine.region import Region
+from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.server import convert, wire
 from ziggurat_engine.server.status import abort
 from ziggurat_engine.server.write_call import WriteCall
@@ -156,8 +156,8 @@ class _Calls:
             answer = self._answer(reading, request, gone)
             yield wire.encode_header(convert.header_message(answer))
             if answer.modified:
-                for box, pixels in self._engine.query.parts(answer, gone):
-                    yield wire.encode_part(box, pixels.data.cast("B"))
+                for box, payload in self._engine.query.parts(answer, gone):
+                    yield wire.encode_part(box, *_sent(payload))
 
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
@@ -190,8 +190,8 @@ class _Calls:
                 message: list[bytes | memoryview] = []
                 for piece in pieces:
                     header = convert.header_message(piece.answer) if piece.first else None
-                    payload = None if piece.pixels is None else piece.pixels.data.cast("B")
-                    message += wire.encode_piece(piece.number, header, piece.box, payload)
+                    payload = (None,) if piece.payload is None else _sent(piece.payload)
+                    message += wire.encode_piece(piece.number, header, piece.box, *payload)
                 yield b"".join(message)
 
     def _answers(
@@ -242,6 +242,13 @@ class _Calls:
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         return WriteCall(self._engine, requests, context).responses()
+
+
+def _sent(payload: Payload) -> tuple[memoryview, Shape]:
+    """The bytes of a part, and the shape of the frame that they are; () of pixels."""
+    if isinstance(payload, Frame):
+        return memoryview(payload.data), payload.shape
+    return payload.data.cast("B"), ()
 
 
 def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:

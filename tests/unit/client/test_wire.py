@@ -40,12 +40,12 @@ def test_region_refuses_what_is_no_uint64(wrong):
         encode_region(1, [wrong], [1], b"x")
 
 
-@given(numbers, numbers, payloads)
-def test_part_equals_generated(offset, shape, payload):
-    part = read_pb2.ReadPart(offset=offset, shape=shape, payload=payload)
+@given(numbers, numbers, payloads, numbers)
+def test_part_equals_generated(offset, shape, payload, frame):
+    part = read_pb2.ReadPart(offset=offset, shape=shape, payload=payload, frame_shape=frame)
     found = decode_response(read_pb2.ReadResponse(part=part).SerializeToString())
     assert isinstance(found, Part)
-    assert found == (tuple(offset), tuple(shape), payload)
+    assert found == (tuple(offset), tuple(shape), payload, tuple(frame))
 
 
 def test_payload_is_a_view_of_the_message():
@@ -106,7 +106,7 @@ def agrees_with_generated(message):
         assert found == expected.header
         return
     part = expected.part
-    assert found == (tuple(part.offset), tuple(part.shape), part.payload)
+    assert found == (tuple(part.offset), tuple(part.shape), part.payload, tuple(part.frame_shape))
 
 
 @given(st.lists(st.one_of(parts, headers, unknown), min_size=1, max_size=3).map(b"".join))
