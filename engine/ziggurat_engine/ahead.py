@@ -1,8 +1,9 @@
 """How much of a read is made ahead of the part that is being sent?
 
-Tasks of a read are drawn one by one, as there is room, and run on a pool. What is ready
-and not sent is bounded for all reads together, beyond one task of each: so clients that
-take nothing hold little memory, however many they are, and none waits for another.
+Tasks of a read are drawn one by one, as there is room, and take turns with those of other
+reads. What is ready and not sent is bounded for all reads together, beyond one task of each:
+so clients that take nothing hold little memory, however many they are, and none waits for
+another.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeVar
+
+from ziggurat_engine.turns import Turns
 
 # Tasks of a group that go on at a time, for each one of a single read that would: they
 # may be small.
@@ -45,18 +48,14 @@ class Room:
 class Ahead:
     """Runs the tasks of all reads. Methods may be called from any thread.
 
-    threads: tasks that run at a time. room_bytes: of results, see Room.
+    turns: the threads, and how reads take turns. most: tasks of one read that go on at a
+    time. room_bytes: of results, see Room.
     """
 
-    def __init__(self, threads: int, room_bytes: int) -> None:
+    def __init__(self, turns: Turns, most: int, room_bytes: int) -> None:
         self.room = Room(room_bytes)
-        self._most = 2 * threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
-
-    @property
-    def most(self) -> int:
-        """Tasks of one read that go on at a time."""
-        return self._most
+        self.most = most
+        self._turns = turns
 
     def in_order(
         self, tasks: Iterable[tuple[_Key, int, Callable[[], _Made]]]
@@ -65,6 +64,7 @@ class Ahead:
 
         Closing the iterator drops what has not begun and waits for the rest.
         """
+        line = self._turns.line()
         # Bytes of the room are the second.
         going: deque[tuple[_Key, int, Future[_Made]]] = deque()
 
@@ -76,10 +76,10 @@ class Ahead:
         try:
             for key, nbytes, task in tasks:
                 held = nbytes if going else 0
-                while len(going) == self._most or not self.room.take(held):
+                while len(going) == self.most or not self.room.take(held):
                     yield first()
                     held = held if going else 0
-                going.append((key, held, self._pool.submit(task)))
+                going.append((key, held, line.submit(task)))
             while going:
                 yield first()
         finally:
@@ -96,18 +96,19 @@ class Ahead:
 
         as_completed: as they are ready; else in order.
         """
+        line = self._turns.line()
         drawn = iter(tasks)
         # Bytes of the result and of the room are the second and third.
         going: deque[tuple[_Key, int, int, Future[_Made]]] = deque()
         following = next(drawn, None)
         try:
             while True:
-                while following is not None and len(going) < GROUP_AHEAD * self._most:
+                while following is not None and len(going) < GROUP_AHEAD * self.most:
                     key, nbytes, task = following
                     held = nbytes if going else 0
                     if not self.room.take(held):
                         break
-                    going.append((key, nbytes, held, self._pool.submit(task)))
+                    going.append((key, nbytes, held, line.submit(task)))
                     following = next(drawn, None)
                 if not going:
                     return
@@ -127,10 +128,6 @@ class Ahead:
                 yield done
         finally:
             self._drop([(held, made) for _, _, held, made in going])
-
-    def close(self) -> None:
-        """Ends the threads; no read may be running."""
-        self._pool.shutdown()
 
     def _drop(self, left: list[tuple[int, Future[_Made]]]) -> None:
         for held, made in left:

@@ -48,6 +48,7 @@ from ziggurat_engine.store.adopted import check_there
 from ziggurat_engine.store.catalog import Catalog
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.storing import SettleCounters, Storing
+from ziggurat_engine.turns import Turns
 from ziggurat_engine.vfs import FileLock, FileSystem, OsFileSystem
 
 log = logging.getLogger(__name__)
@@ -157,7 +158,8 @@ class Engine:
             lease_seconds=settings.stream_lease_seconds,
         )
         self.staleness = Staleness(self._dirty, self._deferred)
-        self._ahead = Ahead(settings.read_threads, settings.read_ahead_bytes)
+        self._readers = Turns(settings.read_threads, "read")
+        self._ahead = Ahead(self._readers, 2 * settings.read_threads, settings.read_ahead_bytes)
         self.query = Query(
             chunks,
             self.staleness,
@@ -369,7 +371,7 @@ class Engine:
             ends.callback(lambda: self._close_journal(stored=stored))
             ends.callback(self._catalog.close)
             ends.callback(self._kernels.close)
-            ends.callback(self._ahead.close)
+            ends.callback(self._readers.close)
             ends.callback(self._settler.close)
             ends.callback(self._remaker.close)
             stored = False
