@@ -38,6 +38,29 @@ class Chunks:
         key = ChunkKey(image.pixels_number(level), level, chunk)
         return self._clean.get_or_load(key, lambda: self._load(image, level, chunk))
 
+    def at_hand(self, image: OpenImage, level: int, at: Shape) -> bool:
+        """Whether `paste` would, as of now, wait neither for the disk nor for a codec."""
+        shard = self._shard(image, level, at)
+        if shard is not None:
+            with shard.lock:
+                chunk, older = shard.chunks.get(at), shard.settling.get(at)
+                if chunk is not None or older is not None:
+                    return older is not None or (chunk is not None and chunk.complete)
+        return ChunkKey(image.pixels_number(level), level, at) in self._clean
+
+    def view(
+        self, image: OpenImage, level: int, at: Shape, source: tuple[slice, ...]
+    ) -> Array | None:
+        """The pixels `source` of a chunk as `paste` would copy them, not to be written to.
+
+        None where nobody may hold them without a copy: those of memory change, and absent
+        ones are nowhere.
+        """
+        if self.held(image, level, at):
+            return None
+        array = self.stored(image, level, at)
+        return None if array is None else array[source]
+
     def paste(
         self, image: OpenImage, level: int, at: Shape, source: tuple[slice, ...], target: Array
     ) -> None:

@@ -11,6 +11,7 @@ hold the sums of. For each tile the pieces of the box come as parts do.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -129,7 +130,35 @@ class Query:
         """
         if answer.projection is not None:
             return self._projected(answer, answer.projection, cancelled)
+        if not answer.frames and math.prod(answer.shape) <= self._pixels(answer.dtype):
+            return self._single(answer, cancelled)
         return self._ahead.in_order(self._tasks(answer, cancelled))
+
+    def _single(
+        self, answer: Answer, cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[Region, Array]]:
+        """A small result as one part.
+
+        On this thread: what is at hand is copied faster than it is passed on. The rest
+        comes in turn, chunks side by side.
+        """
+        image, whole = answer.image, Region.whole(answer.shape)
+        if whole.size == 0:
+            return
+        out: Array = np.empty(answer.shape, dtype=image.image.dtype)
+        away = []
+        for at, source, inside in answer.lattice.places(answer.grid):
+            if cancelled():
+                raise Cancelled("the caller gave up")
+            paste = partial(self._chunks.paste, image, answer.level, at, source, out[inside])
+            if self._chunks.at_hand(image, answer.level, at):
+                paste()
+            else:
+                away.append(paste)
+        for _ in self._ahead.in_order((None, 0, paste) for paste in away):
+            if cancelled():
+                raise Cancelled("the caller gave up")
+        yield whole, answer.conversion.apply(out)
 
     def _tasks(
         self, answer: Answer, cancelled: Callable[[], bool]
@@ -138,7 +167,7 @@ class Query:
         pixels = self._pixels(answer.dtype)
 
         def plain(region: Region) -> Iterator[tuple[Region, int, Callable[[], Payload]]]:
-            for box in _boxes(answer, region, pixels):
+            for box in self._beside(answer, _boxes(answer, region, pixels)):
                 yield box, self._part_bytes, partial(self._part, answer, box, cancelled)
 
         if not answer.frames:
@@ -155,6 +184,21 @@ class Query:
                 yield box, answer.image.chunk_bytes, task
         for region in answer.region.subtract(whole):
             yield from plain(region.relative_to(answer.region.offset))
+
+    def _beside(self, answer: Answer, boxes: Iterator[Region]) -> Iterator[Region]:
+        """`boxes` in an order in which neighbours are of different chunks, where there are some.
+
+        Threads that make them then do not wait for one another to load the same chunk.
+        """
+
+        def chunk(box: Region) -> Shape:
+            first = answer.lattice.part(box).offset
+            return tuple(map(int.__floordiv__, first, answer.grid.cell))
+
+        runs = (list(run) for _, run in itertools.groupby(boxes, chunk))
+        while some := list(itertools.islice(runs, self._ahead.most)):
+            for beside in itertools.zip_longest(*some):
+                yield from (box for box in beside if box is not None)
 
     def _frame(
         self, answer: Answer, at: Shape, box: Region, cancelled: Callable[[], bool]
@@ -313,7 +357,16 @@ class Query:
         return self._projection_bytes // projection.bytes_per_pixel(answer.image.image.dtype)
 
     def _part(self, answer: Answer, box: Region, cancelled: Callable[[], bool]) -> Array:
-        """The pixels of a box of the result, where nothing is projected."""
+        """The pixels of a box of the result, where nothing is projected.
+
+        Those of a chunk that lie in one run need no copy.
+        """
+        places = list(itertools.islice(answer.lattice.part(box).places(answer.grid), 2))
+        if len(places) == 1:
+            (at, source, _), image = places[0], answer.image
+            view = self._chunks.view(image, answer.level, at, source)
+            if view is not None and view.flags.c_contiguous:
+                return answer.conversion.apply(view)
         return answer.conversion.apply(self._assemble(answer, box, cancelled))
 
     def _assemble(self, answer: Answer, box: Region, cancelled: Callable[[], bool]) -> Array:
