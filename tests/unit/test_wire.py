@@ -90,6 +90,9 @@ def test_headers_are_encoded() -> None:
     )
     found = wire.encode_header(header)
     assert read_pb2.ReadResponse.FromString(found).header == header
+    both = wire.encode_part(Region((1,), (2,)), memoryview(b"ab"), before=found)
+    part = read_pb2.ReadPart(offset=[1], shape=[2], payload=b"ab")
+    assert both == read_pb2.ReadResponse(header=header, part=part).SerializeToString()
 
 
 def varint(value: int) -> bytes:

@@ -163,7 +163,7 @@ def _received(
     """The header and the pixels of a call; None where it says that nothing is newer."""
     answers = messages(call, decode_response, connection.server)
     try:
-        header = _header(answers)
+        header, part = _first(answers)
         check(header)
         if header.not_modified:
             return None
@@ -173,10 +173,13 @@ def _received(
         array = np.empty(shape, dtype) if out is None else out
         left = math.prod(shape)
         wire = dtype.newbyteorder("<")
-        for answer in answers:
-            if not isinstance(answer, Part):
+        if part is not None:
+            left -= paste(part, array, wire)
+        for again, part in answers:
+            if again is not None:
                 raise _wrong("a second header")
-            left -= paste(answer, array, wire)
+            assert part is not None
+            left -= paste(part, array, wire)
     finally:
         answers.close()
     if left:
@@ -214,11 +217,13 @@ def _check_out(out: NDArray[Any] | None, shape: Shape, dtype: np.dtype[Any]) -> 
         raise InvalidArgument("out is read-only", field="out")
 
 
-def _header(answers: Iterator[read_pb2.ReadHeader | Part]) -> read_pb2.ReadHeader:
-    header = next(answers, None)
-    if header is None or isinstance(header, Part):
+def _first(
+    answers: Iterator[tuple[read_pb2.ReadHeader | None, Part | None]],
+) -> tuple[read_pb2.ReadHeader, Part | None]:
+    header, part = next(answers, (None, None))
+    if header is None:
         raise _wrong("no header")
-    return header
+    return header, part
 
 
 def check_header(header: read_pb2.ReadHeader, asked: Asked) -> None:

@@ -154,10 +154,13 @@ class _Calls:
         gone = _gone(context)
         with Reading() as reading:
             answer = self._answer(reading, request, gone)
-            yield wire.encode_header(convert.header_message(answer))
-            if answer.modified:
-                for box, payload in self._engine.query.parts(answer, gone):
-                    yield wire.encode_part(box, *_sent(payload))
+            header = wire.encode_header(convert.header_message(answer))
+            if answer.projection is not None:
+                # Its first part may be long in coming.
+                yield header
+                header = b""
+            parts = self._engine.query.parts(answer, gone) if answer.modified else ()
+            yield from _messages(header, parts)
 
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
@@ -171,9 +174,8 @@ class _Calls:
 
         with Reading() as reading:
             answer = self._planned(reading, image, plan, request.exact, gone)
-            yield wire.encode_header(convert.plane_header(answer))
-            for box, pixels in query.plane_parts(answer, gone):
-                yield wire.encode_part(box, pixels.data.cast("B"))
+            header = wire.encode_header(convert.plane_header(answer))
+            yield from _messages(header, query.plane_parts(answer, gone))
 
     def read_regions(
         self, request: read_pb2.ReadRegionsRequest, context: grpc.ServicerContext
@@ -242,6 +244,16 @@ class _Calls:
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         return WriteCall(self._engine, requests, context).responses()
+
+
+def _messages(header: bytes, parts: Iterable[tuple[Region, Payload]]) -> Iterator[bytes]:
+    """The header, with the first part where there is one; then the others."""
+    for box, payload in parts:
+        # Each message costs the threads of both sides a turn, as much as 100 KB do.
+        yield wire.encode_part(box, *_sent(payload), before=header)
+        header = b""
+    if header:
+        yield header
 
 
 def _sent(payload: Payload) -> tuple[memoryview, Shape]:

@@ -16,7 +16,8 @@ read.proto:
       ReadPiece      08 <index>
                      12 <length of ReadHeader>      with the first of its read
                      1a <length of ReadPart>
-    ReadResponse   12 <length of ReadPart>
+    ReadResponse   0a <length of ReadHeader>       in the first one
+                   12 <length of ReadPart>
       ReadPart       0a <length> <offset ...>       packed varints
                      12 <length> <shape ...>        packed varints
                      1a <length> <payload>
@@ -85,11 +86,16 @@ def decode_write_request(message: bytes) -> WriteMessage:
     )
 
 
-def encode_part(box: Region, payload: memoryview, frame_shape: Shape = ()) -> bytes:
-    """A ReadResponse with a ReadPart; the payload, contiguous, is copied once."""
+def encode_part(
+    box: Region, payload: memoryview, frame_shape: Shape = (), *, before: bytes = b""
+) -> bytes:
+    """A ReadResponse with a ReadPart; the payload, contiguous, is copied once.
+
+    before: what `encode_header` gave, where the header is to come with it.
+    """
     head, tail = _around_payload(box, payload, frame_shape)
     length = _varint(len(head) + payload.nbytes + len(tail))
-    return b"".join((b"\x12", length, head, payload, tail))
+    return b"".join((before, b"\x12", length, head, payload, tail))
 
 
 def encode_piece(
