@@ -104,7 +104,7 @@ class Chunks:
             shape = image.image.layout.chunk_shape
             return codec.blosc_frame(np.full(shape, image.fill_value))
         try:
-            codec.check_blosc_frame(frame, image.chunk_bytes)
+            codec.check_blosc(frame, image.chunk_bytes)
         except Corrupt as error:
             raise _named(error, image, level, at) from error
         return frame
