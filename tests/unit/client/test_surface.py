@@ -14,6 +14,7 @@ EXPORTED = {
     "Blosc",
     "BuildProgress",
     "CacheStatus",
+    "DeviceStatus",
     "Cancelled",
     "Channel",
     "Client",
