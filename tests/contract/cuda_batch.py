@@ -107,7 +107,7 @@ class Chunks:
         assert all(o % align == 0 for o in offsets)
         if align == 16:
             assert offsets[-1] <= count * abi.frame_bound(blocks)
-        for start, end, n in zip(offsets, offsets[1:], sizes, strict=True):
+        for start, end, n in zip(offsets[:-1], offsets[1:], sizes, strict=True):
             assert end - align < start + n <= end
             assert not frames[start + n : end].any(), "what lay on the device before"
         return [

@@ -111,52 +111,39 @@ template <int TS> __device__ __forceinline__ void to_elements(Eight<TS>& x) {
   }
 }
 
-// The 8 elements at `from`, and back; `wide`: it is a multiple of 16 bytes.
-template <int TS> __device__ __forceinline__ void load(Eight<TS>& x, const u8* from, bool wide) {
-  if (wide && TS > 1) {
-#pragma unroll
-    for (int i = 0; i < TS / 2; i++) x.vectors[i] = ((const uint4*)from)[i];
-  } else if (wide) {
+// The 8 elements at `from`, and back. Both are multiples of 16, or of 8 for single bytes.
+template <int TS> __device__ __forceinline__ void load(Eight<TS>& x, const u8* from) {
+  if constexpr (TS == 1) {
     x.planes[0] = *(const u64*)from;
   } else {
 #pragma unroll
-    for (int i = 0; i < 8 * TS; i++) x.bytes[i] = from[i];
+    for (int i = 0; i < TS / 2; i++) x.vectors[i] = ((const uint4*)from)[i];
   }
 }
 
-template <int TS> __device__ __forceinline__ void store(const Eight<TS>& x, u8* to, bool wide) {
-  if (wide && TS > 1) {
-#pragma unroll
-    for (int i = 0; i < TS / 2; i++) ((uint4*)to)[i] = x.vectors[i];
-  } else if (wide) {
+template <int TS> __device__ __forceinline__ void store(const Eight<TS>& x, u8* to) {
+  if constexpr (TS == 1) {
     *(u64*)to = x.planes[0];
   } else {
 #pragma unroll
-    for (int i = 0; i < 8 * TS; i++) to[i] = x.bytes[i];
+    for (int i = 0; i < TS / 2; i++) ((uint4*)to)[i] = x.vectors[i];
   }
 }
 
-// One tile of a block: elements [first, first + TILE) of n, fewer at the end.
+// Of one tile of a block: elements [first, first + TILE) of n, fewer at the end. Foreign blocks
+// may begin anywhere, and n may be odd: those go byte by byte.
 template <int TS>
 __device__ __forceinline__ void shuffle_bytes(const u8* block, u8* out, int n, int first) {
   const int e = first + OF_THREAD * threadIdx.x;
-  if (e + OF_THREAD <= n) {
+  if (n % OF_THREAD == 0) {  // the ABI has blocks begin at multiples of 16
+    if (e >= n) return;
     Eight<TS> x;
-    load(x, block + (i64)e * TS, is_aligned(block, 16));
+    load(x, block + (i64)e * TS);
     to_planes(x);
-    const bool wide = is_aligned(out, 8) && n % 8 == 0;
 #pragma unroll
-    for (int j = 0; j < TS; j++) {
-      u8* plane = out + (i64)j * n + e;
-      if (wide) {
-        *(u64*)plane = x.planes[j];
-      } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) plane[i] = x.bytes[8 * j + i];
-      }
-    }
+    for (int j = 0; j < TS; j++) *(u64*)(out + (i64)j * n + e) = x.planes[j];
   } else {
-    for (int i = e; i < n; i++)
+    for (int i = e; i < smaller(n, e + OF_THREAD); i++)
       for (int j = 0; j < TS; j++) out[(i64)j * n + i] = block[(i64)i * TS + j];
   }
 }
@@ -164,36 +151,60 @@ __device__ __forceinline__ void shuffle_bytes(const u8* block, u8* out, int n, i
 template <int TS>
 __device__ __forceinline__ void unshuffle_bytes(const u8* block, u8* out, int n, int first) {
   const int e = first + OF_THREAD * threadIdx.x;
-  if (e + OF_THREAD <= n) {
+  if (n % OF_THREAD == 0 && is_aligned(block, 16) && is_aligned(out, 16)) {
+    if (e >= n) return;
     Eight<TS> x;
-    const bool wide = is_aligned(block, 8) && n % 8 == 0;
 #pragma unroll
-    for (int j = 0; j < TS; j++) {
-      const u8* plane = block + (i64)j * n + e;
-      if (wide) {
-        x.planes[j] = *(const u64*)plane;
-      } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) x.bytes[8 * j + i] = plane[i];
-      }
-    }
+    for (int j = 0; j < TS; j++) x.planes[j] = *(const u64*)(block + (i64)j * n + e);
     to_elements(x);
-    store(x, out + (i64)e * TS, is_aligned(out, 16));
+    store(x, out + (i64)e * TS);
   } else {
-    for (int i = e; i < n; i++)
+    for (int i = e; i < smaller(n, e + OF_THREAD); i++)
       for (int j = 0; j < TS; j++) out[(i64)i * TS + j] = block[(i64)j * n + i];
   }
 }
 
-// As above; n is a multiple of 8. All threads of the block have to call it.
+constexpr int VECTORS = PLANE / 16;
+
+// Between a tile's part of all bit planes in shared memory, PLANE bytes each, and the planes of
+// n / 8 bytes of a block.
+template <int TS, bool TO_BLOCK, typename Byte>
+__device__ __forceinline__ void move_planes(uint4* staged, Byte* block, int n, int first) {
+  const int count = smaller(PLANE, (n - first) / 8);  // bytes of a part
+  Byte* there = block + first / 8;
+  if (is_aligned(there, 16) && n % 128 == 0) {
+    for (int i = threadIdx.x; i < 8 * TS * VECTORS; i += THREADS) {
+      if (16 * (i % VECTORS) >= count) continue;
+      Byte* vector = there + (i64)(i / VECTORS) * (n / 8) + 16 * (i % VECTORS);
+      if constexpr (TO_BLOCK) {
+        *(uint4*)vector = staged[i];
+      } else {
+        staged[i] = *(const uint4*)vector;
+      }
+    }
+  } else {
+    u8* parts = (u8*)staged;
+    for (int i = threadIdx.x; i < 8 * TS * PLANE; i += THREADS) {
+      if (i % PLANE >= count) continue;
+      Byte* byte = there + (i64)(i / PLANE) * (n / 8) + i % PLANE;
+      if constexpr (TO_BLOCK) {
+        *byte = parts[i];
+      } else {
+        parts[i] = *byte;
+      }
+    }
+  }
+}
+
+// As above, for n a multiple of 8. All threads of the thread block have to call it.
 template <int TS>
 __device__ __forceinline__ void shuffle_bits(const u8* block, u8* out, int n, int first) {
-  __shared__ uint4 staged[8 * TS * PLANE / 16];
-  u8* parts = (u8*)staged;  // one a plane, of PLANE bytes
+  __shared__ uint4 staged[8 * TS * VECTORS];
+  u8* parts = (u8*)staged;
   const int e = first + OF_THREAD * threadIdx.x;
   if (e < n) {
     Eight<TS> x;
-    load(x, block + (i64)e * TS, is_aligned(block, 16));
+    load(x, block + (i64)e * TS);
     to_planes(x);
 #pragma unroll
     for (int j = 0; j < TS; j++) {
@@ -204,44 +215,17 @@ __device__ __forceinline__ void shuffle_bits(const u8* block, u8* out, int n, in
     }
   }
   __syncthreads();
-  const int count = smaller(PLANE, (n - first) / 8);  // bytes of a part
-  u8* to = out + first / 8;
-  if (is_aligned(to, 16) && n % 128 == 0) {
-    constexpr int VECTORS = PLANE / 16;
-    for (int i = threadIdx.x; i < 8 * TS * VECTORS; i += THREADS) {
-      const int plane = i / VECTORS, vector = i % VECTORS;
-      if (16 * vector < count) ((uint4*)(to + (i64)plane * (n / 8)))[vector] = staged[i];
-    }
-  } else {
-    for (int i = threadIdx.x; i < 8 * TS * PLANE; i += THREADS) {
-      const int plane = i / PLANE, byte = i % PLANE;
-      if (byte < count) to[(i64)plane * (n / 8) + byte] = parts[i];
-    }
-  }
-  __syncthreads();  // the next tile writes `staged` again
+  move_planes<TS, true>(staged, out, n, first);
 }
 
 template <int TS>
 __device__ __forceinline__ void unshuffle_bits(const u8* block, u8* out, int n, int first) {
-  __shared__ uint4 staged[8 * TS * PLANE / 16];
-  u8* parts = (u8*)staged;
-  const int count = smaller(PLANE, (n - first) / 8);
-  const u8* from = block + first / 8;
-  if (is_aligned(from, 16) && n % 128 == 0) {
-    constexpr int VECTORS = PLANE / 16;
-    for (int i = threadIdx.x; i < 8 * TS * VECTORS; i += THREADS) {
-      const int plane = i / VECTORS, vector = i % VECTORS;
-      if (16 * vector < count) staged[i] = ((const uint4*)(from + (i64)plane * (n / 8)))[vector];
-    }
-  } else {
-    for (int i = threadIdx.x; i < 8 * TS * PLANE; i += THREADS) {
-      const int plane = i / PLANE, byte = i % PLANE;
-      if (byte < count) parts[i] = from[(i64)plane * (n / 8) + byte];
-    }
-  }
+  __shared__ uint4 staged[8 * TS * VECTORS];
+  const u8* parts = (const u8*)staged;
+  move_planes<TS, false>(staged, block, n, first);
   __syncthreads();
   const int e = first + OF_THREAD * threadIdx.x;
-  if (e < n) {
+  if (e < n && is_aligned(out, 16)) {
     Eight<TS> x;
 #pragma unroll
     for (int j = 0; j < TS; j++) {
@@ -252,9 +236,17 @@ __device__ __forceinline__ void unshuffle_bits(const u8* block, u8* out, int n, 
       x.planes[j] = transpose_bits(bits);
     }
     to_elements(x);
-    store(x, out + (i64)e * TS, is_aligned(out, 16));
+    store(x, out + (i64)e * TS);
+  } else if (e < n) {
+    for (int i = 0; i < OF_THREAD * TS; i++) {
+      const int element = i / TS, byte = i % TS;
+      int value = 0;
+      for (int k = 0; k < 8; k++)
+        value |= (parts[(8 * byte + k) * PLANE + threadIdx.x] >> element & 1) << k;
+      out[(i64)e * TS + i] = (u8)value;
+    }
   }
-  __syncthreads();
+  __syncthreads();  // the next tile is staged in the same place
 }
 
 // Blocks of chunks, a tile a thread block. nbytes is a multiple of TS.
