@@ -29,7 +29,7 @@ from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal
-from ziggurat_engine.kernels.protocol import DeviceTotals, KernelTotals
+from ziggurat_engine.kernels.protocol import DeviceTotals, Kernels, KernelTotals
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.labels import fitted
 from ziggurat_engine.layout import resolve
@@ -93,6 +93,7 @@ class Engine:
         settings: Settings,
         fs: FileSystem | None = None,
         open_state: Callable[[], State] | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         self._settings = settings
         self._started = time.monotonic()
@@ -115,7 +116,7 @@ class Engine:
             self._catalog = Catalog.open(
                 fs, settings.data, max_open_shards=settings.max_open_shards
             )
-            self._kernels = select(
+            self._kernels = kernels or select(
                 settings.kernels,
                 settings.kernel_threads,
                 device_memory_bytes=settings.device_memory_bytes,

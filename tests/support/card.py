@@ -25,6 +25,7 @@ from numcodecs import zstd
 from ziggurat_engine.kernels.cuda.abi import Launch
 from ziggurat_engine.kernels.cuda.device import Bytes
 from ziggurat_engine.kernels.cuda.errors import DeviceLost, OutOfMemory
+from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 from ziggurat_engine.kernels.cuda.nvcomp import Nvcomp
 
 from tests.support import shim
@@ -41,6 +42,7 @@ class Faults:
     bad_zstd_at: int = 0
     crash_at_launch: int = 0
     wrong_kernel: str = ""
+    wrong_argument: int = 0
 
 
 @dataclass
@@ -62,7 +64,10 @@ class Lane:
 
 
 class Card:
-    """A Device of the CPU. pace: "late", "early" or a seed."""
+    """A Device of the CPU. pace: "late", "early" or a seed.
+
+    deaf: no stream waits for another. meeting: where the first launch waits for others.
+    """
 
     def __init__(
         self,
@@ -70,13 +75,18 @@ class Card:
         pace: str | int = "late",
         faults: Faults | None = None,
         with_nvcomp: bool = True,
+        deaf: bool = False,
+        meeting: threading.Barrier | None = None,
         name: str = "Test Card",
     ) -> None:
         self.name = name
         self.faults = faults or Faults()
         self.allocations = self.launches = self.copies = self.zstd_batches = 0
-        self.launched: list[str] = []
+        # What was queued, in order: kernels by name, copies as "in" and "out".
+        self.trace: list[str] = []
         self.compiled: list[str] = []
+        self._deaf = deaf
+        self._meeting = meeting
         self.lost = False
         self.pace = pace
         self.nvcomp = Nvcomp(_Library(self), "6.0.0-test") if with_nvcomp else None
@@ -123,9 +133,11 @@ class Card:
         return Mark()
 
     def copy_in(self, address: int, memory: Bytes, stream: Lane) -> None:
+        self.trace.append("in")
         self._copy(address, memory.ctypes.data, memory.nbytes, stream)
 
     def copy_out(self, memory: Bytes, address: int, stream: Lane) -> None:
+        self.trace.append("out")
         self._copy(memory.ctypes.data, address, memory.nbytes, stream)
 
     def fill(self, address: int, value: int, nbytes: int, stream: Lane) -> None:
@@ -136,7 +148,9 @@ class Card:
     def launch(self, launch: Launch, stream: Lane) -> None:
         self._check()
         self.launches += 1
-        self.launched.append(launch.kernel)
+        self.trace.append(launch.kernel)
+        if self.launches == 1 and self._meeting is not None:
+            self._meeting.wait(60)
         if self.launches == self.faults.crash_at_launch:
             raise ZeroDivisionError("a mistake in our own code")
         lost = self.launches == self.faults.lost_at_launch
@@ -147,8 +161,9 @@ class Card:
                 return
             shim.launch(launch)
             if launch.kernel == self.faults.wrong_kernel:
-                # The last argument of a kernel is what it makes, or its neighbour.
-                ctypes.memset(int(launch.args[2]), 1, 1)
+                # One byte of what it made.
+                made = int(launch.args[self.faults.wrong_argument])
+                ctypes.memset(made, ctypes.c_uint8.from_address(made).value ^ 1, 1)
 
         self.enqueue(stream, work)
 
@@ -162,7 +177,7 @@ class Card:
     def wait(self, stream: Lane, event: Mark) -> None:
         self._check()
         lane, position = event.stream, event.position
-        if lane is not None:
+        if lane is not None and not self._deaf:
             self.enqueue(stream, lambda: lane.done >= position, waits=(lane, position))
 
     def synchronize(self, event: Mark) -> None:
@@ -331,3 +346,14 @@ def _array(address: int, dtype: str, count: int) -> np.ndarray[Any, Any]:
     size = count * np.dtype(dtype).itemsize
     memory = (ctypes.c_uint8 * size).from_address(address)
     return np.frombuffer(memory, dtype)
+
+
+def kernels_on(*cards: Card, **changes: Any) -> CudaKernels:
+    """Kernels on these cards, or on a sound one; `changes` of what CudaKernels takes."""
+    settings = {
+        "threads": 2,
+        "device_memory_bytes": 32 * 2**20,
+        "batch_bytes": 2**20,
+        **changes,
+    }
+    return CudaKernels(cards or (Card(),), **settings)

@@ -221,17 +221,13 @@ class _Taken:
         self._pinned.clear()
 
 
-def most_chunks(room: Room, stride: int, parent_stride: int, blocks: int, slot_stride: int) -> int:
-    """How many chunks of these strides a batch may have; 0 where not even one fits.
+def most_chunks(room: Room, stride: int, parent_stride: int) -> int:
+    """How many chunks of these strides there is room for, without their frames; maybe 0.
 
-    parent_stride: 0 without parents. blocks, slot_stride: of a chunk, 0 without a codec.
+    parent_stride: 0 without parents.
     """
-    counts = [MAX_CHUNKS, room.batch_bytes // stride]
-    if parent_stride:
-        counts.append(room.parents_bytes // parent_stride)
-    if blocks:
-        counts += [room.blocks // blocks, room.slots_bytes // (blocks * slot_stride)]
-    return min(counts)
+    most = min(MAX_CHUNKS, room.batch_bytes // stride)
+    return min(most, room.parents_bytes // parent_stride) if parent_stride else most
 
 
 def _up(nbytes: int) -> int:

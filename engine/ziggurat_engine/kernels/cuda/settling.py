@@ -36,6 +36,14 @@ class Packing:
     blocks: abi.Blocks
     slot_stride: int
 
+    @property
+    def frame_bytes(self) -> int:
+        """The most that a frame takes, with what aligns the next.
+
+        A Blosc frame copies what would grow; a plain one is what its compressor makes of it.
+        """
+        return self.slot_stride if self.blocks.plain else abi.frame_bound(self.blocks)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -89,8 +97,15 @@ def plan_for(
         if packing is None:
             return None
     stride = abi.stride_of(nbytes)
-    blocks, slot_stride = (packing.blocks.count, packing.slot_stride) if packing else (0, 0)
-    most = most_chunks(room, stride, parent_stride, blocks, slot_stride)
+    most = most_chunks(room, stride, parent_stride)
+    if packing is not None:
+        blocks = packing.blocks.count
+        most = min(
+            most,
+            room.blocks // blocks,
+            room.slots_bytes // (blocks * packing.slot_stride),
+            room.frames_bytes // packing.frame_bytes,
+        )
     if not most:
         return None
     method = recipe.downsampling
@@ -281,7 +296,7 @@ class Settling:
             size = count * self.plan.parent_stride
             device.copy_out(slot.host_parents[:size], slot.parents, ring.outward)
         if self.plan.packing is not None:
-            size = self._read_head(slot, self.plan.packing.blocks)
+            size = self._read_head(slot, self.plan.packing)
             if size:
                 device.copy_out(slot.host_frames[:size], slot.frames, ring.outward)
         device.record(slot.arrived, ring.outward)
@@ -311,7 +326,7 @@ class Settling:
         start = int(self._offsets[i])
         return slot.host_frames[start : start + int(self._sizes[i])].tobytes()
 
-    def _read_head(self, slot: Slot, blocks: abi.Blocks) -> int:
+    def _read_head(self, slot: Slot, packing: Packing) -> int:
         """Looks at sizes and offsets; returns how many bytes of frames there are."""
         count = len(self.chunks)
         head = slot.host_head[: _head_bytes(count)].view(np.int64).copy()
@@ -322,7 +337,7 @@ class Settling:
         if (
             offsets[0] != 0
             or sizes.min() < 0
-            or sizes.max() > abi.frame_bound(blocks)
+            or sizes.max() > packing.frame_bytes
             or (offsets[:-1] + sizes > ends).any()
             or offsets[-1] > slot.host_frames.size
         ):
