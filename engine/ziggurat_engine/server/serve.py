@@ -7,8 +7,10 @@ something could not be stored. A second signal ends the waiting for calls.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
+import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +22,10 @@ from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
 from ziggurat_engine.server.files import fitted
+from ziggurat_engine.server.identify import first_token
+from ziggurat_engine.server.interceptors import interceptors
 from ziggurat_engine.server.memory import Trimmer
+from ziggurat_engine.server.tls import check_exposure, listen
 from ziggurat_engine.vfs import FileSystem
 
 log = logging.getLogger(__name__)
@@ -32,11 +37,16 @@ BESIDE_BYTES = 192 * 2**20
 
 
 class Server:
-    """A gRPC server over an engine of its own; `address` is where it listens."""
+    """A gRPC server over an engine of its own; `address` is where it listens.
+
+    admin_token: made because tokens are needed and there never was any; else None.
+    """
 
     def __init__(self, settings: Settings, fs: FileSystem | None = None) -> None:
+        check_exposure(settings)
         self._settings = settings = fitted(settings)
         self._engine = Engine(settings, fs)
+        self.admin_token = first_token(settings)
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
@@ -62,18 +72,17 @@ class Server:
                 ("grpc.http2.ping_timeout_ms", answer_ms),
             ],
             maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
+            interceptors=interceptors(settings),
         )
         self._health = health.HealthServicer()
         self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((servicer.handler(self._engine),))
-        host, _, _ = settings.listen.rpartition(":")
         try:
-            port = self._server.add_insecure_port(settings.listen)
-        except RuntimeError as error:
+            self.address = listen(self._server, settings)
+        except (OSError, ZigguratError):
             self._engine.close()
-            raise OSError(f"can't listen on {settings.listen}: {error}") from error
-        self.address = settings.listen if not host else f"{host}:{port}"
+            raise
 
     def start(self) -> None:
         """Takes calls from now on; replays the log, and is healthy once that is done.
@@ -119,12 +128,19 @@ def serve(
     Prints one line, "listening on HOST:PORT", on standard output once calls are taken.
     """
     server = Server(settings, fs)
+    if server.admin_token is not None:
+        # Beside the log, which may go anywhere.
+        print(f"admin token, shown only now: {server.admin_token}", file=sys.stderr, flush=True)  # noqa: T201
     try:
         server.start()
     except (ZigguratError, OSError) as error:
         # Nothing is changed: whoever mends the log finds it as it was.
         log.critical("can't recover: %s", error)
         return 1
+    # What start-up made stays. Left alone, full collections look at all of it again: they hold the
+    # interpreter's lock for 0.05 s, and an acknowledgement with it.
+    gc.collect()
+    gc.freeze()
     print(f"listening on {server.address}", flush=True)  # noqa: T201 - what callers wait for
     signal.sigwait(signals)
     log.info("stopping")

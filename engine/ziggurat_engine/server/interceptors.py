@@ -1,0 +1,20 @@
+"""What does every call pass through before its handler? The list, outermost first."""
+
+from __future__ import annotations
+
+import grpc
+
+from ziggurat_engine.config import Settings
+from ziggurat_engine.security.audit import AuditLog
+from ziggurat_engine.server.access import Access
+from ziggurat_engine.server.auditing import Auditing
+from ziggurat_engine.server.identify import identifier
+
+
+def interceptors(settings: Settings) -> list[grpc.ServerInterceptor]:
+    """For grpc.server. Raises DataError, OSError where the tokens can't be read."""
+    return [
+        # Sees what Access refused, too.
+        Auditing(AuditLog.of(settings)),
+        Access(identifier(settings)),
+    ]
