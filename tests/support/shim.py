@@ -1,13 +1,13 @@
-"""How do the device kernels run on a machine without a card?
+r"""How do the device kernels run on a machine without a card?
 
 g++ compiles their sources behind shim.h into a few libraries, the first time that one is
 needed; they are kept under the sources' hash in the user's cache directory, for all test processes.
-Pointers of a launch are addresses of NumPy arrays. ZIGGURAT_SHIM_FLAGS adds compiler options:
+Pointers of a launch are addresses of NumPy arrays. ZIGGURAT_SHIM_FLAGS adds compiler options. To
+find what is read or written out of bounds, and loads that are not aligned as a card wants them:
 
-    ZIGGURAT_SHIM_FLAGS="-fsanitize=undefined -fno-sanitize-recover" uv run pytest -n0 \
-        tests/contract/test_cuda_kernels.py
-    # the same with address,undefined: LD_PRELOAD="$(g++ -print-file-name=libasan.so)"
-    # ASAN_OPTIONS=detect_leaks=0
+    export ZIGGURAT_SHIM_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover"
+    LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
+        ASAN_OPTIONS=detect_leaks=0 uv run pytest -n0 tests/contract/test_cuda_codecs.py
 """
 
 from __future__ import annotations

@@ -170,25 +170,25 @@ def downsample(
         np.int32(f2),
         np.int32(f3),
     )
-    if method in RANKS:
-        capacity = next(n for n in CAPACITIES if n >= f2 * f3 * f4)
-        kind = {"u": 0, "i": 1, "f": 2}[dtype.kind]
-        more = np.int32(f4), np.int32(RANKS.index(method)), np.int32(kind)
-        name = f"rank_of<{_UNSIGNED[dtype.itemsize]}, {capacity}>"
-        return _per_chunk(name, rows * -(-n4 // f4), batch.count, (*pointers, *more))
-    # Bits that `fold` inverts: signed pixels become unsigned ones of the same order, and a maximum
+    # Bits that kernels invert: signed pixels become unsigned ones of the same order, and a maximum
     # is a minimum then.
     top, every = 1 << (8 * dtype.itemsize - 1), (1 << (8 * dtype.itemsize)) - 1
     flip = 0
     if method != "stride":
         flip ^= top if dtype.kind == "i" else 0
         flip ^= (top if dtype.kind == "f" else every) if method == "max" else 0
+    args = (*pointers, np.uint64(flip))
+    if method in RANKS:
+        capacity = next(n for n in CAPACITIES if n >= f2 * f3 * f4)
+        more = np.int32(f4), np.int32(RANKS.index(method)), np.int32(dtype.kind == "f")
+        name = f"rank_of<{_UNSIGNED[dtype.itemsize]}, {capacity}>"
+        return _per_chunk(name, rows * -(-n4 // f4), batch.count, (*args, *more))
     kernel = "MIN" if method == "max" else method.upper()
     pixel = (_FLOAT if dtype.kind == "f" and method != "stride" else _UNSIGNED)[dtype.itemsize]
     name = f"fold<{pixel}, {kernel}, {f4}>"
     windows = windows_of_thread(dtype.itemsize, f4)
     threads = rows * -(-n4 // (f4 * windows))
-    return _per_chunk(name, threads, batch.count, (*pointers, np.uint64(flip)))
+    return _per_chunk(name, threads, batch.count, args)
 
 
 def windows_of_thread(itemsize: int, factor: int) -> int:

@@ -158,9 +158,11 @@ __global__ void __launch_bounds__(THREADS)
     for (int i = 0; i < count; i++) {
       Fold<T, METHOD> fold;
       const int columns = METHOD == STRIDE ? 1 : smaller(FX, left - i * FX);
+      Rows place;
       for (int row = 0; row < rows; row++) {
-        const T* source = first + row_of(window, row, n3) * n4 + i * FX;
+        const T* source = first + place.offset + i * FX;
         for (int k = 0; k < columns; k++) fold.add(flipped(source[k], flip));
+        place.next(window.rows, n3, n4);
       }
       target[i] = flipped(fold.result(rows * columns), flip);
     }
@@ -168,15 +170,16 @@ __global__ void __launch_bounds__(THREADS)
   }
 
   Fold<T, METHOD> folds[S::WINDOWS];
+  Rows place;
   for (int row = 0; row < rows; row += ROWS_AHEAD) {
     Pixels<T, S::PIXELS> pixels[ROWS_AHEAD];
 #pragma unroll
     for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
       if (row + ahead < rows) {
-        const T* source = first + row_of(window, row + ahead, n3) * n4;
+        const uint4* source = (const uint4*)(first + place.offset);
 #pragma unroll
-        for (int i = 0; i < S::VECTORS; i++)
-          pixels[ahead].vectors[i] = ((const uint4*)source)[i];
+        for (int i = 0; i < S::VECTORS; i++) pixels[ahead].vectors[i] = source[i];
+        place.next(window.rows, n3, n4);
       }
     }
 #pragma unroll

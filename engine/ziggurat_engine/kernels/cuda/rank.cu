@@ -4,40 +4,40 @@
 // that signed numbers and floats need no code of their own, and a sorting network orders them:
 // which places it compares is known to the compiler, so the keys never leave the registers and no
 // lane waits for another. Places that no pixel has, in smaller windows and those that the edge
-// clips, hold the largest key and end up behind the rest.
-// The loads of neighbouring lanes lie side by side; the other pixels of a sector that one load
-// brings are found in the nearest cache by the next.
+// clips, hold the largest key and end up behind the rest. Where all pixels are equal, as nearly
+// everywhere in labels, nothing is sorted.
+//
+// The loads of neighbouring lanes lie side by side, two pixels each where windows are two wide; the
+// other pixels of a sector that one load brings are found in the nearest cache by the next.
 #include "windows.cuh"
 
 enum Rank { MEDIAN, MODE };
-enum KeyKind { UNSIGNED, SIGNED, REAL };
 
 template <typename K> struct Bits {
   static constexpr K TOP = (K)((K)1 << (8 * sizeof(K) - 1));
   static constexpr K LARGEST = (K)~(K)0;
-  // Of floats, for keys of 4 and 8 bytes: the exponent's bits, and the NaN without payload.
-  static constexpr K INFINITE =
-      sizeof(K) == 4 ? (K)0x7f800000u : (K)(sizeof(K) == 8 ? 0x7ff0000000000000ull : 0);
-  static constexpr K NAN_BITS =
-      sizeof(K) == 4 ? (K)0x7fc00000u : (K)(sizeof(K) == 8 ? 0x7ff8000000000000ull : 0);
+  static constexpr bool MAY_BE_REAL = sizeof(K) >= 4;
+  // Of floats: the exponent's bits, and the NaN without payload.
+  static constexpr K INFINITE = (K)(sizeof(K) == 4 ? 0x7f800000ull : 0x7ff0000000000000ull);
+  static constexpr K PLAIN_NAN = (K)(sizeof(K) == 4 ? 0x7fc00000ull : 0x7ff8000000000000ull);
 };
 
-// Floats: -0.0 is next below 0.0, and all NaNs are one key above all numbers.
-template <typename K> __device__ __forceinline__ K key_of(K bits, int kind) {
+// Floats: -0.0 is next below 0.0, and all NaNs are the largest key.
+template <typename K> __device__ __forceinline__ K key_of_real(K bits) {
   typedef Bits<K> B;
-  if (kind == UNSIGNED) return bits;
-  if (kind == SIGNED) return bits ^ B::TOP;
   if ((K)(bits & (K)~B::TOP) > B::INFINITE) return B::LARGEST;
   return bits & B::TOP ? (K)~bits : (K)(bits | B::TOP);
 }
 
-template <typename K> __device__ __forceinline__ K bits_of(K key, int kind) {
+template <typename K> __device__ __forceinline__ K bits_of_real(K key) {
   typedef Bits<K> B;
-  if (kind == UNSIGNED) return key;
-  if (kind == SIGNED) return key ^ B::TOP;
-  if (key == B::LARGEST) return B::NAN_BITS;
+  if (key == B::LARGEST) return B::PLAIN_NAN;
   return key & B::TOP ? (K)(key ^ B::TOP) : (K)~key;
 }
+
+template <typename K> struct alignas(2 * sizeof(K)) Pair {
+  K left, right;
+};
 
 // Batcher's merge exchange (Knuth, TAOCP 3, 5.2.2, algorithm M) as a list, for any N: 19 pairs for
 // 8, 155 for 27.
@@ -65,13 +65,43 @@ template <typename K, int N> __device__ __forceinline__ void sort(K (&keys)[N]) 
   }
 }
 
-// Windows of 1 x 1 x f2 x f3 x f4 <= N pixels. rank: a Rank, kind: a KeyKind, the same for all
-// threads, so that neither makes lanes part.
+template <typename K, int N>
+__device__ __forceinline__ K mode(const K (&keys)[N], int count, bool real) {
+  typedef Bits<K> B;
+  K found = keys[0], start = keys[0];  // of the run of equal keys that goes on
+  int run = 1, longest = 1;
+#pragma unroll
+  for (int i = 1; i < N; i++) {
+    bool same = keys[i] == start;
+    if constexpr (B::MAY_BE_REAL)  // a run of zeros begins with -0.0 if it has one
+      same = same || (real && start == B::TOP - 1 && keys[i] == B::TOP);
+    run = same ? run + 1 : 1;
+    start = same ? start : keys[i];
+    if (run > longest && i < count) {
+      longest = run;
+      found = start;
+    }
+  }
+  return found;
+}
+
+template <typename K, int N>
+__device__ __forceinline__ K median(const K (&keys)[N], int count) {
+  K found = keys[0];
+#pragma unroll
+  for (int i = 1; i < N; i++)  // an index that is not constant would move the keys to memory
+    if (i == (count - 1) / 2) found = keys[i];
+  return found;
+}
+
+// Windows of 1 x 1 x f2 x f3 x f4 <= N pixels. flip: bits to invert so that integers have the
+// order of unsigned ones; real: they are floats. These and `rank` are the same for all threads.
 template <typename K, int N>
 __global__ void __launch_bounds__(THREADS)
     rank_of(const u8* __restrict__ chunks, i64 chunk_stride, u8* __restrict__ parents,
             i64 parent_stride, const int* __restrict__ valid, int, int n1, int n2, int n3, int n4,
-            int f2, int f3, int f4, int rank, int kind) {
+            int f2, int f3, u64 flip, int f4, int rank, int real) {
+  typedef Bits<K> B;
   const int chunk = blockIdx.y;
   valid += 5 * chunk;
   Window window;
@@ -83,44 +113,57 @@ __global__ void __launch_bounds__(THREADS)
   const int count = window.planes * window.rows * columns;
 
   K keys[N];
-  int plane = 0, line = 0, column = 0;
+#pragma unroll
+  for (int i = 0; i < N; i++) keys[i] = B::LARGEST ^ (K)flip;  // as a float: a NaN, too
+  if (f4 == 2 && count == f2 * f3 * 2 && n4 % 2 == 0) {
+    Rows place;
+#pragma unroll
+    for (int row = 0; row < N / 2; row++) {
+      if (row < f2 * f3) {
+        const Pair<K> pair = *(const Pair<K>*)(first + place.offset);
+        keys[2 * row] = pair.left;
+        keys[2 * row + 1] = pair.right;
+        place.next(f3, n3, n4);
+      }
+    }
+  } else {
+    int plane = 0, line = 0, column = 0;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      if (plane < window.planes && line < window.rows && column < columns)
+        keys[i] = first[((i64)plane * n3 + line) * n4 + column];
+      if (++column == f4) {
+        column = 0;
+        if (++line == f3) {
+          line = 0;
+          plane++;
+        }
+      }
+    }
+  }
+  bool equal = count == N;
+#pragma unroll
+  for (int i = 1; i < N; i++) equal = equal && keys[i] == keys[0];
+
+  bool is_real = false;
+  if constexpr (B::MAY_BE_REAL) is_real = real;
 #pragma unroll
   for (int i = 0; i < N; i++) {
-    keys[i] = Bits<K>::LARGEST;
-    if (plane < window.planes && line < window.rows && column < columns)
-      keys[i] = key_of(first[((i64)plane * n3 + line) * n4 + column], kind);
-    // The factors are the same for all threads, so this is not done by each lane.
-    if (++column == f4) {
-      column = 0;
-      if (++line == f3) {
-        line = 0;
-        plane++;
-      }
+    if constexpr (B::MAY_BE_REAL) {
+      keys[i] = is_real ? key_of_real(keys[i]) : (K)(keys[i] ^ (K)flip);
+    } else {
+      keys[i] ^= (K)flip;
     }
   }
-  sort(keys);
-
   K found = keys[0];
-  if (rank == MEDIAN) {
-    const int middle = (count - 1) / 2;
-#pragma unroll
-    for (int i = 1; i < N; i++)
-      if (i == middle) found = keys[i];
-  } else {
-    K start = keys[0];  // of the run of equal keys that goes on
-    int run = 1, longest = 1;
-#pragma unroll
-    for (int i = 1; i < N; i++) {
-      // A run of zeros begins with -0.0 if it has one.
-      const bool zeros = kind == REAL && start == Bits<K>::TOP - 1 && keys[i] == Bits<K>::TOP;
-      const bool same = keys[i] == start || zeros;
-      run = same ? run + 1 : 1;
-      start = same ? start : keys[i];
-      if (run > longest && i < count) {
-        longest = run;
-        found = start;
-      }
-    }
+  if (!equal) {
+    sort(keys);
+    found = rank == MEDIAN ? median(keys, count) : mode(keys, count, is_real);
   }
-  ((K*)(parents + chunk * parent_stride))[window.parent] = bits_of(found, kind);
+  if constexpr (B::MAY_BE_REAL) {
+    found = is_real ? bits_of_real(found) : (K)(found ^ (K)flip);
+  } else {
+    found ^= (K)flip;
+  }
+  ((K*)(parents + chunk * parent_stride))[window.parent] = found;
 }

@@ -39,8 +39,16 @@ __device__ __forceinline__ bool find_window(Window& window, u32 index, const int
   return true;
 }
 
-// Of which row of its chunk, counted from the window's first, member row `row` of it is.
-__device__ __forceinline__ i64 row_of(const Window& window, int row, int n3) {
-  const int plane = row / window.rows;
-  return (i64)plane * n3 + (row - plane * window.rows);
-}
+// The rows of a box of a chunk, one after the other, as pixels from its first one: n3 rows of n4
+// pixels are a plane, of which the box has `rows`.
+struct Rows {
+  i64 offset = 0;
+  int line = 0;
+  __device__ __forceinline__ void next(int rows, int n3, int n4) {
+    offset += n4;
+    if (++line == rows) {
+      line = 0;
+      offset += (i64)(n3 - rows) * n4;
+    }
+  }
+};
