@@ -9,12 +9,22 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 
 class CompileError(Exception):
     """The compiler's log."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """cubin: machine code. ptx: what it was made of. symbols: of each name, what it is called."""
+
+    cubin: bytes
+    ptx: str
+    symbols: dict[str, str]
 
 
 @cache
@@ -37,13 +47,8 @@ def version() -> tuple[int, int]:
     return major.value, minor.value
 
 
-def cubin(
-    source: str, names: Sequence[str], options: Sequence[str]
-) -> tuple[bytes, dict[str, str]]:
-    """The machine code, and for each of `names` what it is called there.
-
-    Lets go of the GIL, so that several may be compiled at once. Raises CompileError.
-    """
+def compiled(source: str, names: Sequence[str], options: Sequence[str]) -> Compiled:
+    """Compiles `names`. Lets go of the GIL; raises CompileError."""
     library = _library()
     program = ctypes.c_void_p()
     _check(
@@ -62,7 +67,7 @@ def cubin(
             symbol = ctypes.c_char_p()
             _check(library.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(symbol)))
             lowered[name] = (symbol.value or b"").decode()
-        return _bytes(program, "CUBIN"), lowered
+        return Compiled(_bytes(program, "CUBIN"), _text(program, "PTX"), lowered)
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 

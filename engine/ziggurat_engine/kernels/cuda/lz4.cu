@@ -129,6 +129,7 @@ __device__ inline int compress_block(const u8* block, int size, u8* out, u16* ta
     }
     // Positions from `end` on are looked at again, and must not find themselves.
     const u32 passed = __ballot_sync(ALL_LANES, inside && p < end);
+    __syncwarp();  // a ballot orders lanes, but not their memory: all have read the table
     if ((alike & passed) >> lane == 1) table[hash] = (u16)p;
     __syncwarp();
     at = end;
