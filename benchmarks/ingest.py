@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """One run in a new directory: the figures of _writing.Result, and rates."""
     serve = [word for setting in arguments.set for word in ("--set", setting)]
     with (
@@ -144,7 +144,7 @@ def main() -> None:
     runs = []
     for number in range(1, arguments.repeat + 1):
         try:
-            runs.append(_run(arguments, directory))
+            runs.append(run(arguments, directory))
         except ServerError as error:
             raise SystemExit(str(error)) from None
         _tell(runs[-1], number)

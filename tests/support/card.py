@@ -95,12 +95,12 @@ class Card:
         self.pinned: dict[int, Bytes] = {}
         self._lanes: list[Lane] = []
         self._dice = random.Random(pace)
-        self._thread: int | None = None
+        self._threads: set[int] = set()
 
     # --- Device
 
     def bind(self) -> None:
-        self._thread = threading.get_ident()
+        self._threads.add(threading.get_ident())
 
     def allocate(self, nbytes: int) -> int:
         self._check()
@@ -139,6 +139,9 @@ class Card:
     def copy_out(self, memory: Bytes, address: int, stream: Lane) -> None:
         self.trace.append("out")
         self._copy(memory.ctypes.data, address, memory.nbytes, stream)
+
+    def copy_within(self, target: int, source: int, nbytes: int, stream: Lane) -> None:
+        self._copy(target, source, nbytes, stream)
 
     def fill(self, address: int, value: int, nbytes: int, stream: Lane) -> None:
         self._check()
@@ -201,7 +204,7 @@ class Card:
         self, lane: Lane, work: Callable[[], Any], waits: tuple[Lane, int] | None = None
     ) -> None:
         """Queues `work`; one that waits is done once `waits` is."""
-        assert self._thread == threading.get_ident(), "another thread than the one that is bound"
+        assert threading.get_ident() in self._threads, "a thread that has not bound the card"
 
         def step() -> bool:
             if waits is not None and waits[0].done < waits[1]:
