@@ -16,7 +16,7 @@ import ctypes
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,13 +84,11 @@ class Card:
         self.allocations = self.launches = self.copies = self.zstd_batches = 0
         # What was queued, in order: kernels by name, copies as "in" and "out".
         self.trace: list[str] = []
-        self.compiled: list[str] = []
         self._deaf = deaf
         self._meeting = meeting
         self.lost = False
         self.pace = pace
         self.nvcomp = Nvcomp(_Library(self), "6.0.0-test") if with_nvcomp else None
-        self.free_bytes = 2**40
         self.held: dict[int, Bytes] = {}
         self.pinned: dict[int, Bytes] = {}
         self._lanes: list[Lane] = []
@@ -169,9 +167,6 @@ class Card:
                 ctypes.memset(made, ctypes.c_uint8.from_address(made).value ^ 1, 1)
 
         self.enqueue(stream, work)
-
-    def compile(self, kernels: Iterable[str]) -> None:
-        self.compiled += kernels
 
     def record(self, event: Mark, stream: Lane) -> None:
         self._check()

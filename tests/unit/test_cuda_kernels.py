@@ -17,7 +17,7 @@ from ziggurat_engine.kernels.cpu import CpuKernels
 from ziggurat_engine.kernels.cuda.kernels import AHEAD, CudaKernels
 from ziggurat_engine.kernels.cuda.memory import LEAST_BATCH_BYTES, Room, fit
 from ziggurat_engine.kernels.cuda.nvcomp import Nvcomp
-from ziggurat_engine.kernels.cuda.settling import plan_for
+from ziggurat_engine.kernels.cuda.plans import plan_for
 from ziggurat_engine.kernels.protocol import Kernels, Recipe, Settled, Surrounded
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.region import Shape

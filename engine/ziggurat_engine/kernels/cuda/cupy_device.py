@@ -9,7 +9,7 @@ in CUPY_CACHE_DIR (~/.cupy/kernel_cache), so that a process compiles what none d
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,12 +60,6 @@ class CupyDevice:
         name = properties["name"]
         self.name: str = name.decode() if isinstance(name, bytes) else str(name)
         self.nvcomp = load()
-
-    @property
-    def free_bytes(self) -> int:
-        """See Device."""
-        with self._told(), self._cupy.cuda.Device(self._number):
-            return int(self._runtime.memGetInfo()[0])
 
     def bind(self) -> None:
         """See Device."""
@@ -125,11 +119,6 @@ class CupyDevice:
         function = self._kernel(launch.kernel)
         with self._told(), stream:
             function(launch.grid, launch.block, launch.args)
-
-    def compile(self, kernels: Iterable[str]) -> None:
-        """See Device."""
-        for name in kernels:
-            self._kernel(name)
 
     def record(self, event: Event, stream: Stream) -> None:
         """See Device."""

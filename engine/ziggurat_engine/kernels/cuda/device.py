@@ -7,7 +7,6 @@ is done in order; between streams, and between a stream and the host, only event
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -38,11 +37,6 @@ class Device(Protocol):
     @property
     def nvcomp(self) -> Nvcomp | None:
         """What compresses zstd on this card, where it is installed."""
-        ...
-
-    @property
-    def free_bytes(self) -> int:
-        """Device memory that nobody has now."""
         ...
 
     def bind(self) -> None:
@@ -86,11 +80,7 @@ class Device(Protocol):
         ...
 
     def launch(self, launch: Launch, stream: Stream) -> None:
-        """Runs a kernel."""
-        ...
-
-    def compile(self, kernels: Iterable[str]) -> None:
-        """Makes these kernels ready, which else their first launch does."""
+        """Runs a kernel of program.py; the first launch of a module compiles it."""
         ...
 
     def record(self, event: Event, stream: Stream) -> None:

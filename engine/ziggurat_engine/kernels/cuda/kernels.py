@@ -28,7 +28,8 @@ from ziggurat_engine.kernels.cuda.decoding import Wanted, fits
 from ziggurat_engine.kernels.cuda.device import Device
 from ziggurat_engine.kernels.cuda.errors import DeviceError
 from ziggurat_engine.kernels.cuda.memory import fit
-from ziggurat_engine.kernels.cuda.settling import Plan, Settling, plan_for
+from ziggurat_engine.kernels.cuda.plans import Plan, plan_for
+from ziggurat_engine.kernels.cuda.settling import Settling
 from ziggurat_engine.kernels.cuda.task import Copying
 from ziggurat_engine.kernels.cuda.worker import RETRY_SECONDS, Queue, Worker
 from ziggurat_engine.kernels.meter import Meter
@@ -92,11 +93,14 @@ class CudaKernels:
         copiers = min(threads, COPY_THREADS)
         self._copiers = ThreadPoolExecutor(copiers, thread_name_prefix="copy")
         copying = Copying(self._copiers, copiers)
+        # Held while something is compiled ahead: the engine closes without waiting for `warm`.
+        self._warming = threading.Lock()
+        self._closing = False
         # Guards what follows.
         self._lock = threading.Lock()
         self._decoding = 0
-        # Plans that a card has done right, and those that it never does again.
-        self._proven: set[Plan] = set()
+        # Plans that a card has done right, and those that none does again.
+        self._proven: set[tuple[Plan, int]] = set()
         self._refused: set[Plan] = set()
         self._workers = [
             Worker(
@@ -183,11 +187,16 @@ class CudaKernels:
             chunk: Array = np.arange(4096).astype(dtype).reshape(16, 16, 16)
             for compressor in ("lz4", "zstd"):
                 recipe = Recipe(Blosc(compressor=compressor), dtype.type(0), (2, 2, 2), method)
-                for _ in self.settle([chunk], [chunk.shape], recipe):
-                    pass
+                with self._warming:
+                    if self._closing:
+                        return
+                    list(self.settle([chunk], [chunk.shape], recipe))
 
     def close(self) -> None:
-        """Waits for the threads to end, and frees what they hold."""
+        """Waits for the threads to end, and frees what they hold. `warm` may be running."""
+        self._closing = True
+        with self._warming:
+            pass
         self._queue.close()
         for worker in self._workers:
             worker.join()
@@ -267,15 +276,22 @@ class CudaKernels:
     # --- the first of each kind
 
     def _prove(self, batch: Settling, results: Sequence[Settled], recipe: Recipe) -> None:
-        """Compares the first batch of a plan with what the CPU makes; DeviceError if it differs."""
+        """Compares a card's first batch of a plan with what the CPU makes.
+
+        Raises DeviceError where it differs.
+        """
+        of_card = (batch.plan, id(batch.device))
         with self._lock:
-            if batch.plan in self._proven:
-                return
             if batch.plan in self._refused:
                 raise DeviceError("refused since it was queued")
+            if of_card in self._proven:
+                return
         right = all(map(_right, batch.chunks, batch.valid, results, itertools.repeat(recipe)))
         with self._lock:
-            (self._proven if right else self._refused).add(batch.plan)
+            if right:
+                self._proven.add(of_card)
+            else:
+                self._refused.add(batch.plan)
         if not right:
             log.error("a card settles %s wrongly; from now on the CPU does", batch.plan)
             raise DeviceError("wrong results")
