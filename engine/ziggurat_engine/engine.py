@@ -196,7 +196,7 @@ class Engine:
         ).start()
         log.info(
             "kernels: %s; cache: %d MiB; %d images in %s",
-            " on ".join([self._kernels.name, *(card.name for card in self._kernels.devices)]),
+            ", ".join([self._kernels.name, *(card.name for card in self._kernels.devices)]),
             settings.cache_bytes >> 20,
             len(self._images.names()),
             settings.data,
