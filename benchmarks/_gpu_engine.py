@@ -12,6 +12,7 @@ import contextlib
 import io
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -168,8 +169,11 @@ def ingesting(sizes: Sizes, names: Sequence[str], directory: Path) -> list[Row]:
                     durability="durable",
                     set=[f"kernels={name}"],
                 )
-                with contextlib.redirect_stdout(io.StringIO()):
-                    found = ingest.run(arguments, directory)
+                with (
+                    tempfile.TemporaryDirectory(dir=directory) as made,
+                    contextlib.redirect_stdout(io.StringIO()),
+                ):
+                    found = ingest.run(arguments, Path(made))
                 row[f"{name}_bytes_per_second"] = found["closed_mb_per_second"] * 1e6
             rows.append(row)
     return rows

@@ -19,7 +19,6 @@ from ziggurat_engine.server.caller import caller_of
 from ziggurat_engine.server.rights import RULES
 from ziggurat_engine.server.shape import behaviour_of, wrapped
 
-
 # More than an image may have. What is refused may say anything.
 MOST_AXES = 8
 MOST_TEXT = 512
