@@ -430,6 +430,7 @@ def adopt(
         abi.adopt_sizes(
             blocks,
             count,
+            512 if not blocks.plain else 1024,
             found=address(sizes),
             statuses=address(told) if statuses is not None else 0,
             csizes=address(csizes),
@@ -444,6 +445,7 @@ def test_sizes_that_another_compressor_reports() -> None:
     assert adopt(blocks, 2, [100, 400, 200, 500, 399, 17]) == ([100, 400, 200, 400, 399, 17], 0)
     assert adopt(blocks, 1, [100, 90, 80], [0, 3, 0]) == ([100, 0, 80], 1)
     assert adopt(blocks, 1, [100, 0, 2**40]) == ([100, 0, 0], 2)
+    assert adopt(blocks, 1, [512, 513, 200]) == ([400, 0, 200], 1)
     assert adopt(abi.Blocks(1000, 1000, plain=True), 2, [1012, 30]) == ([1012, 30], 0)
 
 

@@ -137,8 +137,11 @@ def block_bytes(chunk_bytes: int, wanted: int) -> int:
 
 
 def frame_bound(blocks: Blocks) -> int:
-    """What `offsets` advances by for one chunk, at most; for `align` of 16."""
-    return _up(blocks.nbytes + (0 if blocks.plain else 16), 16)
+    """What `offsets` advances by for one Blosc frame, at most; for `align` of 16.
+
+    A plain frame may be as long as its slot.
+    """
+    return _up(blocks.nbytes + 16, 16)
 
 
 def downsample(
@@ -266,13 +269,20 @@ def lz4_compress(
 
 
 def adopt_sizes(
-    blocks: Blocks, count: int, *, found: Pointer, statuses: Pointer, csizes: Pointer, bad: Pointer
+    blocks: Blocks,
+    count: int,
+    slot_stride: int,
+    *,
+    found: Pointer,
+    statuses: Pointer,
+    csizes: Pointer,
+    bad: Pointer,
 ) -> Launch:
     """Makes csizes of what another compressor reports for the same slots.
 
-    count: chunks. found: count * blocks uint64, in bytes. statuses: as many int32, 0 is
-    good, or 0 for none. bad: one uint32, zeroed before; how many blocks are not good, and
-    nothing may be made of the batch unless it is 0.
+    count: chunks. found: count * blocks uint64, in bytes; none is above slot_stride. statuses: as
+    many int32, 0 is good, or 0 for none. bad: one uint32, zeroed before; how many blocks are
+    not good, and nothing may be made of the batch unless it is 0.
     """
     total = count * blocks.count
     args = (
@@ -280,6 +290,7 @@ def adopt_sizes(
         np.uint64(statuses),
         np.int64(blocks.nbytes),
         np.int32(blocks.block_bytes),
+        np.int64(slot_stride),
         np.int32(blocks.plain),
         np.int32(total),
         np.uint64(csizes),

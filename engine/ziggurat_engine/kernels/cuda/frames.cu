@@ -31,14 +31,15 @@ __device__ __forceinline__ i64 first_start(i64 blocks) {
 // of which it says that something is wrong, or that cannot be.
 __global__ void __launch_bounds__(THREADS)
     adopt_sizes(const u64* __restrict__ found, const int* __restrict__ statuses, i64 nbytes,
-                int block_bytes, int plain, int count, int* __restrict__ csizes, u32* bad) {
+                int block_bytes, i64 slot_stride, int plain, int count,
+                int* __restrict__ csizes, u32* bad) {
   const int index = blockIdx.x * THREADS + threadIdx.x;
   if (index >= count) return;
   const int blocks = (int)((nbytes + block_bytes - 1) / block_bytes);
   const u64 size = size_of_block(nbytes, block_bytes, index % blocks), csize = found[index];
-  // A frame of its own cannot be raw; whatever one compresses to, it is not twice as long.
-  const bool good = csize > 0 && csize <= 2 * size + 4096 && (!statuses || statuses[index] == 0);
+  const bool good = csize > 0 && csize <= (u64)slot_stride && (!statuses || statuses[index] == 0);
   if (!good) atomicAdd(bad, 1u);
+  // A plain frame is what it is; a block that did not shrink is taken raw.
   csizes[index] = !good ? 0 : plain ? (int)csize : (int)smaller(csize, size);
 }
 

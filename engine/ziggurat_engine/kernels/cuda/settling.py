@@ -87,6 +87,7 @@ def _launches(
             abi.adopt_sizes(
                 blocks,
                 batch.count,
+                packing.slot_stride,
                 found=at.found,
                 statuses=at.statuses,
                 csizes=at.csizes,
