@@ -17,9 +17,10 @@ from ziggurat_engine.cache import (
     DirtyShard,
     ShardKey,
 )
-from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.errors import Corrupt, DataError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Kernels
+from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
 
@@ -27,15 +28,18 @@ from ziggurat_engine.spec import Array
 class Chunks:
     """Sees chunks through the cache. All methods may be called from any thread."""
 
-    def __init__(self, clean: CleanChunks, dirty: DirtyDirectory, kernels: Kernels) -> None:
+    def __init__(
+        self, clean: CleanChunks, dirty: DirtyDirectory, kernels: Kernels, measures: Measures
+    ) -> None:
         self._clean = clean
         self._dirty = dirty
         self._kernels = kernels
+        self._measures = measures
 
     def stored(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
         """The chunk as the store has it; None where it is absent. Not to be written to."""
         key = ChunkKey(image.pixels_number(level), level, chunk)
-        return self._clean.get_or_load(key, lambda: self._load(image, level, chunk))
+        return self._clean.get_or_load(key, lambda: self._counted(image, level, chunk))
 
     def paste(
         self, image: OpenImage, level: int, at: Shape, source: tuple[slice, ...], target: Array
@@ -111,6 +115,13 @@ class Chunks:
     def _shard(self, image: OpenImage, level: int, chunk: Shape) -> DirtyShard | None:
         shard = image.pyramid.levels[level].shard_of(chunk)
         return self._dirty.find(ShardKey(image.number_of(level), level, shard))
+
+    def _counted(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
+        try:
+            return self._load(image, level, chunk)
+        except (OSError, DataError):
+            self._measures.errors.add("read")
+            raise
 
     def _load(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
         if image.foreign is not None and image.image.read_only:

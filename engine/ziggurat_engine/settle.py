@@ -33,6 +33,7 @@ from ziggurat_engine.cache import (
 from ziggurat_engine.errors import Cancelled, DataError, Unavailable, ZigguratError, disk_error
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import Images, OpenImage
+from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard
@@ -65,6 +66,7 @@ class Settler:
         deferred: Deferred,
         budget: Budget,
         storing: Storing,
+        measures: Measures,
         *,
         workers: int,
         idle_seconds: float,
@@ -76,6 +78,7 @@ class Settler:
         self._deferred = deferred
         self._budget = budget
         self._storing = storing
+        self._measures = measures
         # Called after a shard of level 0 was stored; they must not block.
         self.observers: list[Callable[[], object]] = []
         # True where the oldest shards should settle whatever memory says.
@@ -505,6 +508,7 @@ class Settler:
                 self._store(image, shard)
 
     def _store(self, image: OpenImage, shard: DirtyShard) -> None:
+        start = time.perf_counter()
         taken = self._storing.take(image, shard)
         with self._budget.held(taken.block_bytes):
             self._clean.shrink()
@@ -518,6 +522,7 @@ class Settler:
                 source = None if blocks else taken.note
                 self.merge(image, shard.key.level + 1, parts, pixels, wait=False, source=source)
         freed, notes = shard.stored()
+        self._measures.settled.add(time.perf_counter() - start)
         # Nothing may hold the chunks whose bytes are given back.
         taken.chunks.clear()
         self._budget.release(freed)

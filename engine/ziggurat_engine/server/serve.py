@@ -11,6 +11,7 @@ import logging
 import signal
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,9 +20,15 @@ from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
+from ziggurat_engine.server.calls import Calls
 from ziggurat_engine.server.files import fitted
+from ziggurat_engine.server.interceptors import interceptors
 from ziggurat_engine.server.memory import Trimmer
+from ziggurat_engine.server.metrics import gather
 from ziggurat_engine.vfs import FileSystem
+
+if TYPE_CHECKING:
+    from ziggurat_engine.server.exporter import Exporter
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +45,7 @@ class Server:
         self._settings = settings = fitted(settings)
         self._engine = Engine(settings, fs)
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
+        self._calls = Calls()
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
             ThreadPoolExecutor(
@@ -61,6 +69,7 @@ class Server:
                 # Pings that measure the line hold up those of the keepalive.
                 ("grpc.http2.ping_timeout_ms", answer_ms),
             ],
+            interceptors=interceptors(settings, self._calls),
             maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
         )
         self._health = health.HealthServicer()
@@ -74,6 +83,7 @@ class Server:
             self._engine.close()
             raise OSError(f"can't listen on {settings.listen}: {error}") from error
         self.address = settings.listen if not host else f"{host}:{port}"
+        self._exporter = self._export()
 
     def start(self) -> None:
         """Takes calls from now on; replays the log, and is healthy once that is done.
@@ -85,6 +95,22 @@ class Server:
         self._engine.recover()
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", self.address)
+
+    def _export(self) -> Exporter | None:
+        if not self._settings.metrics_listen:
+            return None
+        # Not imported by who does not want it.
+        from ziggurat_engine.server.exporter import Exporter
+
+        try:
+            made = Exporter(
+                self._settings.metrics_listen, lambda: gather(self._engine, self._calls)
+            )
+        except OSError:
+            self._engine.close()
+            raise
+        log.info("metrics at %s", made.url)
+        return made
 
     def _tell_health(self, status: int) -> None:
         for service in ("", servicer.SERVICE):
@@ -104,6 +130,8 @@ class Server:
             if hurry(0.1):
                 self._server.stop(0)
         self._engine.close()
+        if self._exporter is not None:
+            self._exporter.close()
         self._trimmer.stop()
 
 

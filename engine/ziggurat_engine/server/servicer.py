@@ -156,6 +156,7 @@ class _Calls:
             yield wire.encode_header(convert.header_message(answer))
             if answer.modified:
                 for box, pixels in self._engine.query.parts(answer, gone):
+                    self._sent(answer, pixels.nbytes)
                     yield wire.encode_part(box, pixels.data.cast("B"))
 
     def read_plane(
@@ -172,6 +173,7 @@ class _Calls:
             answer = self._planned(reading, image, plan, request.exact, gone)
             yield wire.encode_header(convert.plane_header(answer))
             for box, pixels in query.plane_parts(answer, gone):
+                self._sent(answer, pixels.nbytes)
                 yield wire.encode_part(box, pixels.data.cast("B"))
 
     def read_regions(
@@ -190,6 +192,8 @@ class _Calls:
                 for piece in pieces:
                     header = convert.header_message(piece.answer) if piece.first else None
                     payload = None if piece.pixels is None else piece.pixels.data.cast("B")
+                    if payload is not None:
+                        self._sent(piece.answer, payload.nbytes)
                     message += wire.encode_piece(piece.number, header, piece.box, payload)
                 yield b"".join(message)
 
@@ -236,6 +240,10 @@ class _Calls:
                 return answer
             made = answer.image
             self._engine.builder.exact(image, answer.level, answer.region, gone)
+
+    def _sent(self, answer: Answer | PlaneAnswer, nbytes: int) -> None:
+        usage = self._engine.measures.usage
+        usage.read_from(usage.prefix(answer.image.image.name), nbytes)
 
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext

@@ -79,9 +79,12 @@ def violations_of(error: Exception) -> tuple[tuple[str, str], ...]:
 
 
 def abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
-    """Ends the call with the status of `error`."""
-    context.abort_with_status(rpc_status.to_status(status_of(error)))
-    raise AssertionError("abort_with_status raises")
+    """Ends the call with the status of `error`; trailing metadata that is set already stays."""
+    status = rpc_status.to_status(status_of(error))
+    before = context.trailing_metadata() or ()
+    context.set_trailing_metadata((*before, *status.trailing_metadata))
+    context.abort(status.code, status.details)
+    raise AssertionError("abort raises")
 
 
 def _add(

@@ -12,8 +12,10 @@ UNAVAILABLE, so that an acquisition that would go on for days does not hold it u
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import grpc
 from ziggurat_proto.v1 import write_pb2
@@ -74,7 +76,9 @@ class WriteCall:
             durable=stream.durable,
             durability=write_pb2.DURABILITY_DURABLE if logged else received,
         )
-        threading.Thread(target=self._read, args=(stream,), name="write", daemon=True).start()
+        # What it logs carries the id of this call.
+        read = partial(contextvars.copy_context().run, self._read, stream)
+        threading.Thread(target=read, name="write", daemon=True).start()
         yield write_pb2.WriteResponse(opened=opened)
         yield from self._acknowledge(stream)
 
