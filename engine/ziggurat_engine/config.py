@@ -155,6 +155,9 @@ class Settings(BaseSettings):
     max_chunk_bytes: Bytes = Field(
         default=ByteSize(64 * MIB), description="most raw bytes of one chunk"
     )
+    reflection: bool = Field(
+        default=True, description="whether clients may ask what calls there are, and of what shape"
+    )
     log_format: Literal["console", "json"] = Field(
         default="console", description="what is logged: for people, or a JSON object a line"
     )

@@ -34,7 +34,7 @@ from ziggurat_engine.kernels.select import select
 from ziggurat_engine.labels import fitted
 from ziggurat_engine.layout import resolve
 from ziggurat_engine.log import Log, LogStats
-from ziggurat_engine.measures import Counted, Measures
+from ziggurat_engine.measures import Counted, Measures, Used
 from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
 from ziggurat_engine.recover import Recovered, Recovery
@@ -60,7 +60,7 @@ class Status:
     """The engine's state, for GetStatus and metrics; bytes and counts since the start.
 
     unsettled_chunks: dirty, settling, or touched. deferred_chunks: blocks that are made later.
-    disks: those that could be asked.
+    disks: those that could be asked. used: what clients wrote and read.
     """
 
     uptime_seconds: float
@@ -79,6 +79,7 @@ class Status:
     unsettled_chunks: int
     deferred_chunks: int
     disks: list[Disk]
+    used: Used
     settle: SettleCounters
     log: LogStats
     log_sync_seconds: Counted
@@ -438,6 +439,7 @@ class Engine:
             unsettled_chunks=sum(len(shard.indices()) for shard in self._dirty.shards()),
             deferred_chunks=self._deferred.chunks,
             disks=self._space.disks(),
+            used=self.measures.usage.total(),
             settle=replace(self._storing.counters),
             log=self._log.stats(),
             log_sync_seconds=self._log.sync_seconds(),

@@ -42,6 +42,12 @@ class Calls:
             taken = self._seconds.setdefault(rpc, Histogram(CALL_SECONDS))
         taken.add(seconds)
 
+    @property
+    def idle(self) -> bool:
+        """Whether none runs."""
+        with self._lock:
+            return not any(self._running.values())
+
     def read(self) -> Called:
         """All of it."""
         with self._lock:

@@ -89,10 +89,6 @@ def _usage(value: Callable[[Used], float]) -> Callable[[Facts], Values]:
     return lambda facts: [((prefix,), value(used)) for prefix, used in sorted(facts.used.items())]
 
 
-def _all_used(value: Callable[[Used], float]) -> Callable[[Facts], Values]:
-    return _one(lambda facts: sum(map(value, facts.used.values())))
-
-
 def _stages(facts: Facts) -> Values:
     backend, kernels = facts.status.kernels, facts.status.kernel_totals
     stages = {"freeze": 0.0, "write": 0.0, "sync": 0.0, **facts.measures.stages.read()}
@@ -151,13 +147,13 @@ METRICS: tuple[Metric, ...] = (
         "ziggurat_ingest_regions",
         "counter",
         "regions that were accepted",
-        _all_used(lambda u: u.regions),
+        _status(lambda s: s.used.regions),
     ),
     Metric(
         "ziggurat_ingest_bytes",
         "counter",
         "bytes of their pixels",
-        _all_used(lambda u: u.written_bytes),
+        _status(lambda s: s.used.written_bytes),
         unit="bytes",
     ),
     Metric(
@@ -176,7 +172,7 @@ METRICS: tuple[Metric, ...] = (
         "ziggurat_read_bytes",
         "counter",
         "bytes of pixels that reads were sent",
-        _all_used(lambda u: u.read_bytes),
+        _status(lambda s: s.used.read_bytes),
         unit="bytes",
     ),
     Metric(

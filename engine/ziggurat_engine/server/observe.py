@@ -86,15 +86,19 @@ class Observer(grpc.ServerInterceptor):
         metadata = dict(handler_call_details.invocation_metadata or ())
         call = _Call(self._calls, self._level, rpc, _fit(metadata.get(REQUEST_ID)))
         parts = handler.request_deserializer, handler.response_serializer
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                call.streamed(handler.stream_stream, call.noted), *parts
-            )
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                call.streamed(handler.unary_stream, call.note), *parts
-            )
-        return grpc.unary_unary_rpc_method_handler(call.answered(handler.unary_unary), *parts)
+        note = call.noted if handler.request_streaming else call.note
+        # An interceptor behind this one may have made it a call of another kind.
+        if handler.stream_stream is not None:
+            observed = call.streamed(handler.stream_stream, note)
+            return grpc.stream_stream_rpc_method_handler(observed, *parts)
+        if handler.unary_stream is not None:
+            observed = call.streamed(handler.unary_stream, note)
+            return grpc.unary_stream_rpc_method_handler(observed, *parts)
+        if handler.stream_unary is not None:
+            observed = call.answered(handler.stream_unary, note)
+            return grpc.stream_unary_rpc_method_handler(observed, *parts)
+        observed = call.answered(handler.unary_unary, note)
+        return grpc.unary_unary_rpc_method_handler(observed, *parts)
 
 
 class _Call:
@@ -117,13 +121,15 @@ class _Call:
             break
         yield from requests
 
-    def answered(self, behaviour: Behaviour) -> Callable[[Any, grpc.ServicerContext], Any]:
+    def answered(
+        self, behaviour: Behaviour, note: Callable[[Any], Any]
+    ) -> Callable[[Any, grpc.ServicerContext], Any]:
         """For a call with one answer."""
         assert behaviour is not None
 
         def observed(request: Any, context: grpc.ServicerContext) -> Any:
             with self._observed(context):
-                return behaviour(self.note(request), context)
+                return behaviour(note(request), context)
 
         return observed
 

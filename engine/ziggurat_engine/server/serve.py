@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 WINDOW_BYTES = 4 * 2**20
 # What the process may hold beside the cache's budget, before it looks for memory to give back.
 BESIDE_BYTES = 192 * 2**20
+# While it stops: how often it looks, and how often no call of the engine's may run before all
+# others are ended. More than once, since a call that has just arrived is not counted yet.
+LOOK_SECONDS = 0.1
+QUIET_LOOKS = 5
 
 
 class Server:
@@ -76,6 +81,9 @@ class Server:
         self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((servicer.handler(self._engine),))
+        if settings.reflection:
+            names = (servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         host, _, _ = settings.listen.rpartition(":")
         try:
             port = self._server.add_insecure_port(settings.listen)
@@ -126,8 +134,11 @@ class Server:
         self._health.enter_graceful_shutdown()
         self._engine.drain()
         stopped = self._server.stop(self._settings.drain_seconds)
+        quiet = 0
         while not stopped.is_set():
-            if hurry(0.1):
+            # Who watches its health would hold it up to the end.
+            quiet = quiet + 1 if self._calls.idle else 0
+            if hurry(LOOK_SECONDS) or quiet > QUIET_LOOKS:
                 self._server.stop(0)
         self._engine.close()
         if self._exporter is not None:

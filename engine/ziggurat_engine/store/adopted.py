@@ -93,7 +93,9 @@ class AdoptedStore:
     may write to an image: it holds a lock on the group's document.
     """
 
-    def __init__(self, fs: FileSystem, at: str, adopted: Adopted, stages: Tally) -> None:
+    def __init__(
+        self, fs: FileSystem, at: str, adopted: Adopted, stages: Tally | None = None
+    ) -> None:
         self._fs = fs
         self._at = f"{at}/"
         self._adopted = adopted
