@@ -18,6 +18,7 @@ from ziggurat_engine.server.metrics import METRICS, PROCESS, table
 from tests.support.command import run
 from tests.support.pixels import marked
 from tests.support.server import ServerProcess
+from tests.support.waiting import until
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 DOCS = Path(__file__).parents[2] / "docs" / "monitoring.md"
@@ -119,6 +120,8 @@ def test_every_declared_metric_is_there_and_moves(measured: ServerProcess) -> No
             image.read()
         with pytest.raises(ziggurat.NotFound):
             client.open("lab/none")
+        # Who stored the last shard gives its memory back a moment later.
+        until(lambda: not scraped(measured).of("ziggurat_cache_dirty_bytes"), "nothing to be dirty")
         after = scraped(measured)
     for scrape in (during, after):
         changed |= {name for (name, _), v in (scrape.values.items() - before.values.items()) if v}
@@ -142,7 +145,6 @@ def test_every_declared_metric_is_there_and_moves(measured: ServerProcess) -> No
     assert after.of("ziggurat_streams_open") == 0
     assert during.of("ziggurat_streams_open") == 1
     assert during.of("ziggurat_calls_running", rpc="WriteStream") == 1
-    assert after.of("ziggurat_cache_dirty_bytes") == 0
     assert after.of("ziggurat_calls_total", rpc="GetImage", code="NOT_FOUND") == 1
     assert after.of("ziggurat_calls_total", rpc="WriteStream", code="OK") == 1
     for stage in ("freeze", "encode", "downsample", "write", "sync"):
