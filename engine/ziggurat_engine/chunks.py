@@ -22,6 +22,7 @@ from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Kernels
 from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
 
 
@@ -118,7 +119,8 @@ class Chunks:
 
     def _counted(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
         try:
-            return self._load(image, level, chunk)
+            with span("cache.load", image=image.image.name, level=level, chunk=chunk):
+                return self._load(image, level, chunk)
         except (OSError, DataError):
             self._measures.errors.add("read")
             raise

@@ -178,6 +178,18 @@ class Settings(BaseSettings):
         default=32,
         description="first segments of image names that metrics tell apart, and one for the rest",
     )
+    trace_endpoint: str = Field(
+        default="",
+        pattern=r"^$|^https?://.+",
+        description="where spans go: the URL of an OpenTelemetry collector that takes OTLP over"
+        " gRPC, http:// or https://; empty: nowhere",
+    )
+    trace_ratio: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="of the calls and regions that no client traces, the part that is traced",
+    )
     tune_malloc: bool = Field(
         default=True, description="re-execute the server with malloc settings for large messages"
     )

@@ -32,6 +32,7 @@ from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.frames import Frames
 from ziggurat_engine.log import Appended, Log, Record, segment_of
 from ziggurat_engine.measures import Measures
+from ziggurat_engine.spans import span
 from ziggurat_engine.state import State, StreamState
 from ziggurat_engine.vfs import Buffer
 
@@ -91,7 +92,8 @@ class Journal:
         # Under the lock: nothing may be released between the record and its count.
         with self._lock:
             try:
-                appended = self._log.append(record, payload)
+                with span("log.append"):
+                    appended = self._log.append(record, payload)
             except OSError:
                 self._measures.errors.add("log_append")
                 raise

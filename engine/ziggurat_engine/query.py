@@ -44,6 +44,7 @@ from ziggurat_engine.projection import (
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.selection import Selection, select
 from ziggurat_engine.settle import never
+from ziggurat_engine.spans import carried
 from ziggurat_engine.spec import Array
 
 # How often who waits to add up looks whether it is still wanted.
@@ -422,7 +423,7 @@ class Query:
                     held = nbytes if going else 0
                     if not self._room.take(held):
                         break
-                    going.append((piece, held, self._pool.submit(task)))
+                    going.append((piece, held, self._pool.submit(carried(task))))
                     following = next(pieces, None)
                 if not going:
                     return
@@ -501,7 +502,7 @@ class Query:
                 while len(going) == self._ahead or not self._room.take(held):
                     yield first()
                     held = held if going else 0
-                going.append((key, held, self._pool.submit(task)))
+                going.append((key, held, self._pool.submit(carried(task))))
             while going:
                 yield first()
         finally:

@@ -35,6 +35,7 @@ from ziggurat_engine.grid import Part
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard
 from ziggurat_engine.storing import Storing
@@ -119,7 +120,8 @@ class Settler:
         """
         grid = image.pyramid.levels[level]
         key = ShardKey(image.number_of(level), level, grid.shard_of(parts[0].at))
-        with self._dirty.pin(key, grid, image.fill_value) as shard:
+        pinned = self._dirty.pin(key, grid, image.fill_value)
+        with span("cache.merge", level=level, chunks=len(parts)), pinned as shard:
             while True:
                 aside = self._aside_bytes()
                 with shard.lock:
@@ -508,6 +510,11 @@ class Settler:
                 self._store(image, shard)
 
     def _store(self, image: OpenImage, shard: DirtyShard) -> None:
+        key = shard.key
+        with span("settle", image=image.image.name, level=key.level, shard=key.shard):
+            self._stored(image, shard)
+
+    def _stored(self, image: OpenImage, shard: DirtyShard) -> None:
         start = time.perf_counter()
         taken = self._storing.take(image, shard)
         with self._budget.held(taken.block_bytes):

@@ -34,6 +34,7 @@ from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Kernels, Surrounded
 from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard, State
 
@@ -134,7 +135,8 @@ class Storing:
         note: StaleShard | None = None
         level = shard.key.level
         start = time.perf_counter()
-        chunks, asked = self._chunks.freeze(image, shard)
+        with span("settle.freeze"):
+            chunks, asked = self._chunks.freeze(image, shard)
         self._measures.stages.add("freeze", time.perf_counter() - start)
         later = image.lazy(level) and not asked
         touched = asked - chunks.keys()

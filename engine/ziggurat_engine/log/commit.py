@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeAlias
 from ziggurat_engine.log.keeper import again
 from ziggurat_engine.log.segment import SegmentWriter
 from ziggurat_engine.measures import SYNC_SECONDS, Histogram
+from ziggurat_engine.spans import span
 
 Durable: TypeAlias = Callable[[int], None]
 """durable(position): all that ends at or before it and did not fail is on the disk."""
@@ -161,8 +162,9 @@ class Committer:
             target, writers = self.end, list(self._dirty)
         started = time.perf_counter()
         try:
-            for writer in writers:
-                writer.sync()
+            with span("log.sync"):
+                for writer in writers:
+                    writer.sync()
         except OSError as error:
             self._abandon(error)
         else:

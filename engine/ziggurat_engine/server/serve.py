@@ -26,6 +26,7 @@ from ziggurat_engine.server.files import fitted
 from ziggurat_engine.server.interceptors import interceptors
 from ziggurat_engine.server.memory import Trimmer
 from ziggurat_engine.server.metrics import gather
+from ziggurat_engine.server.tracing import Tracing
 from ziggurat_engine.vfs import FileSystem
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Server:
         self._engine = Engine(settings, fs)
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
         self._calls = Calls()
+        self._tracing = self._traced()
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
             ThreadPoolExecutor(
@@ -74,7 +76,7 @@ class Server:
                 # Pings that measure the line hold up those of the keepalive.
                 ("grpc.http2.ping_timeout_ms", answer_ms),
             ],
-            interceptors=interceptors(settings, self._calls),
+            interceptors=interceptors(settings, self._calls, self._tracing),
             maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
         )
         self._health = health.HealthServicer()
@@ -103,6 +105,15 @@ class Server:
         self._engine.recover()
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", self.address)
+
+    def _traced(self) -> Tracing | None:
+        if not self._settings.trace_endpoint:
+            return None
+        try:
+            return Tracing(self._settings)
+        except ZigguratError:
+            self._engine.close()
+            raise
 
     def _export(self) -> Exporter | None:
         if not self._settings.metrics_listen:
@@ -143,6 +154,8 @@ class Server:
         self._engine.close()
         if self._exporter is not None:
             self._exporter.close()
+        if self._tracing is not None:
+            self._tracing.close()
         self._trimmer.stop()
 
 

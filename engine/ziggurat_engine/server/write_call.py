@@ -20,6 +20,7 @@ from functools import partial
 import grpc
 from ziggurat_proto.v1 import write_pb2
 
+from ziggurat_engine import spans
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import FailedPrecondition, InvalidArgument, OutOfRange, Unavailable
 from ziggurat_engine.server import wire
@@ -142,14 +143,16 @@ class WriteCall:
         if ingest.draining:
             raise Unavailable("the server is stopping; resume the stream later")
         if isinstance(message, wire.RegionWrite):
-            ingest.write(
-                stream,
-                message.sequence,
-                message.region,
-                message.payload,
-                timestamp_ns=message.timestamp_ns,
-                metadata=message.metadata,
-            )
+            facts = {"image": stream.image.image.name, "stream": stream.stream_id}
+            with spans.root("ingest.write", **facts, sequence=message.sequence):
+                ingest.write(
+                    stream,
+                    message.sequence,
+                    message.region,
+                    message.payload,
+                    timestamp_ns=message.timestamp_ns,
+                    metadata=message.metadata,
+                )
             return False
         if isinstance(message, wire.Malformed):
             raise InvalidArgument(message.reason, field="request")
