@@ -1,4 +1,4 @@
-"""Through what does every call pass, and in which order?"""
+"""What does every call pass through before its handler? The list, outermost first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import logging
 import grpc
 
 from ziggurat_engine.config import Settings
+from ziggurat_engine.security.audit import AuditLog
+from ziggurat_engine.server.access import Access
+from ziggurat_engine.server.auditing import Auditing
 from ziggurat_engine.server.calls import Calls
+from ziggurat_engine.server.identify import identifier
 from ziggurat_engine.server.observe import Observer
 from ziggurat_engine.server.tracing import Tracing
 
@@ -15,10 +19,19 @@ from ziggurat_engine.server.tracing import Tracing
 def interceptors(
     settings: Settings, calls: Calls, tracing: Tracing | None
 ) -> list[grpc.ServerInterceptor]:
-    """The outermost first. calls: counts them. tracing: None where nothing is traced."""
+    """For grpc.server. Raises DataError, OSError where the tokens can't be read.
+
+    calls: counts them. tracing: None where nothing is traced.
+    """
     level = logging.getLevelNamesMapping()[settings.access_log_level.upper()]
-    return [
+    found: list[grpc.ServerInterceptor] = [
+        # Sees all, and how it ended.
         Observer(calls, level),
-        # Its context takes the place of gRPC's for all that is behind it.
-        *([tracing.interceptor] if tracing is not None else []),
+        # Sees what Access refused, too.
+        Auditing(AuditLog.of(settings)),
+        Access(identifier(settings)),
     ]
+    if tracing is not None:
+        # Innermost: its context takes the place of gRPC's for all that is behind it.
+        found.append(tracing.interceptor)
+    return found

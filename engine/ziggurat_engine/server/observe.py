@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from ziggurat_engine.server.caller import caller_of
 from ziggurat_engine.server.calls import Calls
 from ziggurat_engine.server.servicer import SERVICE
 
@@ -183,6 +184,9 @@ class _Call:
             "code": code.name,
             "seconds": round(seconds, 6),
         }
+        caller = caller_of(context)
+        if caller is not None:
+            facts["caller"] = caller.name
         details = context.details()
         if details:
             # gRPC gives back as bytes what it was told as text.

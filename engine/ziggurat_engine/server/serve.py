@@ -7,8 +7,10 @@ something could not be stored. A second signal ends the waiting for calls.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
+import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -23,9 +25,11 @@ from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
 from ziggurat_engine.server.calls import Calls
 from ziggurat_engine.server.files import fitted
+from ziggurat_engine.server.identify import first_token
 from ziggurat_engine.server.interceptors import interceptors
 from ziggurat_engine.server.memory import Trimmer
 from ziggurat_engine.server.metrics import gather
+from ziggurat_engine.server.tls import check_exposure, listen
 from ziggurat_engine.server.tracing import Tracing
 from ziggurat_engine.vfs import FileSystem
 
@@ -45,11 +49,16 @@ QUIET_LOOKS = 5
 
 
 class Server:
-    """A gRPC server over an engine of its own; `address` is where it listens."""
+    """A gRPC server over an engine of its own; `address` is where it listens.
+
+    admin_token: made because tokens are needed and there never was any; else None.
+    """
 
     def __init__(self, settings: Settings, fs: FileSystem | None = None) -> None:
+        check_exposure(settings)
         self._settings = settings = fitted(settings)
         self._engine = Engine(settings, fs)
+        self.admin_token = first_token(settings)
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
         self._calls = Calls()
         self._tracing = self._traced()
@@ -86,13 +95,11 @@ class Server:
         if settings.reflection:
             names = (servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
-        host, _, _ = settings.listen.rpartition(":")
         try:
-            port = self._server.add_insecure_port(settings.listen)
-        except RuntimeError as error:
+            self.address = listen(self._server, settings)
+        except (OSError, ZigguratError):
             self._engine.close()
-            raise OSError(f"can't listen on {settings.listen}: {error}") from error
-        self.address = settings.listen if not host else f"{host}:{port}"
+            raise
         self._exporter = self._export()
 
     def start(self) -> None:
@@ -171,12 +178,19 @@ def serve(
     Prints one line, "listening on HOST:PORT", on standard output once calls are taken.
     """
     server = Server(settings, fs)
+    if server.admin_token is not None:
+        # Beside the log, which may go anywhere.
+        print(f"admin token, shown only now: {server.admin_token}", file=sys.stderr, flush=True)  # noqa: T201
     try:
         server.start()
     except (ZigguratError, OSError) as error:
         # Nothing is changed: whoever mends the log finds it as it was.
         log.critical("can't recover: %s", error)
         return 1
+    # What start-up made stays. Left alone, full collections look at all of it again: they hold the
+    # interpreter's lock for 0.05 s, and an acknowledgement with it.
+    gc.collect()
+    gc.freeze()
     print(f"listening on {server.address}", flush=True)  # noqa: T201 - what callers wait for
     signal.sigwait(signals)
     log.info("stopping")

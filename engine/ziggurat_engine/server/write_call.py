@@ -7,14 +7,15 @@ does not read, and gRPC's flow control slows the client.
 
 The reader releases the stream when it ends: until then a client that reconnects is
 told that its stream is held. Once the server is stopping the call ends by itself, with
-UNAVAILABLE, so that an acquisition that would go on for days does not hold it up.
+UNAVAILABLE, so that an acquisition that would go on for days does not hold it up. So it
+does once its caller's right has ended, within CHECK_SECONDS, also where nothing is sent.
 """
 
 from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import grpc
@@ -29,6 +30,7 @@ from ziggurat_engine.streams import Outcome, Stream
 # At least this long lies between two acknowledgements: they are cumulative, and each
 # costs about as much as taking in a region does.
 ACK_INTERVAL_SECONDS = 0.005
+CHECK_SECONDS = 1.0
 
 _OUTCOMES = {
     write_pb2.OUTCOME_UNSPECIFIED: Outcome.COMPLETE,
@@ -38,12 +40,20 @@ _OUTCOMES = {
 
 
 class WriteCall:
-    """One call; `responses` is what the call sends."""
+    """One call; `responses` is what the call sends.
+
+    check: raises once the caller may not write any more.
+    """
 
     def __init__(
-        self, engine: Engine, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
+        self,
+        engine: Engine,
+        requests: Iterator[wire.WriteMessage],
+        context: grpc.ServicerContext,
+        check: Callable[[], None],
     ) -> None:
         self._engine = engine
+        self._check = check
         self._requests = requests
         self._context = context
         # Set by the reader: a Flush is to be answered, also where no number has grown.
@@ -88,10 +98,16 @@ class WriteCall:
         sent = (stream.received, 0)
         while True:
             with stream.changed:
-                while not (
-                    self._over or stream.received > sent[0] or stream.stirred or ingest.draining
-                ):
-                    stream.changed.wait()
+                stream.changed.wait_for(
+                    lambda: (
+                        self._over
+                        or stream.received > sent[0]  # noqa: B023 - asked before it changes
+                        or stream.stirred
+                        or ingest.draining
+                    ),
+                    CHECK_SECONDS,
+                )
+            self._check()
             over = self._over
             now = ingest.refresh(stream)
             if now != sent or self._asked:

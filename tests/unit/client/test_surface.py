@@ -10,6 +10,7 @@ import ziggurat
 from tests.unit.client.support import fake_image
 
 EXPORTED = {
+    "AccessError",
     "AlreadyExists",
     "Blosc",
     "BuildProgress",
@@ -32,6 +33,7 @@ EXPORTED = {
     "LimitExceeded",
     "NotFound",
     "OutOfRange",
+    "PermissionDenied",
     "PyramidBuild",
     "ReadResult",
     "RequestError",
@@ -42,6 +44,7 @@ EXPORTED = {
     "StoredSize",
     "StreamHeld",
     "StreamInfo",
+    "Unauthenticated",
     "Unavailable",
     "Uncompressed",
     "WriteSummary",
