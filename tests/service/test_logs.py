@@ -86,6 +86,12 @@ def test_the_id_of_the_client_comes_back_with_an_error(logged: ServerProcess) ->
     assert "logs/none" in line["details"]
 
 
+def test_what_a_caller_says_is_shortened(logged: ServerProcess) -> None:
+    error = get_image(logged, "x" * 1000)
+    line = call_of(logged, request_id=dict(error.trailing_metadata())["x-request-id"])
+    assert (line["code"], len(line["image"]), len(line["details"])) == ("NOT_FOUND", 515, 515)
+
+
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129], ids=["empty", "space", "long"])
 def test_an_id_that_can_not_be_shown_is_replaced(logged: ServerProcess, given: str) -> None:
     error = get_image(logged, "logs/none", ("x-request-id", given))

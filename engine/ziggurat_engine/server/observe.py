@@ -28,6 +28,8 @@ access = logging.getLogger("ziggurat.access")
 REQUEST_ID = "x-request-id"
 # What goes into logs and headers as it came.
 _FIT = re.compile(r"[\x21-\x7e]{1,128}")
+# Of what a caller says, which may be anything, a line holds no more.
+MOST_TEXT = 512
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the call that this thread is at; empty elsewhere."""
@@ -180,7 +182,7 @@ class _Call:
         facts: dict[str, Any] = {
             "rpc": self._rpc,
             "peer": context.peer(),
-            "image": self._image,
+            "image": _short(self._image),
             "code": code.name,
             "seconds": round(seconds, 6),
         }
@@ -190,8 +192,12 @@ class _Call:
         details = context.details()
         if details:
             # gRPC gives back as bytes what it was told as text.
-            facts["details"] = details.decode() if isinstance(details, bytes) else details
+            facts["details"] = _short(details.decode() if isinstance(details, bytes) else details)
         access.log(level, "call", extra=facts)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}..."
 
 
 def _fit(given: str | bytes | None) -> str:
