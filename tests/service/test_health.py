@@ -58,7 +58,7 @@ def test_a_service_that_is_not_there(server: ServerProcess) -> None:
 
 
 def test_not_ready_while_it_recovers(serve: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    first = serve(settle_idle_seconds=1000)
+    first = serve(settle_idle_seconds=1000, kernels="reference")
     with ziggurat.connect(first.address) as client:
         image = client.create("health/one", axes="yx", shape=(64, 64), dtype="uint8")
         writer = image.writer(retry_seconds=0)
@@ -71,7 +71,9 @@ def test_not_ready_while_it_recovers(serve: Callable[..., ServerProcess], tmp_pa
         address = f"127.0.0.1:{free.getsockname()[1]}"
 
     def again() -> ServerProcess:
-        return serve(first.data, program=[held_server.__file__], listen=address)
+        return serve(
+            first.data, program=[held_server.__file__], listen=address, kernels="reference"
+        )
 
     with ThreadPoolExecutor() as pool, stubs(address) as stub:
         started = pool.submit(again)
@@ -95,7 +97,7 @@ def test_not_ready_while_it_recovers(serve: Callable[..., ServerProcess], tmp_pa
 def test_not_ready_while_it_drains_and_held_up_by_no_watcher(
     serve: Callable[..., ServerProcess],
 ) -> None:
-    server = serve(drain_seconds=10 * SECONDS)
+    server = serve(drain_seconds=10 * SECONDS, kernels="reference")
     with stubs(server.address) as stub:
         whole, engine = watch(stub), watch(stub, ENGINE)
         assert next(whole) == next(engine) == "SERVING"
@@ -125,7 +127,7 @@ def test_reflection_tells_the_services(server: ServerProcess) -> None:
 
 def test_reflection_may_be_switched_off(serve: Callable[..., ServerProcess]) -> None:
     with pytest.raises(grpc.RpcError) as found:
-        listed(serve(reflection=False).address)
+        listed(serve(reflection=False, kernels="reference").address)
     assert found.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -23,7 +23,7 @@ PATH = "/ziggurat.v1.Ziggurat/GetImage"
 
 @pytest.fixture(scope="module")
 def logged(serve_module: Callable[..., ServerProcess]) -> ServerProcess:
-    return serve_module(log_format="json", access_log_level="info")
+    return serve_module(log_format="json", access_log_level="info", kernels="reference")
 
 
 def lines(server: ServerProcess) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ def test_the_steps_of_writing_storing_and_reading(
     serve: Callable[..., ServerProcess], collector: tuple[Collector, str]
 ) -> None:
     kept, endpoint = collector
-    server = serve(trace_endpoint=endpoint, trace_ratio=1)
+    server = serve(trace_endpoint=endpoint, trace_ratio=1, kernels="reference")
     pixels = marked((8, 32, 32), "uint16")
     with ziggurat.connect(server.address) as client:
         image = client.create(
@@ -128,7 +128,7 @@ def test_the_steps_of_writing_storing_and_reading(
 
 
 def test_a_collector_that_is_not_there_stops_nothing(serve: Callable[..., ServerProcess]) -> None:
-    server = serve(trace_endpoint="http://127.0.0.1:1", trace_ratio=1)
+    server = serve(trace_endpoint="http://127.0.0.1:1", trace_ratio=1, kernels="reference")
     with ziggurat.connect(server.address) as client:
         image = client.create("lab/run", axes="yx", shape=(8, 8), dtype="uint8")
         with image.writer() as writer:
