@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ziggurat_engine.ahead import Ahead
 from ziggurat_engine.build import Builder
 from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
@@ -42,11 +43,14 @@ from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.space import Disk, Space
 from ziggurat_engine.spec import ImageSpec
+from ziggurat_engine.staleness import Staleness
 from ziggurat_engine.state import State
 from ziggurat_engine.store.adopted import check_there
 from ziggurat_engine.store.catalog import Catalog
+from ziggurat_engine.store.format import claim
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.storing import SettleCounters, Storing
+from ziggurat_engine.turns import Turns
 from ziggurat_engine.vfs import FileLock, FileSystem, OsFileSystem
 
 log = logging.getLogger(__name__)
@@ -94,6 +98,7 @@ class Engine:
 
     ingest, query, builder: the ways in; `close` stores everything and ends all threads.
     measures: what is counted, beside `status`.
+    staleness: where levels are behind.
     Raises OSError where a directory can't be used, BlockingIOError where another server
     uses it; DataError where what lies in it can't be.
     """
@@ -113,6 +118,7 @@ class Engine:
             # First, so that a second server changes nothing.
             self._lock = _lock(fs, settings.data)
             undo.callback(self._lock.close)
+            claim(fs, settings.data)
             database = settings.data / "state.sqlite"
             self._state = open_state() if open_state else State.open(database)
             undo.callback(self._state.close)
@@ -174,17 +180,19 @@ class Engine:
             max_metadata_bytes=settings.max_metadata_bytes,
             lease_seconds=settings.stream_lease_seconds,
         )
+        self.staleness = Staleness(self._dirty, self._deferred)
+        self._readers = Turns(settings.read_threads, "read")
+        self._ahead = Ahead(self._readers, 2 * settings.read_threads, settings.read_ahead_bytes)
         self.query = Query(
             chunks,
-            self._dirty,
-            self._deferred,
+            self.staleness,
             self._budget,
             self._kernels,
-            threads=settings.read_threads,
+            self._ahead,
+            adding=settings.read_threads,
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
             projection_bytes=settings.read_projection_bytes,
-            ahead_bytes=settings.read_ahead_bytes,
             max_batch_boxes=settings.max_batch_boxes,
         )
         self._remaker = remaker = Remaker(self._catalog, self._images, self._settler, self._state)
@@ -386,7 +394,7 @@ class Engine:
             ends.callback(lambda: self._close_journal(stored=stored))
             ends.callback(self._catalog.close)
             ends.callback(self._kernels.close)
-            ends.callback(self.query.close)
+            ends.callback(self._readers.close)
             ends.callback(self._settler.close)
             ends.callback(self._remaker.close)
             stored = False

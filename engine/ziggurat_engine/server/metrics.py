@@ -171,7 +171,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "ziggurat_read_bytes",
         "counter",
-        "bytes of pixels that reads were sent",
+        "bytes of the pixels that reads were sent, before any encoding",
         _status(lambda s: s.used.read_bytes),
         unit="bytes",
     ),

@@ -17,11 +17,12 @@ from google.protobuf.message import Message
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat_engine import __version__
+from ziggurat_engine.answers import Answer, Frame, Payload, PlaneAnswer
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.query import Answer, PlaneAnswer, Reading
-from ziggurat_engine.region import Region
+from ziggurat_engine.leases import Reading
+from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.security.caller import ANONYMOUS
 from ziggurat_engine.server import convert, wire
 from ziggurat_engine.server.caller import caller_of
@@ -116,7 +117,7 @@ class _Calls:
     def _described(self, image: OpenImage, *, measure: bool = False) -> image_pb2.Image:
         streams = self._engine.ingest.streams(image)
         for now in image.steady():
-            message = convert.image_message(now, self._engine.query, streams, measure=measure)
+            message = convert.image_message(now, self._engine.staleness, streams, measure=measure)
         return message
 
     def delete_image(
@@ -160,11 +161,13 @@ class _Calls:
         gone = _gone(context)
         with Reading() as reading:
             answer = self._answer(reading, request, gone)
-            yield wire.encode_header(convert.header_message(answer))
-            if answer.modified:
-                for box, pixels in self._engine.query.parts(answer, gone):
-                    self._sent(answer, pixels.nbytes)
-                    yield wire.encode_part(box, pixels.data.cast("B"))
+            header = wire.encode_header(convert.header_message(answer))
+            if answer.projection is not None:
+                # Its first part may be long in coming.
+                yield header
+                header = b""
+            parts = self._engine.query.parts(answer, gone) if answer.modified else ()
+            yield from _messages(header, self._counted(answer, parts))
 
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
@@ -178,10 +181,9 @@ class _Calls:
 
         with Reading() as reading:
             answer = self._planned(reading, image, plan, request.exact, gone)
-            yield wire.encode_header(convert.plane_header(answer))
-            for box, pixels in query.plane_parts(answer, gone):
-                self._sent(answer, pixels.nbytes)
-                yield wire.encode_part(box, pixels.data.cast("B"))
+            header = wire.encode_header(convert.plane_header(answer))
+            parts = query.plane_parts(answer, gone)
+            yield from _messages(header, self._counted(answer, parts))
 
     def read_regions(
         self, request: read_pb2.ReadRegionsRequest, context: grpc.ServicerContext
@@ -197,11 +199,11 @@ class _Calls:
             for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):
                 message: list[bytes | memoryview] = []
                 for piece in pieces:
+                    if piece.payload is not None:
+                        self._count(piece.answer, piece.box)
                     header = convert.header_message(piece.answer) if piece.first else None
-                    payload = None if piece.pixels is None else piece.pixels.data.cast("B")
-                    if payload is not None:
-                        self._sent(piece.answer, payload.nbytes)
-                    message += wire.encode_piece(piece.number, header, piece.box, payload)
+                    payload = (None,) if piece.payload is None else _sent(piece.payload)
+                    message += wire.encode_piece(piece.number, header, piece.box, *payload)
                 yield b"".join(message)
 
     def _answers(
@@ -248,15 +250,41 @@ class _Calls:
             made = answer.image
             self._engine.builder.exact(image, answer.level, answer.region, gone)
 
-    def _sent(self, answer: Answer | PlaneAnswer, nbytes: int) -> None:
+    def _counted(
+        self, answer: Answer | PlaneAnswer, parts: Iterable[tuple[Region, Payload]]
+    ) -> Iterator[tuple[Region, Payload]]:
+        for box, payload in parts:
+            self._count(answer, box)
+            yield box, payload
+
+    def _count(self, answer: Answer | PlaneAnswer, box: Region) -> None:
+        """A part of a read is about to be sent."""
         usage = self._engine.measures.usage
-        usage.read_from(usage.prefix(answer.image.image.name), nbytes)
+        prefix = usage.prefix(answer.image.image.name)
+        usage.read_from(prefix, box.size * answer.dtype.itemsize)
 
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         check = (caller_of(context) or ANONYMOUS).check
         return WriteCall(self._engine, requests, context, check).responses()
+
+
+def _messages(header: bytes, parts: Iterable[tuple[Region, Payload]]) -> Iterator[bytes]:
+    """The header, with the first part where there is one; then the others."""
+    for box, payload in parts:
+        # Each message costs the threads of both sides a turn, as much as 100 KB do.
+        yield wire.encode_part(box, *_sent(payload), before=header)
+        header = b""
+    if header:
+        yield header
+
+
+def _sent(payload: Payload) -> tuple[memoryview, Shape]:
+    """The bytes of a part, and the shape of the frame that they are; () of pixels."""
+    if isinstance(payload, Frame):
+        return memoryview(payload.data), payload.shape
+    return payload.data.cast("B"), ()
 
 
 def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:
