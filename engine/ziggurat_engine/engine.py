@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal
-from ziggurat_engine.kernels.protocol import KernelTotals
+from ziggurat_engine.kernels.protocol import DeviceTotals, Kernels, KernelTotals
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.labels import fitted
 from ziggurat_engine.layout import resolve
@@ -81,6 +81,7 @@ class Status:
     recovering: bool
     replayed_bytes: int
     kernel_totals: KernelTotals
+    devices: Sequence[DeviceTotals]
 
 
 class Engine:
@@ -97,6 +98,7 @@ class Engine:
         settings: Settings,
         fs: FileSystem | None = None,
         open_state: Callable[[], State] | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         self._settings = settings
         self._started = time.monotonic()
@@ -120,7 +122,12 @@ class Engine:
             self._catalog = Catalog.open(
                 fs, settings.data, max_open_shards=settings.max_open_shards
             )
-            self._kernels = select(settings.kernels, settings.kernel_threads)
+            self._kernels = kernels or select(
+                settings.kernels,
+                settings.kernel_threads,
+                device_memory_bytes=settings.device_memory_bytes,
+                device_batch_bytes=settings.device_batch_bytes,
+            )
             epoch = self._state.begin_epoch(time.time_ns())
             undo.pop_all()
         self._budget = Budget(settings.cache_bytes)
@@ -197,7 +204,7 @@ class Engine:
         ).start()
         log.info(
             "kernels: %s; cache: %d MiB; %d images in %s",
-            self._kernels.name,
+            ", ".join([self._kernels.name, *(card.name for card in self._kernels.devices)]),
             settings.cache_bytes >> 20,
             len(self._images.names()),
             settings.data,
@@ -429,6 +436,7 @@ class Engine:
             recovering=not self._ready,
             replayed_bytes=self._recovery.bytes_done,
             kernel_totals=self._kernels.totals,
+            devices=self._kernels.devices,
         )
 
 
