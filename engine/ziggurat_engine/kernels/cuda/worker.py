@@ -170,13 +170,7 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            self._device.bind()
-            self._make_ring()
-        except DeviceError as error:
-            self._failed(error, batch=False)
-        finally:
-            self.ready.set()
-        try:
+            self._open()
             while not self.lost:
                 task = self._queue.take(self, wait=not self._going)
                 if task is not None:
@@ -190,6 +184,15 @@ class Worker:
             log.exception("the thread of %s ends", self._device.name)
             self._lose(DeviceLost(f"{type(error).__name__}: {error}"))
         self._end()
+
+    def _open(self) -> None:
+        try:
+            self._device.bind()
+            self._make_ring()
+        except DeviceError as error:
+            self._failed(error, batch=False)
+        finally:
+            self.ready.set()
 
     def _make_ring(self) -> None:
         if self._ring is None:
