@@ -57,7 +57,8 @@ def made(name: str) -> Kernels:
     if name == "cuda":
         from tests.support.card import kernels_on
 
-        return kernels_on(*find(), decode_together=1)
+        # nvCOMP wants half a GiB of scratch.
+        return kernels_on(*find(), decode_together=1, device_memory_bytes=2**32)
     return select(name, THREADS)
 
 

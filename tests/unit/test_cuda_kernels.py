@@ -84,7 +84,7 @@ def check(kernels: Kernels, cpu: Kernels, codec: Codec = LZ4, seed: int = 0) -> 
 
 
 @pytest.mark.parametrize("codec", [LZ4, ZSTD], ids=["lz4", "zstd"])
-@pytest.mark.parametrize("pace", ["late", "early", 1, 2, 3, 4])
+@pytest.mark.parametrize("pace", ["late", "early", 1, 2])
 def test_batches_are_right_however_the_streams_run(
     cpu: Kernels, pace: str | int, codec: Codec
 ) -> None:
@@ -362,7 +362,7 @@ FAULTS = st.builds(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     faults=st.lists(FAULTS, min_size=1, max_size=3),
     pace=st.one_of(st.sampled_from(["late", "early"]), st.integers(0, 1000)),

@@ -60,10 +60,11 @@ class Queue:
         with self.changed:
             while True:
                 if worker.usable:
-                    if self._tasks:
-                        return self._tasks.popleft()
+                    # Somebody waits for these; and there are never many.
                     if self._wanted:
                         return self._decoding(worker.room)
+                    if self._tasks:
+                        return self._tasks.popleft()
                 if self._closing or worker.lost or not wait:
                     return None
                 self.changed.wait()
