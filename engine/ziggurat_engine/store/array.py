@@ -28,6 +28,12 @@ from ziggurat_engine.vfs import Buffer
 
 # A copy holds at most this much of the old shard in memory.
 COPY_BYTES = 4 * 2**20
+# Frames with less between them are read in one request: what lies between costs less time
+# than a request of its own, on a disk that answers in 0.1 ms and brings 600 MB/s.
+GAP_BYTES = 64 * 2**10
+# One request, and all of one `read_joined`, bring no more: larger ones are not faster.
+JOIN_BYTES = 2**20
+JOINED_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +159,68 @@ class ChunkArray:
                         frame = _read(key, handle, *span)
         else:
             frame = self._store.get(key)
+        if frame is not None:
+            self._handles.traffic.add(len(frame))
         # Behind the read: a deletion closes the gate before the first object goes, so
         # an open gate proves that absence means fill, and that the bytes are of this image.
         self._gate.check()
         return frame
+
+    def read_joined(self, chunks: Iterable[Shape]) -> dict[Shape, memoryview]:
+        """The frames of those of `chunks` that lie beside each other in their shards.
+
+        One request brings a run of them. What is left out has no neighbour among them, is
+        absent, or would be too much at a time: see `read`, which also says what is raised.
+        """
+        frames: dict[Shape, memoryview] = {}
+        if not self._sharded:
+            return frames
+        shards: dict[Shape, list[Shape]] = {}
+        for chunk in chunks:
+            shards.setdefault(self.level.shard_of(chunk), []).append(chunk)
+        left = JOINED_BYTES
+        for shard, inside in shards.items():
+            if len(inside) == 1:
+                continue
+            key = self.key(shard)
+            with self._lease(key) as handle:
+                for run in [] if handle is None else self._runs(shard, inside, handle.index):
+                    start, stop = run[0][0], run[-1][0] + run[-1][1]
+                    if len(run) == 1 or stop - start > left:
+                        continue
+                    left -= stop - start
+                    assert handle is not None
+                    data = memoryview(_read(key, handle, start, stop - start))
+                    self._handles.traffic.add(stop - start)
+                    for offset, nbytes, chunk in run:
+                        frames[chunk] = data[offset - start : offset - start + nbytes]
+        self.check()
+        return frames
+
+    def check(self) -> None:
+        """NotFound once the image is deleted: what was read before it may be another's."""
+        self._gate.check()
+
+    def _runs(
+        self, shard: Shape, chunks: Iterable[Shape], index: ShardIndex
+    ) -> Iterator[list[tuple[int, int, Shape]]]:
+        """(offset, bytes, chunk) of those that are present, in runs for one request each."""
+        spans = []
+        for chunk in chunks:
+            span = index.get(self._position(shard, chunk))
+            if span is not None:
+                spans.append((*span, chunk))
+        run: list[tuple[int, int, Shape]] = []
+        for offset, nbytes, chunk in sorted(spans):
+            if run and (
+                offset - (run[-1][0] + run[-1][1]) > GAP_BYTES
+                or offset + nbytes - run[0][0] > JOIN_BYTES
+            ):
+                yield run
+                run = []
+            run.append((offset, nbytes, chunk))
+        if run:
+            yield run
 
     def replace(
         self,
