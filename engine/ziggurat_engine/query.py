@@ -161,17 +161,24 @@ class Query:
                 self._chunks.paste(image, answer.level, at, source, out[inside])
             else:
                 away.append(spot)
-        fetched = self._chunks.fetch(image, answer.level, (spot.at for spot in away))
+        if away:
+            self._bring(answer, away, out, cancelled)
+        yield whole, answer.conversion.apply(out)
+
+    def _bring(
+        self, answer: Answer, away: list[Place], out: Array, cancelled: Callable[[], bool]
+    ) -> None:
+        """Puts what has to be loaded for a small result into `out`."""
+        fetched = self._chunks.fetch(answer.image, answer.level, (spot.at for spot in away))
 
         def paste(spot: Place) -> None:
             if cancelled():
                 raise Cancelled("the caller gave up")
             at, source, inside = spot
-            self._chunks.paste(image, answer.level, at, source, out[inside], fetched)
+            self._chunks.paste(answer.image, answer.level, at, source, out[inside], fetched)
 
         for _ in self._ahead.in_order((None, 0, partial(paste, spot)) for spot in away):
             pass
-        yield whole, answer.conversion.apply(out)
 
     def _tasks(
         self, answer: Answer, cancelled: Callable[[], bool]
