@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal
-from ziggurat_engine.kernels.protocol import KernelTotals
+from ziggurat_engine.kernels.protocol import DeviceTotals, Kernels, KernelTotals
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.labels import fitted
 from ziggurat_engine.layout import resolve
@@ -47,6 +47,7 @@ from ziggurat_engine.staleness import Staleness
 from ziggurat_engine.state import State
 from ziggurat_engine.store.adopted import check_there
 from ziggurat_engine.store.catalog import Catalog
+from ziggurat_engine.store.format import claim
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.storing import SettleCounters, Storing
 from ziggurat_engine.turns import Turns
@@ -85,6 +86,7 @@ class Status:
     recovering: bool
     replayed_bytes: int
     kernel_totals: KernelTotals
+    devices: Sequence[DeviceTotals]
 
 
 class Engine:
@@ -101,6 +103,7 @@ class Engine:
         settings: Settings,
         fs: FileSystem | None = None,
         open_state: Callable[[], State] | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         self._settings = settings
         self._started = time.monotonic()
@@ -110,6 +113,7 @@ class Engine:
             # First, so that a second server changes nothing.
             self._lock = _lock(fs, settings.data)
             undo.callback(self._lock.close)
+            claim(fs, settings.data)
             database = settings.data / "state.sqlite"
             self._state = open_state() if open_state else State.open(database)
             undo.callback(self._state.close)
@@ -123,7 +127,12 @@ class Engine:
             self._catalog = Catalog.open(
                 fs, settings.data, max_open_shards=settings.max_open_shards
             )
-            self._kernels = select(settings.kernels, settings.kernel_threads)
+            self._kernels = kernels or select(
+                settings.kernels,
+                settings.kernel_threads,
+                device_memory_bytes=settings.device_memory_bytes,
+                device_batch_bytes=settings.device_batch_bytes,
+            )
             epoch = self._state.begin_epoch(time.time_ns())
             undo.pop_all()
         self._budget = Budget(settings.cache_bytes)
@@ -201,7 +210,7 @@ class Engine:
         ).start()
         log.info(
             "kernels: %s; cache: %d MiB; %d images in %s",
-            self._kernels.name,
+            ", ".join([self._kernels.name, *(card.name for card in self._kernels.devices)]),
             settings.cache_bytes >> 20,
             len(self._images.names()),
             settings.data,
@@ -437,6 +446,7 @@ class Engine:
             recovering=not self._ready,
             replayed_bytes=self._recovery.bytes_done,
             kernel_totals=self._kernels.totals,
+            devices=self._kernels.devices,
         )
 
 

@@ -138,12 +138,12 @@ def test_neighbours_are_read_in_one_request(array, handles, monkeypatch):
     # What lies between is read as well, where it is little.
     assert array.read_joined([(0, 0), (1, 1)]) == {c: frame(c) for c in [(0, 0), (1, 1)]}
     assert (handles.traffic.requests, handles.traffic.nbytes) == (2, 2 * whole)
-    monkeypatch.setattr("ziggurat_engine.store.array.GAP_BYTES", len(frame((0, 1))))
+    monkeypatch.setattr("ziggurat_engine.store.runs.GAP_BYTES", len(frame((0, 1))))
     assert array.read_joined([(0, 0), (1, 1)]) == {}
     assert set(array.read_joined([(0, 0), (1, 0)])) == {(0, 0), (1, 0)}
     monkeypatch.setattr("ziggurat_engine.store.array.JOINED_BYTES", whole - 1)
     assert array.read_joined(SHARD) == {}
-    monkeypatch.setattr("ziggurat_engine.store.array.JOIN_BYTES", whole - 1)
+    monkeypatch.setattr("ziggurat_engine.store.runs.JOIN_BYTES", whole - 1)
     assert set(array.read_joined(SHARD)) == set(SHARD[:3])
 
 

@@ -336,6 +336,9 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
         ),
         recovering=status.recovering,
         kernel_totals=service_pb2.KernelStatus(**dataclasses.asdict(status.kernel_totals)),
+        devices=[
+            service_pb2.DeviceStatus(**dataclasses.asdict(device)) for device in status.devices
+        ],
     )
 
 

@@ -23,9 +23,8 @@ from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.leases import Reading
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.security.caller import ANONYMOUS
 from ziggurat_engine.server import convert, wire
-from ziggurat_engine.server.caller import caller_of
+from ziggurat_engine.server.caller import let_in
 from ziggurat_engine.server.status import abort
 from ziggurat_engine.server.write_call import WriteCall
 
@@ -97,7 +96,7 @@ class _Calls:
     def list_images(
         self, request: service_pb2.ListImagesRequest, context: grpc.ServicerContext
     ) -> service_pb2.ListImagesResponse:
-        caller = caller_of(context) or ANONYMOUS
+        caller = let_in(context)
         # A page token is the last name of the page before.
         names = [
             name
@@ -250,7 +249,7 @@ class _Calls:
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
-        check = (caller_of(context) or ANONYMOUS).check
+        check = let_in(context).check
         return WriteCall(self._engine, requests, context, check).responses()
 
 

@@ -23,16 +23,13 @@ from ziggurat_engine.region import Shape
 from ziggurat_engine.store.handles import ShardHandle, ShardHandles
 from ziggurat_engine.store.keys import DEFAULT_KEYS, Keys
 from ziggurat_engine.store.objects import Objects
+from ziggurat_engine.store.runs import runs
 from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import Buffer
 
 # A copy holds at most this much of the old shard in memory.
 COPY_BYTES = 4 * 2**20
-# Frames with less between them are read in one request: what lies between costs less time
-# than a request of its own, on a disk that answers in 0.1 ms and brings 600 MB/s.
-GAP_BYTES = 64 * 2**10
-# One request, and all of one `read_joined`, bring no more: larger ones are not faster.
-JOIN_BYTES = 2**20
+# All of one `read_joined` bring no more.
 JOINED_BYTES = 8 * 2**20
 
 
@@ -184,12 +181,15 @@ class ChunkArray:
                 continue
             key = self.key(shard)
             with self._lease(key) as handle:
-                for run in [] if handle is None else self._runs(shard, inside, handle.index):
+                if handle is None:
+                    continue
+                index = handle.index
+                found = ((index.get(self._position(shard, at)), at) for at in inside)
+                for run in runs((*span, at) for span, at in found if span is not None):
                     start, stop = run[0][0], run[-1][0] + run[-1][1]
                     if len(run) == 1 or stop - start > left:
                         continue
                     left -= stop - start
-                    assert handle is not None
                     data = memoryview(_read(key, handle, start, stop - start))
                     self._handles.traffic.add(stop - start)
                     for offset, nbytes, chunk in run:
@@ -201,26 +201,40 @@ class ChunkArray:
         """NotFound once the image is deleted: what was read before it may be another's."""
         self._gate.check()
 
-    def _runs(
-        self, shard: Shape, chunks: Iterable[Shape], index: ShardIndex
-    ) -> Iterator[list[tuple[int, int, Shape]]]:
-        """(offset, bytes, chunk) of those that are present, in runs for one request each."""
-        spans = []
-        for chunk in chunks:
-            span = index.get(self._position(shard, chunk))
-            if span is not None:
-                spans.append((*span, chunk))
-        run: list[tuple[int, int, Shape]] = []
-        for offset, nbytes, chunk in sorted(spans):
-            if run and (
-                offset - (run[-1][0] + run[-1][1]) > GAP_BYTES
-                or offset + nbytes - run[0][0] > JOIN_BYTES
-            ):
-                yield run
-                run = []
-            run.append((offset, nbytes, chunk))
-        if run:
-            yield run
+    def frames(self, shard: Shape) -> Iterator[tuple[Shape, bytes]]:
+        """Every chunk that `shard` holds, with its frame: all of one version; none where absent.
+
+        Opens the object anew. Raises as `read`, the first time before the first chunk.
+        """
+        key = self.key(shard)
+        if not self._sharded:
+            frame = self._store.get(key)
+            if frame is not None:
+                yield shard, frame
+            return
+        handle = self._open(key)
+        if handle is None:
+            return
+        with handle.reader:
+            for chunk in self.level.chunks_of(shard).indices():
+                span = handle.index.get(self._position(shard, chunk))
+                if span is not None:
+                    yield chunk, _read(key, handle, *span)
+
+    def holds(self, chunk: Shape) -> bool:
+        """True where `chunk` is not absent; raises as `read`."""
+        shard = self.level.shard_of(chunk)
+        key = self.key(shard)
+        if self._sharded:
+            with self._lease(key) as handle:
+                return (
+                    handle is not None
+                    and handle.index.get(self._position(shard, chunk)) is not None
+                )
+        reader = self._store.open(key)
+        if reader is not None:
+            reader.close()
+        return reader is not None
 
     def replace(
         self,
