@@ -29,7 +29,7 @@ class Sizes:
     rounds: int = 7
     device_memory_bytes: int = 16 << 30
     batch_bytes: int = 128 << 20
-    frames: tuple[int, int, int] = (512, 2048, 2048)
+    frames: tuple[int, int, int] = (256, 2048, 2048)
     streams: tuple[int, ...] = (1, 2, 4)
     thorough: bool = True
 

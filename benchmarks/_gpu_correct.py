@@ -39,7 +39,7 @@ class WrongResult(Exception):
 def check(device: Poisoned, *, thorough: bool) -> int:
     """Compares; returns how many batches. Raises WrongResult with the case at fault."""
     kernels = CudaKernels(
-        [device], 2, device_memory_bytes=256 << 20, batch_bytes=4 << 20, decode_together=1
+        [device], 2, device_memory_bytes=4 << 30, batch_bytes=4 << 20, decode_together=1
     )
     count = 0
     try:

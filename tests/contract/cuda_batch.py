@@ -103,6 +103,7 @@ class Chunks:
             compressor="lz4",
             shuffle=shuffle,
             align=align,
+            backwards=backwards,
         )
         assert all(o % align == 0 for o in offsets)
         if align == 16:
@@ -144,6 +145,7 @@ def gathered(
     compressor: str,
     shuffle: str,
     align: int = 16,
+    backwards: bool = False,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Compressed blocks -> (frames, their sizes, their offsets)."""
     count = chunks.batch.count
@@ -157,10 +159,12 @@ def gathered(
             differs=address(chunks.differs),
             bstarts=address(bstarts),
             sizes=address(sizes),
-        )
+        ),
+        backwards=backwards,
     )
     shim.launch(
-        abi.frame_offsets(count, sizes=address(sizes), offsets=address(offsets), align=align)
+        abi.frame_offsets(count, sizes=address(sizes), offsets=address(offsets), align=align),
+        backwards=backwards,
     )
     frames = shim.empty(int(offsets[-1]) + 256)
     shim.launch(
@@ -177,7 +181,8 @@ def gathered(
             sizes=address(sizes),
             offsets=address(offsets),
             frames=address(frames),
-        )
+        ),
+        backwards=backwards,
     )
     assert (frames[int(offsets[-1]) :] == shim.POISON).all(), "written beyond the frames"
     return frames, sizes, offsets

@@ -6,6 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from ziggurat_engine.kernels.cuda.cupy_device import find
 from ziggurat_engine.kernels.protocol import Kernels, Recipe
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.region import Shape
@@ -53,6 +54,11 @@ def made(name: str) -> Kernels:
 
         # One chunk wanted is enough for the card to decode it.
         return kernels_on(decode_together=1)
+    if name == "cuda":
+        from tests.support.card import kernels_on
+
+        # nvCOMP wants half a GiB of scratch.
+        return kernels_on(*find(), decode_together=1, device_memory_bytes=2**32)
     return select(name, THREADS)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
+from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 from ziggurat_engine.kernels.protocol import Kernels
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Axis, Blosc, Codec, ImageSpec, LayoutRequest, Zstd
@@ -68,7 +69,9 @@ def test_shards_of_a_card_are_read_by_all(
     devices = totals().devices
     assert sum(device.batches for device in devices) > 0
     assert sum(device.failures for device in devices) == 0
-    assert totals().kernel_totals.cpu_batches == 0
+    assert isinstance(kernels, CudaKernels)
+    if kernels.compresses_zstd or (isinstance(codec, Blosc) and codec.compressor == "lz4"):
+        assert totals().kernel_totals.cpu_batches == 0
     for level, wanted in enumerate(reference_cascade(pixels, factors)):
         for name, read in READERS.items():
             found = np.asarray(read(tmp_path / f"images/image.ome.zarr/{level}"))

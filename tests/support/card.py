@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numcodecs import zstd
 from ziggurat_engine.kernels.cuda.abi import Launch
-from ziggurat_engine.kernels.cuda.device import Bytes
+from ziggurat_engine.kernels.cuda.device import Bytes, Device
 from ziggurat_engine.kernels.cuda.errors import DeviceLost, OutOfMemory
 from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 from ziggurat_engine.kernels.cuda.nvcomp import Nvcomp
@@ -41,6 +41,7 @@ class Faults:
     lost_at_copy: int = 0
     bad_zstd_at: int = 0
     crash_at_launch: int = 0
+    crash_at_bind: bool = False
     wrong_kernel: str = ""
     wrong_argument: int = 0
 
@@ -98,6 +99,8 @@ class Card:
     # --- Device
 
     def bind(self) -> None:
+        if self.faults.crash_at_bind:
+            raise ZeroDivisionError("a mistake in our own code")
         self._threads.add(threading.get_ident())
 
     def allocate(self, nbytes: int) -> int:
@@ -346,7 +349,7 @@ def _array(address: int, dtype: str, count: int) -> np.ndarray[Any, Any]:
     return np.frombuffer(memory, dtype)
 
 
-def kernels_on(*cards: Card, **changes: Any) -> CudaKernels:
+def kernels_on(*cards: Device, **changes: Any) -> CudaKernels:
     """Kernels on these cards, or on a sound one; `changes` of what CudaKernels takes."""
     settings = {
         "threads": 2,

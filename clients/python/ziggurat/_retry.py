@@ -95,6 +95,7 @@ class Retry:
             f"no progress in {self._retry_seconds:g} s without a connection: {error}",
             reason=error.reason,
             details=error.details,
+            request_id=error.request_id,
         )
         gone.__cause__ = error
         return gone

@@ -60,7 +60,7 @@ class Auditing(grpc.ServerInterceptor):
                     yield answer
                 ended = context.is_active()
             finally:
-                result = "OK" if ended and seen.done else _result(context)
+                result = "OK" if seen.done(ended) else _result(context)
                 self._record(context, over, result, seen.facts | seen.counts)
 
         return wrapped(handler, streamed if handler.response_streaming else answered)
@@ -82,8 +82,6 @@ class _Request:
         self._requests = requests
         self.facts: dict[str, Any] = {}
         self.counts: dict[str, int] = {}
-        # Whether all was done that the caller wants, where the call ends by itself.
-        self.done = True
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -110,6 +108,10 @@ class _Request:
             if request.method:
                 self.facts["method"] = _word(image_pb2.Downsampling, request.method)
 
+    def done(self, ended: bool) -> bool:
+        """Whether all is done that the caller wanted; ended: the call came to its end."""
+        return ended
+
     def answered(self, _: Message) -> bool:
         """Looks at an answer; whether it is the one that opens a stream."""
         return False
@@ -120,7 +122,7 @@ class _Stream(_Request):
 
     def __init__(self, requests: Iterator[Any]) -> None:
         super().__init__(requests)
-        self.done = False
+        self._closed = False
         self.counts = {"regions": 0, "bytes": 0, "skipped_frames": 0, "durable": 0}
 
     def look(self, request: Any) -> None:
@@ -136,10 +138,14 @@ class _Stream(_Request):
             elif request.HasField("close"):
                 self.facts["outcome"] = _word(write_pb2.Outcome, request.close.outcome)
 
+    def done(self, ended: bool) -> bool:  # noqa: ARG002 - see _Request
+        # Who has heard of it may go at once; and who goes without Close has left.
+        return self._closed
+
     def answered(self, answer: Any) -> bool:
         kind = answer.WhichOneof("message")
         self.counts["durable"] = getattr(answer, kind).durable
-        self.done = kind == "closed"
+        self._closed = kind == "closed"
         return bool(kind == "opened")
 
 

@@ -166,7 +166,7 @@ class _Calls:
                 yield header
                 header = b""
             parts = self._engine.query.parts(answer, gone) if answer.modified else ()
-            yield from _messages(header, parts)
+            yield from _messages(header, self._counted(answer, parts))
 
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
@@ -181,7 +181,8 @@ class _Calls:
         with Reading() as reading:
             answer = self._planned(reading, image, plan, request.exact, gone)
             header = wire.encode_header(convert.plane_header(answer))
-            yield from _messages(header, query.plane_parts(answer, gone))
+            parts = query.plane_parts(answer, gone)
+            yield from _messages(header, self._counted(answer, parts))
 
     def read_regions(
         self, request: read_pb2.ReadRegionsRequest, context: grpc.ServicerContext
@@ -197,6 +198,8 @@ class _Calls:
             for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):
                 message: list[bytes | memoryview] = []
                 for piece in pieces:
+                    if piece.payload is not None:
+                        self._count(piece.answer, piece.box)
                     header = convert.header_message(piece.answer) if piece.first else None
                     payload = (None,) if piece.payload is None else _sent(piece.payload)
                     message += wire.encode_piece(piece.number, header, piece.box, *payload)
@@ -245,6 +248,19 @@ class _Calls:
                 return answer
             made = answer.image
             self._engine.builder.exact(image, answer.level, answer.region, gone)
+
+    def _counted(
+        self, answer: Answer | PlaneAnswer, parts: Iterable[tuple[Region, Payload]]
+    ) -> Iterator[tuple[Region, Payload]]:
+        for box, payload in parts:
+            self._count(answer, box)
+            yield box, payload
+
+    def _count(self, answer: Answer | PlaneAnswer, box: Region) -> None:
+        """A part of a read is about to be sent."""
+        usage = self._engine.measures.usage
+        prefix = usage.prefix(answer.image.image.name)
+        usage.read_from(prefix, box.size * answer.dtype.itemsize)
 
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext

@@ -1,15 +1,14 @@
-"""How is a real card driven? By CuPy: its runtime calls, and its compiler's cache.
+"""How is a real card driven? By CuPy: its calls of the runtime, of the compiler and the driver.
 
 The only module that imports cupy, and only when a device is asked for. Memory comes straight
 from the driver, never from CuPy's pools: what is held is what was asked for. Kernels are
-compiled for the card's own architecture when they are first named; CuPy keeps the cubins
-in CUPY_CACHE_DIR (~/.cupy/kernel_cache), so that a process compiles what none did before.
+compiled for the card's own architecture when they are first named, as compiling.py has it.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from ziggurat_engine.kernels.cuda import program
 from ziggurat_engine.kernels.cuda.abi import Launch
+from ziggurat_engine.kernels.cuda.compiling import Code, code_of
 from ziggurat_engine.kernels.cuda.device import Bytes, Event, Stream
 from ziggurat_engine.kernels.cuda.errors import BadStatus, DeviceError, DeviceLost, OutOfMemory
 from ziggurat_engine.kernels.cuda.nvcomp import load
@@ -149,13 +149,34 @@ class CupyDevice:
         if found is None:
             # Module by module: nobody waits for instantiations that nobody uses.
             module = program.module_of(name)
+            cuda = self._cupy.cuda
             with self._told():
-                built = self._cupy.RawModule(
-                    code=module.source(), options=program.OPTIONS, name_expressions=module.kernels
+                architecture = f"sm_{cuda.Device(self._number).compute_capability}"
+                version = cuda.nvrtc.getVersion()
+                code = code_of(module, architecture, version, self._compile)
+                loaded = cuda.function.Module()
+                loaded.load(code.cubin)
+                self._kernels.update(
+                    (each, loaded.get_function(symbol)) for each, symbol in code.symbols.items()
                 )
-                self._kernels.update((each, built.get_function(each)) for each in module.kernels)
             found = self._kernels[name]
         return found
+
+    def _compile(self, source: str, names: Sequence[str], options: Sequence[str]) -> Code:
+        nvrtc = self._cupy.cuda.nvrtc
+        built = nvrtc.createProgram(source, "kernels.cu", (), ())
+        try:
+            for name in names:
+                nvrtc.addNameExpression(built, name)
+            try:
+                nvrtc.compileProgram(built, tuple(options))
+            except nvrtc.NVRTCError as error:
+                log = nvrtc.getProgramLog(built)
+                raise BadStatus(f"a kernel does not compile: {error}\n{log}") from error
+            symbols = {name: nvrtc.getLoweredName(built, name) for name in names}
+            return Code(nvrtc.getCUBIN(built), symbols)
+        finally:
+            nvrtc.destroyProgram(built)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -166,8 +187,8 @@ class CupyDevice:
             raise _error_of(error.status, error) from error
         except self._cupy.cuda.driver.CUDADriverError as error:
             raise _error_of(error.status, error) from error
-        except self._cupy.cuda.compiler.CompileException as error:
-            raise BadStatus(f"a kernel does not compile: {error}") from error
+        except self._cupy.cuda.nvrtc.NVRTCError as error:
+            raise BadStatus(f"the compiler fails: {error}") from error
         except MemoryError as error:
             raise OutOfMemory(str(error)) from error
 

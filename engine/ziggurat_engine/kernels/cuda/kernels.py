@@ -118,11 +118,25 @@ class CudaKernels:
             worker.start()
         for worker in self._workers:
             worker.ready.wait()
+        for device, totals in zip(devices, self.devices, strict=True):
+            log.info(
+                "%s: %s, %d MiB held, batches of %d KiB; zstd by %s",
+                totals.name,
+                totals.state,
+                totals.memory_bytes >> 20,
+                room.batch_bytes >> 10,
+                f"nvCOMP {device.nvcomp.version}" if device.nvcomp else "the CPU",
+            )
 
     @property
     def batch_bytes(self) -> int:
         """Raw pixels of a batch, as it came to be."""
         return self._room.batch_bytes
+
+    @property
+    def compresses_zstd(self) -> bool:
+        """Whether cards do, that is, whether nvCOMP is installed."""
+        return self._nvcomp is not None
 
     @property
     def totals(self) -> KernelTotals:

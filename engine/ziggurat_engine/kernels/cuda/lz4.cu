@@ -19,6 +19,7 @@ constexpr int MIN_MATCH = 4;
 constexpr int LAST_LITERALS = 5;
 constexpr int NO_MATCH_IN = 12;  // bytes at the end that no match starts in
 constexpr int NIBBLE = 15;
+constexpr int LARGEST = 0x7fff0000;  // of what is decompressed: no sum of lengths overflows
 
 __device__ __forceinline__ u32 hash_of(u32 four) { return four * 2654435761u >> (32 - HASH_BITS); }
 
@@ -276,7 +277,7 @@ __global__ void __launch_bounds__(4 * WARP)
   if (csize == size) {
     copy_bytes(to, in, size, lane, WARP);
   } else {
-    good = decompress_block(in, csize, to, size, lane);
+    good = size <= LARGEST && decompress_block(in, csize, to, size, lane);
   }
   if (lane == 0) status[index] = good ? 0 : 1;
 }

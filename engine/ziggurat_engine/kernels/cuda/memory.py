@@ -177,7 +177,7 @@ class Ring:
             if self._scratch[0]:
                 # Earlier batches may be using it.
                 self.device.drain()
-                self._taken.give_back(*self._scratch)
+                self._taken.give_back(self._scratch[0])
                 self._scratch = (0, 0)
             self._scratch = (self._taken.device(nbytes), nbytes)
         return self._scratch
@@ -194,22 +194,21 @@ class _Taken:
         self._device = device
         self._addresses: dict[int, int] = {}
         self._pinned: list[Bytes] = []
-
-    @property
-    def device_bytes(self) -> int:
-        return sum(self._addresses.values())
+        # A number of its own: status looks at it from another thread.
+        self.device_bytes = 0
 
     def device(self, nbytes: int) -> int:
         address = self._device.allocate(nbytes)
         self._addresses[address] = nbytes
+        self.device_bytes += nbytes
         return address
 
     def pinned(self, nbytes: int) -> Bytes:
         self._pinned.append(self._device.allocate_pinned(nbytes))
         return self._pinned[-1]
 
-    def give_back(self, address: int, _nbytes: int) -> None:
-        del self._addresses[address]
+    def give_back(self, address: int) -> None:
+        self.device_bytes -= self._addresses.pop(address)
         self._device.free(address)
 
     def free(self) -> None:

@@ -60,10 +60,11 @@ class Queue:
         with self.changed:
             while True:
                 if worker.usable:
-                    if self._tasks:
-                        return self._tasks.popleft()
+                    # Somebody waits for these; and there are never many.
                     if self._wanted:
                         return self._decoding(worker.room)
+                    if self._tasks:
+                        return self._tasks.popleft()
                 if self._closing or worker.lost or not wait:
                     return None
                 self.changed.wait()
@@ -170,13 +171,7 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            self._device.bind()
-            self._make_ring()
-        except DeviceError as error:
-            self._failed(error, batch=False)
-        finally:
-            self.ready.set()
-        try:
+            self._open()
             while not self.lost:
                 task = self._queue.take(self, wait=not self._going)
                 if task is not None:
@@ -190,6 +185,15 @@ class Worker:
             log.exception("the thread of %s ends", self._device.name)
             self._lose(DeviceLost(f"{type(error).__name__}: {error}"))
         self._end()
+
+    def _open(self) -> None:
+        try:
+            self._device.bind()
+            self._make_ring()
+        except DeviceError as error:
+            self._failed(error, batch=False)
+        finally:
+            self.ready.set()
 
     def _make_ring(self) -> None:
         if self._ring is None:
