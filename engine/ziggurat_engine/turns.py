@@ -39,6 +39,7 @@ class Turns:
         self._most = threads
         self._name = name
         self._threads: list[threading.Thread] = []
+        # Of them, those that wait and that nobody has woken.
         self._idle = 0
         self._closed = False
         # Invariant: a line is here once while it has tasks that wait, else not at all.
@@ -83,6 +84,8 @@ class Turns:
         if self._closed:
             raise RuntimeError("the threads have ended")
         if self._idle:
+            # At once, not by the thread when it runs: what comes before that needs another.
+            self._idle -= 1
             self._changed.notify()
         elif len(self._threads) < self._most:
             name = f"{self._name}-{len(self._threads)}"
@@ -111,7 +114,6 @@ class Turns:
                     return None
                 self._idle += 1
                 self._changed.wait()
-                self._idle -= 1
             if not self._lines:
                 return self._later.popleft()
             line = self._lines.popleft()
