@@ -115,7 +115,7 @@ def _turn(
     """One run of all, each in a new directory: ours, and the peers' by name."""
     raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize
     with tempfile.TemporaryDirectory(prefix="ziggurat-ingest-", dir=directory) as made:
-        ours = _run(arguments, Path(made))
+        ours = run(arguments, Path(made))
         group = Path(made, "data", "images", f"{NAME}.ome.zarr")
         levels = len(ours["levels"])
         peers = {}
@@ -135,7 +135,7 @@ def _turn(
     return ours, peers
 
 
-def _run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """One run of ours: the figures of _writing.Result, and rates."""
     serve = [word for setting in arguments.set for word in ("--set", setting)]
     os.sync()

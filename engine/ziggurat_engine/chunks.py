@@ -7,6 +7,9 @@ newest wins.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from ziggurat_engine.cache import (
@@ -17,26 +20,31 @@ from ziggurat_engine.cache import (
     DirtyShard,
     ShardKey,
 )
-from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.errors import Corrupt, DataError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels import codec
 from ziggurat_engine.kernels.protocol import Kernels
+from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
 
 
 class Chunks:
     """Sees chunks through the cache. All methods may be called from any thread."""
 
-    def __init__(self, clean: CleanChunks, dirty: DirtyDirectory, kernels: Kernels) -> None:
+    def __init__(
+        self, clean: CleanChunks, dirty: DirtyDirectory, kernels: Kernels, measures: Measures
+    ) -> None:
         self._clean = clean
         self._dirty = dirty
         self._kernels = kernels
+        self._measures = measures
 
     def stored(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
         """The chunk as the store has it; None where it is absent. Not to be written to."""
         key = ChunkKey(image.pixels_number(level), level, chunk)
-        return self._clean.get_or_load(key, lambda: self._load(image, level, chunk))
+        return self._clean.get_or_load(key, lambda: self._counted(image, level, chunk))
 
     def at_hand(self, image: OpenImage, level: int, at: Shape) -> bool:
         """Whether `paste` would, as of now, wait neither for the disk nor for a codec."""
@@ -99,12 +107,14 @@ class Chunks:
         """
         if self.held(image, level, at):
             return None
-        frame = image.arrays[level].read(at)
+        with self._counting_errors():
+            frame = image.arrays[level].read(at)
         if frame is None:
             shape = image.image.layout.chunk_shape
             return codec.blosc_frame(np.full(shape, image.fill_value))
         try:
-            codec.check_blosc(frame, image.chunk_bytes)
+            with self._counting_errors():
+                codec.check_blosc(frame, image.chunk_bytes)
         except Corrupt as error:
             raise _named(error, image, level, at) from error
         return frame
@@ -156,6 +166,21 @@ class Chunks:
     def _shard(self, image: OpenImage, level: int, chunk: Shape) -> DirtyShard | None:
         shard = image.pyramid.levels[level].shard_of(chunk)
         return self._dirty.find(ShardKey(image.number_of(level), level, shard))
+
+    def _counted(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
+        with (
+            self._counting_errors(),
+            span("cache.load", image=image.image.name, level=level, chunk=chunk),
+        ):
+            return self._load(image, level, chunk)
+
+    @contextmanager
+    def _counting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, DataError):
+            self._measures.errors.add("read")
+            raise
 
     def _load(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
         if image.foreign is not None and image.image.read_only:

@@ -5,7 +5,6 @@ Imports at the top are light: `serve` re-executes itself before the heavy ones.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -106,15 +105,13 @@ def serve(
         raise click.UsageError(f"settings: {error}") from None
     if loaded.tune_malloc:
         tune_malloc()
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
     # Before the imports that start threads: one that does not block them would die of them,
     # and the process with it.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    from ziggurat_engine.server.logs import configure
     from ziggurat_engine.server.serve import serve as run
+
+    configure(loaded.log_format, "debug" if verbose else loaded.log_level)
 
     try:
         code = run(loaded, STOP_SIGNALS, files() if files is not None else None)
@@ -217,6 +214,14 @@ def list_settings() -> None:
             "required" if field.is_required() else field.get_default(call_default_factory=True)
         )
         click.echo(f"{name} = {default}\n    {field.description or ''}")
+
+
+@main.command("metrics")
+def list_metrics() -> None:
+    """List all metrics, their types, labels and meanings, as a table of Markdown."""
+    from ziggurat_engine.server.metrics import table
+
+    click.echo(table())
 
 
 main.add_command(commands.command(tune_malloc))

@@ -146,8 +146,16 @@ class Settings(BaseSettings):
         " process may use",
     )
     max_open_shards: PositiveInt = Field(default=256, description="files kept open for reads")
-    kernels: Literal["auto", "cpu", "reference"] = Field(
-        default="auto", description="who encodes and downsamples"
+    kernels: Literal["auto", "cuda", "cpu", "reference"] = Field(
+        default="auto", description="who encodes and downsamples; auto: cards where there are any"
+    )
+    device_memory_bytes: Bytes = Field(
+        default=ByteSize(4096 * MIB), description="memory of each card that may be used"
+    )
+    device_batch_bytes: Bytes = Field(
+        default=ByteSize(64 * MIB),
+        ge=2**16,
+        description="raw pixels that go to a card at a time; about 8 times that is pinned in RAM",
     )
     kernel_threads: PositiveInt = Field(
         default_factory=cores,
@@ -210,6 +218,41 @@ class Settings(BaseSettings):
     )
     max_chunk_bytes: Bytes = Field(
         default=ByteSize(64 * MIB), description="most raw bytes of one chunk"
+    )
+    reflection: bool = Field(
+        default=True, description="whether clients may ask what calls there are, and of what shape"
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="what is logged: for people, or a JSON object a line"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is logged at least; --verbose: debug"
+    )
+    access_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="debug",
+        description="level of the line for each call that ends well; one that fails has info at"
+        " least, or error where the server is at fault",
+    )
+    metrics_listen: str = Field(
+        default="",
+        pattern=r"^$|^.+:\d{1,5}$",
+        description="host:port where /metrics answers Prometheus, to whoever asks; empty: nowhere",
+    )
+    metrics_prefixes: PositiveInt = Field(
+        default=32,
+        description="first segments of image names that metrics tell apart, and one for the rest",
+    )
+    trace_endpoint: str = Field(
+        default="",
+        pattern=r"^$|^https?://.+",
+        description="where spans go: the URL of an OpenTelemetry collector that takes OTLP over"
+        " gRPC, http:// or https://; empty: nowhere",
+    )
+    trace_ratio: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="of the calls and regions that no client traces, the part that is traced",
     )
     tune_malloc: bool = Field(
         default=True, description="re-execute the server with malloc settings for large messages"

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,17 +30,18 @@ from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal
-from ziggurat_engine.kernels.protocol import KernelTotals
+from ziggurat_engine.kernels.protocol import DeviceTotals, Kernels, KernelTotals
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.labels import fitted
 from ziggurat_engine.layout import resolve
 from ziggurat_engine.log import Log, LogStats
+from ziggurat_engine.measures import Counted, Measures, Used
 from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
 from ziggurat_engine.recover import Recovered, Recovery
 from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler
-from ziggurat_engine.space import Space
+from ziggurat_engine.space import Disk, Space
 from ziggurat_engine.spec import ImageSpec
 from ziggurat_engine.staleness import Staleness
 from ziggurat_engine.state import State
@@ -60,7 +61,11 @@ LINGER_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The engine's state, for GetStatus; bytes and counts since the start."""
+    """The engine's state, for GetStatus and metrics; bytes and counts since the start.
+
+    unsettled_chunks: dirty, settling, or touched. deferred_chunks: blocks that are made later.
+    disks: those that could be asked. used: what clients wrote and read.
+    """
 
     uptime_seconds: float
     draining: bool
@@ -75,18 +80,25 @@ class Status:
     evictions: int
     shards_waiting: int
     shards_failing: int
+    unsettled_chunks: int
+    deferred_chunks: int
+    disks: list[Disk]
+    used: Used
     settle: SettleCounters
     log: LogStats
+    log_sync_seconds: Counted
     log_error: str
     recovering: bool
     replayed_bytes: int
     kernel_totals: KernelTotals
+    devices: Sequence[DeviceTotals]
 
 
 class Engine:
     """Images, write streams, reads and builds over one data directory.
 
     ingest, query, builder: the ways in; `close` stores everything and ends all threads.
+    measures: what is counted, beside `status`.
     staleness: where levels are behind.
     Raises OSError where a directory can't be used, BlockingIOError where another server
     uses it; DataError where what lies in it can't be.
@@ -97,10 +109,12 @@ class Engine:
         settings: Settings,
         fs: FileSystem | None = None,
         open_state: Callable[[], State] | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         self._settings = settings
         self._started = time.monotonic()
         self._draining = False
+        self.measures = measures = Measures(settings.metrics_prefixes)
         fs = fs or OsFileSystem()
         with ExitStack() as undo:
             # First, so that a second server changes nothing.
@@ -118,9 +132,17 @@ class Engine:
             )
             undo.callback(self._log.close)
             self._catalog = Catalog.open(
-                fs, settings.data, max_open_shards=settings.max_open_shards
+                fs,
+                settings.data,
+                max_open_shards=settings.max_open_shards,
+                stages=self.measures.stages,
             )
-            self._kernels = select(settings.kernels, settings.kernel_threads)
+            self._kernels = kernels or select(
+                settings.kernels,
+                settings.kernel_threads,
+                device_memory_bytes=settings.device_memory_bytes,
+                device_batch_bytes=settings.device_batch_bytes,
+            )
             epoch = self._state.begin_epoch(time.time_ns())
             undo.pop_all()
         self._budget = Budget(settings.cache_bytes)
@@ -129,8 +151,10 @@ class Engine:
         self._dirty = DirtyDirectory(epoch)
         self._deferred = Deferred()
         self._images = Images(self._catalog, self._dirty.next_tick)
-        chunks = Chunks(self._clean, self._dirty, self._kernels)
-        self._storing = Storing(chunks, self._clean, self._deferred, self._kernels, self._state)
+        chunks = Chunks(self._clean, self._dirty, self._kernels, measures)
+        self._storing = Storing(
+            chunks, self._clean, self._deferred, self._kernels, self._state, measures
+        )
         self._settler = Settler(
             self._images,
             self._clean,
@@ -138,23 +162,27 @@ class Engine:
             self._deferred,
             self._budget,
             self._storing,
+            measures,
             workers=settings.settle_workers,
             idle_seconds=settings.settle_idle_seconds,
             busy_seconds=settings.settle_busy_seconds,
         )
         self._frames = Frames()
-        self._journal = Journal(self._log, self._state, self._dirty, self._frames)
+        self._journal = Journal(self._log, self._state, self._dirty, self._frames, measures)
         self._settler.observers.append(self._journal.release)
         self._settler.hurry = lambda: (
             self._journal.bytes > settings.max_log_bytes or self._log.state == "full"
         )
+        disks = (settings.data, settings.log or settings.data)
+        self._space = Space(fs, disks, settings.reserve_bytes)
         self.ingest = Ingest(
             self._dirty,
             self._budget,
             self._settler,
             self._journal,
             self._frames,
-            Space(fs, (settings.data, settings.log or settings.data), settings.reserve_bytes),
+            self._space,
+            measures,
             max_streams=settings.max_streams,
             max_metadata_bytes=settings.max_metadata_bytes,
             lease_seconds=settings.stream_lease_seconds,
@@ -197,7 +225,7 @@ class Engine:
         ).start()
         log.info(
             "kernels: %s; cache: %d MiB; %d images in %s",
-            self._kernels.name,
+            ", ".join([self._kernels.name, *(card.name for card in self._kernels.devices)]),
             settings.cache_bytes >> 20,
             len(self._images.names()),
             settings.data,
@@ -423,12 +451,18 @@ class Engine:
             evictions=clean.evictions,
             shards_waiting=self._settler.waiting,
             shards_failing=self._settler.failing,
+            unsettled_chunks=sum(len(shard.indices()) for shard in self._dirty.shards()),
+            deferred_chunks=self._deferred.chunks,
+            disks=self._space.disks(),
+            used=self.measures.usage.total(),
             settle=replace(self._storing.counters),
             log=self._log.stats(),
+            log_sync_seconds=self._log.sync_seconds(),
             log_error=str(self._log.error or ""),
             recovering=not self._ready,
             replayed_bytes=self._recovery.bytes_done,
             kernel_totals=self._kernels.totals,
+            devices=self._kernels.devices,
         )
 
 

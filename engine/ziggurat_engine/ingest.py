@@ -34,6 +34,7 @@ from ziggurat_engine.images import OpenImage
 from ziggurat_engine.journal import Journal, StreamKey
 from ziggurat_engine.log import Appended, Close, Skip
 from ziggurat_engine.log import Region as Record
+from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region
 from ziggurat_engine.settle import Settler, never
 from ziggurat_engine.space import Space
@@ -55,6 +56,7 @@ class Ingest:
         journal: Journal,
         frames: Frames,
         space: Space,
+        measures: Measures,
         *,
         max_streams: int,
         max_metadata_bytes: int,
@@ -67,6 +69,7 @@ class Ingest:
         self._frames = frames
         self._max_metadata_bytes = max_metadata_bytes
         self._space = space
+        self._measures = measures
         self._max_streams = max_streams
         self._lease_seconds = lease_seconds
         self._lock = threading.Condition()
@@ -146,7 +149,9 @@ class Ingest:
             if stream is None:
                 name = (image.image.uid, stream_id)
                 known, expected = self._known.pop(name, None), self._expected.get(name)
-                stream = self._streams[key] = Stream(image, stream_id, known, expected)
+                prefix = self._measures.usage.prefix(image.image.name)
+                stream = Stream(image, stream_id, known, expected, prefix)
+                self._streams[key] = stream
             if stream.held:
                 raise StreamHeld(
                     f"another call writes to stream {stream_id!r} of {image.image.name!r}",
@@ -261,6 +266,7 @@ class Ingest:
         then be written, and the same number is wanted again. Both also where it is adopted
         and can't be stored now, having changed nothing.
         """
+        since = time.perf_counter()
         image = stream.image
         self._check_taken(image)
         pixels = pixels_of(image, region, payload)
@@ -291,7 +297,9 @@ class Ingest:
             image.base.renew(tick)
         stream.counters.regions += 1
         stream.counters.bytes += pixels.nbytes
-        self._received(stream, record, tick, order, appended)
+        self._measures.usage.wrote(stream.prefix, pixels.nbytes)
+        self._received(stream, record, tick, order, appended, since)
+        self._measures.received.add(time.perf_counter() - since)
 
     def merge(self, image: OpenImage, region: Region, payload: memoryview) -> int:
         """Merges a region of level 0 that the log holds already; returns its tick."""
@@ -302,6 +310,7 @@ class Ingest:
 
     def skip(self, stream: Stream, sequence: int, frames: int) -> None:
         """Accepts that `frames` frames will not come; raises as `write` does."""
+        since = time.perf_counter()
         if frames < 1:
             raise InvalidArgument(f"skip.frames is {frames}, not at least 1", field="skip.frames")
         if not self._wanted(stream, sequence, "skip.sequence"):
@@ -314,7 +323,7 @@ class Ingest:
             # so of every write that was merged before it.
             tick, order = self._dirty.next_tick(), self._journal.position
         stream.counters.skipped_frames += frames
-        self._received(stream, record, tick, order, appended)
+        self._received(stream, record, tick, order, appended, since)
 
     def remember_all(self) -> None:
         """Remembers how far every stream is, all being stored.
@@ -414,9 +423,16 @@ class Ingest:
                         stream.stirred = True
                     raise
             with stream.changed:
-                for _ in range(count):
-                    stream.durable = stream.pending.popleft().state.sequence
-                return stream.received, stream.durable
+                done = [stream.pending.popleft() for _ in range(count)]
+                if done:
+                    stream.durable = done[-1].state.sequence
+                now = stream.received, stream.durable
+            if stream.logged:
+                # Else nobody waits for it.
+                at = time.perf_counter()
+                for entry in done:
+                    self._measures.durable.add(at - entry.since)
+            return now
 
     def _durable(self, stream: Stream) -> tuple[int, int | None]:
         """How many of the pending are in the log, or stored, up to the first that is neither.
@@ -462,9 +478,10 @@ class Ingest:
         tick: int,
         order: int,
         appended: Appended | None,
+        since: float,
     ) -> None:
         stream.counters.outcome = Outcome.OPEN
-        entry = Pending(stream.state(record.sequence), tick, 0, order)
+        entry = Pending(stream.state(record.sequence), tick, 0, order, since)
         # Before anybody can find that the write is durable.
         row = row_of(record)
         many = row is not None and self._frames.note(stream.image, row)

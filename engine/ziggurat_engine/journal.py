@@ -31,6 +31,8 @@ from ziggurat_engine.cache import DirtyDirectory
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.frames import Frames
 from ziggurat_engine.log import Appended, Log, Record, segment_of
+from ziggurat_engine.measures import Measures
+from ziggurat_engine.spans import span
 from ziggurat_engine.state import State, StreamState
 from ziggurat_engine.vfs import Buffer
 
@@ -55,11 +57,14 @@ class Journal:
     progressed: called when something may have become durable; must not block.
     """
 
-    def __init__(self, file: Log, state: State, dirty: DirtyDirectory, frames: Frames) -> None:
+    def __init__(
+        self, file: Log, state: State, dirty: DirtyDirectory, frames: Frames, measures: Measures
+    ) -> None:
         self._log = file
         self._state = state
         self._dirty = dirty
         self._frames = frames
+        self._measures = measures
         self._lock = threading.Lock()
         self._segments: dict[int, _Segment] = {}
         # Held while what a segment knows of streams is on its way to the state database.
@@ -86,7 +91,12 @@ class Journal:
         """
         # Under the lock: nothing may be released between the record and its count.
         with self._lock:
-            appended = self._log.append(record, payload)
+            try:
+                with span("log.append"):
+                    appended = self._log.append(record, payload)
+            except OSError:
+                self._measures.errors.add("log_append")
+                raise
             segment = self._segments.setdefault(appended.segment, _Segment())
             segment.under_way += 1
         return appended

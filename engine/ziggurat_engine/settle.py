@@ -33,7 +33,9 @@ from ziggurat_engine.cache import (
 from ziggurat_engine.errors import Cancelled, DataError, Unavailable, ZigguratError, disk_error
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import Images, OpenImage
+from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard
 from ziggurat_engine.storing import Storing
@@ -65,6 +67,7 @@ class Settler:
         deferred: Deferred,
         budget: Budget,
         storing: Storing,
+        measures: Measures,
         *,
         workers: int,
         idle_seconds: float,
@@ -76,6 +79,7 @@ class Settler:
         self._deferred = deferred
         self._budget = budget
         self._storing = storing
+        self._measures = measures
         # Called after a shard of level 0 was stored; they must not block.
         self.observers: list[Callable[[], object]] = []
         # True where the oldest shards should settle whatever memory says.
@@ -116,7 +120,8 @@ class Settler:
         """
         grid = image.pyramid.levels[level]
         key = ShardKey(image.number_of(level), level, grid.shard_of(parts[0].at))
-        with self._dirty.pin(key, grid, image.fill_value) as shard:
+        pinned = self._dirty.pin(key, grid, image.fill_value)
+        with span("cache.merge", level=level, chunks=len(parts)), pinned as shard:
             while True:
                 aside = self._aside_bytes()
                 with shard.lock:
@@ -505,6 +510,12 @@ class Settler:
                 self._store(image, shard)
 
     def _store(self, image: OpenImage, shard: DirtyShard) -> None:
+        key = shard.key
+        with span("settle", image=image.image.name, level=key.level, shard=key.shard):
+            self._stored(image, shard)
+
+    def _stored(self, image: OpenImage, shard: DirtyShard) -> None:
+        start = time.perf_counter()
         taken = self._storing.take(image, shard)
         with self._budget.held(taken.block_bytes):
             self._clean.shrink()
@@ -518,6 +529,7 @@ class Settler:
                 source = None if blocks else taken.note
                 self.merge(image, shard.key.level + 1, parts, pixels, wait=False, source=source)
         freed, notes = shard.stored()
+        self._measures.settled.add(time.perf_counter() - start)
         # Nothing may hold the chunks whose bytes are given back.
         taken.chunks.clear()
         self._budget.release(freed)

@@ -7,11 +7,13 @@ images, or anything else, opens the door again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ziggurat_engine.errors import DiskFull
 from ziggurat_engine.vfs import FileSystem
@@ -21,8 +23,19 @@ LOOK_SECONDS = 0.1
 MOST_OF_DISK = 0.02
 
 
+USES = ("data", "log")
+
+
+class Disk(NamedTuple):
+    """A file system. use: what the engine has there, one of USES."""
+
+    use: str
+    free_bytes: int
+    total_bytes: int
+
+
 class Space:
-    """The file systems of some directories; may be used from any thread.
+    """The file systems of two directories, data and log; may be used from any thread.
 
     reserve_bytes: what is to stay free on each, or 2 % of it where that is less.
     """
@@ -55,6 +68,14 @@ class Space:
                 free_bytes=free,
                 reserve_bytes=reserve,
             )
+
+    def disks(self) -> list[Disk]:
+        """As of now, of those that can be asked."""
+        found = []
+        for use, directory in zip(USES, self._directories, strict=True):
+            with contextlib.suppress(OSError):
+                found.append(Disk(use, *self._fs.disk_space(directory)))
+        return found
 
     def _look(self) -> tuple[Path, int, int] | None:
         for directory in self._directories:

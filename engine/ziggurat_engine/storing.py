@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -31,7 +32,9 @@ from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Kernels, Surrounded
+from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard, State
 
@@ -108,12 +111,14 @@ class Storing:
         deferred: Deferred,
         kernels: Kernels,
         state: State,
+        measures: Measures,
     ) -> None:
         self._deferred = deferred
         self._chunks = chunks
         self._clean = clean
         self._kernels = kernels
         self._state = state
+        self._measures = measures
         self._counting = threading.Lock()
         # Chunks beside shards that are being stored: how often. Their notes stay meanwhile.
         self._beside: Counter[tuple[str, int, Shape]] = Counter()
@@ -129,7 +134,10 @@ class Storing:
         """
         note: StaleShard | None = None
         level = shard.key.level
-        chunks, asked = self._chunks.freeze(image, shard)
+        start = time.perf_counter()
+        with span("settle.freeze"):
+            chunks, asked = self._chunks.freeze(image, shard)
+        self._measures.stages.add("freeze", time.perf_counter() - start)
         later = image.lazy(level) and not asked
         touched = asked - chunks.keys()
         if not later:

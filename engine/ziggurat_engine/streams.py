@@ -86,13 +86,15 @@ class Pending:
 
     tick: stored once no older tick is dirty; 0 where there are no pixels. position: of its
     log record's end, 0 where the log does not hold it. order: the log's end when it was
-    merged. state: what is to be remembered once it is durable.
+    merged. state: what is to be remembered once it is durable. since: when it came, in seconds
+    of perf_counter.
     """
 
     state: StreamState
     tick: int
     position: int
     order: int
+    since: float
 
 
 class Stream:
@@ -101,7 +103,7 @@ class Stream:
     received, durable: the highest sequence numbers of which that is true of all up to
     them. logged: False where the client asked for less than durable acknowledgements.
     `changed` guards what it holds, and is notified when either number may have grown.
-    last_held: monotonic seconds.
+    last_held: monotonic seconds. prefix: where its writes count, as of measures.Usage.
     """
 
     def __init__(
@@ -110,8 +112,10 @@ class Stream:
         stream_id: str,
         state: StreamState | None,
         expected_frames: int | None,
+        prefix: str,
     ) -> None:
         self.image = image
+        self.prefix = prefix
         self.stream_id = stream_id
         self.key = (image.image.uid, stream_id)
         self.held = False

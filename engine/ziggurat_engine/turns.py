@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from ziggurat_engine.spans import carried
+
 _Made = TypeVar("_Made")
 _Task = tuple["Future[Any]", Callable[[], Any]]
 
@@ -57,7 +59,7 @@ class Turns:
         with self._changed:
             if not line.waiting:
                 self._lines.append(line)
-            line.waiting.append((made, task))
+            line.waiting.append((made, carried(task)))
             self._wake()
         return made
 

@@ -15,12 +15,13 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import ziggurat
 
 from tests.deploy.camera import frame
-from tests.deploy.docker import CACHE, HERE, Docker, missing
+from tests.deploy.docker import CACHE, HERE, SHARED, Docker, missing
 from tests.support.server import clean_environment
 from tests.support.waiting import SECONDS, until
 
@@ -73,6 +74,22 @@ def test_the_gpu_is_reserved_where_asked_for(docker: Docker) -> None:
     assert device["driver"] == "nvidia"
     assert "gpu" in device["capabilities"]
     assert gpu["build"]["args"] == {"EXTRA": "cuda12"}
+
+
+def test_monitoring_is_pinned_provisioned_and_on_loopback(docker: Docker) -> None:
+    services = config(docker, "--profile", "monitoring")["services"]
+    assert set(services) == {"engine", "prometheus", "grafana"}
+    for name in ("prometheus", "grafana"):
+        service = services[name]
+        _, _, tag = service["image"].partition(":")
+        assert tag not in ("", "latest")
+        assert [port["host_ip"] for port in service["ports"]] == ["127.0.0.1"]
+        for volume in service["volumes"]:
+            if volume["type"] == "bind":
+                source = docker.shared / Path(volume["source"]).relative_to(SHARED)
+                assert source.is_file(), volume
+    # The metrics of the engine are for the network of the file alone.
+    assert [port["target"] for port in services["engine"]["ports"]] == [7447]
 
 
 def test_all_of_the_example_is_valid(docker: Docker) -> None:

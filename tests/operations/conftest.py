@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,17 @@ from tests.operations.directory import fill
 from tests.support.server import ServerProcess
 
 
-@pytest.fixture(scope="module")
-def whole(serve_module: Callable[..., ServerProcess]) -> Path:
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a server left that was stopped. Not to be changed."""
-    server = serve_module()
-    fill(server.address)
-    server.stop()
+    directory = tmp_path_factory.mktemp("whole")
+    server = ServerProcess(directory / "data", directory / "stderr")
+    try:
+        fill(server.address)
+        server.stop()
+    finally:
+        if server.running:
+            server.kill()
     # Preallocated segments that hold nothing would be copied for each test.
     for spare in (server.data / "log").glob("*.log"):
         spare.unlink()

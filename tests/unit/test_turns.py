@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from ziggurat_engine.turns import Turns
@@ -92,7 +93,7 @@ def test_who_sleeps_is_woken_for_one_task_alone() -> None:
     for _ in range(20):
         turns.line().submit(lambda: None).result(SECONDS)
         until(lambda: turns._idle > 0, "the thread to sleep")
-        meeting = threading.Barrier(2)
-        met = [turns.line().submit(lambda: meeting.wait(SECONDS)) for _ in range(2)]
+        meet = partial(threading.Barrier(2).wait, SECONDS)
+        met = [turns.line().submit(meet) for _ in range(2)]
         assert sorted(each.result(SECONDS) for each in met) == [0, 1]
     turns.close()

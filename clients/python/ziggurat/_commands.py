@@ -32,12 +32,20 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ziggurat.ZigguratError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_told(error)) from error
         except BrokenPipeError:
             raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{where}{error.strerror or error}") from error
+
+
+def _told(error: ziggurat.ZigguratError) -> str:
+    """What went wrong; where the server is at fault, with what its administrator can look for."""
+    faults = (ziggurat.ServerError, ziggurat.DataLoss)
+    if error.request_id and isinstance(error, faults):
+        return f"{error} (request id {error.request_id})"
+    return str(error)
 
 
 def _connected(command: Callable[..., None]) -> Callable[..., None]:

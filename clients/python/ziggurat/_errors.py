@@ -21,7 +21,7 @@
 
 The same classes are raised for what the client finds itself and for what the server
 says. A status carries google.rpc.ErrorInfo and BadRequest in its trailing metadata
-"grpc-status-details-bin"; both are unpacked here and nowhere else.
+"grpc-status-details-bin", the id of the call "x-request-id"; they are unpacked here alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "ziggurat"
 _DETAILS_KEY = "grpc-status-details-bin"
+_REQUEST_ID_KEY = "x-request-id"
 
 
 class ZigguratError(Exception):
@@ -46,6 +47,8 @@ class ZigguratError(Exception):
     violations: every (field, what is wrong) the server named.
     sequence: in errors of a Writer, the first sequence number that was not
         acknowledged at the stream's durability; None elsewhere.
+    request_id: by which the server's log names the call; "" where no server answered.
+        Tracebacks show it.
     """
 
     default_reason: ClassVar[str] = "INTERNAL"
@@ -59,6 +62,7 @@ class ZigguratError(Exception):
         details: dict[str, str] | None = None,
         violations: Iterable[tuple[str, str]] = (),
         sequence: int | None = None,
+        request_id: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -67,6 +71,9 @@ class ZigguratError(Exception):
         self.details = dict(details or {})
         self.violations = tuple(violations) or (((field, message),) if field else ())
         self.sequence = sequence
+        self.request_id = request_id
+        if request_id:
+            self.add_note(f"request id: {request_id}")
 
     def __str__(self) -> str:
         """The message alone, also where a parent class would format its arguments."""
@@ -84,6 +91,7 @@ class ZigguratError(Exception):
             details=self.details,
             violations=self.violations,
             sequence=sequence,
+            request_id=self.request_id,
         )
         again.__cause__ = self.__cause__
         return again
@@ -246,7 +254,12 @@ def from_rpc(error: grpc.RpcError, *, field: str = "", server: str = "") -> Zigg
         reason=reason,
         details=details,
         violations=violations,
+        request_id=_request_id(call.trailing_metadata()),
     )
+
+
+def _request_id(metadata: Any) -> str:
+    return next((str(value) for key, value in metadata or () if key == _REQUEST_ID_KEY), "")
 
 
 def _unpack(metadata: Any) -> tuple[str, dict[str, str], list[tuple[str, str]]]:

@@ -17,11 +17,12 @@ Invariants, all under the condition `changed`:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import grpc
 from ziggurat_proto.v1 import write_pb2
@@ -49,6 +50,8 @@ Outcome: TypeAlias = Literal["complete", "aborted"]
 
 # A wait on Windows can't be interrupted by Ctrl-C, so no wait is longer than this.
 _TICK_SECONDS = 0.5
+# How long the server may take to end a call of which it has said all.
+_END_SECONDS = 2.0
 
 _LEVELS = {
     "durable": write_pb2.DURABILITY_DURABLE,
@@ -87,7 +90,11 @@ class Stream:
             )
         )
         limit = connection.timeout_seconds
-        self._retry = Retry(retry_seconds, retry_seconds if limit is None else limit)
+        self._retry = Retry(
+            retry_seconds,
+            retry_seconds if limit is None else limit,
+            renews=connection.renews_token,
+        )
         self._spool = spool
         self.changed = threading.Condition()
         self.window = Window(window_bytes, spool)
@@ -232,6 +239,7 @@ class Stream:
             for answer in call.handle:
                 summary = self._take(call, answer)
                 if summary is not None:
+                    _wait_for_end(call.handle)
                     return summary
             raise ServerError(
                 "the server ended the stream before it was closed", reason="STREAM_ENDED"
@@ -352,3 +360,17 @@ class Stream:
             self._retry.progressed()
         self.window.release(self.acknowledged)
         self._noted()
+
+
+def _wait_for_end(handle: Any) -> None:
+    """Lets the server end the call, as it does behind Closed: cancelled, it would count as such."""
+    timer = threading.Timer(_END_SECONDS, handle.cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        # All that was wanted of the call is there, however it ends.
+        with contextlib.suppress(grpc.RpcError):
+            for _ in handle:
+                pass
+    finally:
+        timer.cancel()

@@ -97,6 +97,12 @@ class Deferred:
             return None
 
     @property
+    def chunks(self) -> int:
+        """All chunks that are held."""
+        with self._lock:
+            return sum(len(held) for shards in self._chunks.values() for held in shards.values())
+
+    @property
     def eager(self) -> int:
         """Shards that are not lazy."""
         with self._lock:

@@ -19,6 +19,8 @@ from typing import NamedTuple, TypeAlias
 
 from ziggurat_engine.log.keeper import again
 from ziggurat_engine.log.segment import SegmentWriter
+from ziggurat_engine.measures import SYNC_SECONDS, Histogram
+from ziggurat_engine.spans import span
 
 Durable: TypeAlias = Callable[[int], None]
 """durable(position): all that ends at or before it and did not fail is on the disk."""
@@ -63,6 +65,8 @@ class Committer:
         self.resume = 0
         """What the BEGIN of the next segment names, while there is no active one."""
         self.stats = SyncStats()
+        self.seconds = Histogram(SYNC_SECONDS)
+        """Of successful syncs."""
         self._settled = 0  # durable or given up
         self._dirty: list[SegmentWriter] = []  # not wholly synced, in order; the active one last
         self._gaps: list[_Gap] = []
@@ -158,8 +162,9 @@ class Committer:
             target, writers = self.end, list(self._dirty)
         started = time.perf_counter()
         try:
-            for writer in writers:
-                writer.sync()
+            with span("log.sync"):
+                for writer in writers:
+                    writer.sync()
         except OSError as error:
             self._abandon(error)
         else:
@@ -179,6 +184,7 @@ class Committer:
                 seconds_total=stats.seconds_total + seconds,
             )
             self._moved.notify_all()
+        self.seconds.add(seconds)
         for writer in writers[:-1]:
             writer.close()
         for durable, _ in self._observers:

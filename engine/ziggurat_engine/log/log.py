@@ -34,6 +34,7 @@ from ziggurat_engine.log.keeper import Keeper
 from ziggurat_engine.log.record import Packed, Record
 from ziggurat_engine.log.replay import Chain, Replayed
 from ziggurat_engine.log.segment import Segment, SegmentWriter, State
+from ziggurat_engine.measures import Counted
 from ziggurat_engine.vfs import Buffer, FileLock, FileSystem
 
 _log = logging.getLogger(__name__)
@@ -304,6 +305,10 @@ class Log:
             spares,
             sum(each.nbytes for each in live) + spare_bytes,
         )
+
+    def sync_seconds(self) -> Counted:
+        """How long successful syncs took, since the log was opened."""
+        return self._committer.seconds.read()
 
     def close(self) -> None:
         """Makes all durable and ends the threads; OSError where that failed. Again is harmless.

@@ -52,15 +52,15 @@ class Auditing(grpc.ServerInterceptor):
         def streamed(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             seen = _Stream(requests) if change == "stream" else _Request(requests)
             over = f"{change}.close" if change == "stream" else change
-            whole = False
+            ended = False
             try:
                 for answer in inner(seen, context):
                     if isinstance(answer, write_pb2.WriteResponse) and seen.answered(answer):
                         self._record(context, f"{change}.open", "OK", dict(seen.facts))
                     yield answer
-                whole = True
+                ended = context.is_active()
             finally:
-                result = "OK" if whole and context.is_active() else _result(context)
+                result = "OK" if seen.done(ended) else _result(context)
                 self._record(context, over, result, seen.facts | seen.counts)
 
         return wrapped(handler, streamed if handler.response_streaming else answered)
@@ -108,6 +108,10 @@ class _Request:
             if request.method:
                 self.facts["method"] = _word(image_pb2.Downsampling, request.method)
 
+    def done(self, ended: bool) -> bool:
+        """Whether all is done that the caller wanted; ended: the call came to its end."""
+        return ended
+
     def answered(self, _: Message) -> bool:
         """Looks at an answer; whether it is the one that opens a stream."""
         return False
@@ -118,6 +122,7 @@ class _Stream(_Request):
 
     def __init__(self, requests: Iterator[Any]) -> None:
         super().__init__(requests)
+        self._closed = False
         self.counts = {"regions": 0, "bytes": 0, "skipped_frames": 0, "durable": 0}
 
     def look(self, request: Any) -> None:
@@ -133,9 +138,14 @@ class _Stream(_Request):
             elif request.HasField("close"):
                 self.facts["outcome"] = _word(write_pb2.Outcome, request.close.outcome)
 
+    def done(self, ended: bool) -> bool:  # noqa: ARG002 - see _Request
+        # Who has heard of it may go at once; and who goes without Close has left.
+        return self._closed
+
     def answered(self, answer: Any) -> bool:
         kind = answer.WhichOneof("message")
         self.counts["durable"] = getattr(answer, kind).durable
+        self._closed = kind == "closed"
         return bool(kind == "opened")
 
 

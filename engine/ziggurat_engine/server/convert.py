@@ -320,6 +320,8 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
             failures=settle.failures,
             last_failure=settle.last_failure,
             blocks_made=settle.blocks_made,
+            unsettled_chunks=status.unsettled_chunks,
+            deferred_chunks=status.deferred_chunks,
         ),
         log=service_pb2.LogStatus(
             bytes=status.log.disk_bytes,
@@ -329,9 +331,25 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
             sync_seconds_max=status.log.sync_seconds_max,
             replayed_bytes=status.replayed_bytes,
             error=status.log_error,
+            sync_seconds_total=status.log.sync_seconds_total,
+            segments=status.log.segments,
         ),
         recovering=status.recovering,
         kernel_totals=service_pb2.KernelStatus(**dataclasses.asdict(status.kernel_totals)),
+        devices=[
+            service_pb2.DeviceStatus(**dataclasses.asdict(device)) for device in status.devices
+        ],
+        traffic=service_pb2.TrafficStatus(
+            regions_written=status.used.regions,
+            written_bytes=status.used.written_bytes,
+            read_bytes=status.used.read_bytes,
+        ),
+        disks=[
+            service_pb2.DiskStatus(
+                use=disk.use, free_bytes=disk.free_bytes, size_bytes=disk.total_bytes
+            )
+            for disk in status.disks
+        ],
     )
 
 

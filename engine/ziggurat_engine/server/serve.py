@@ -13,20 +13,28 @@ import signal
 import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
+from ziggurat_engine.server.calls import Calls
 from ziggurat_engine.server.files import fitted
 from ziggurat_engine.server.identify import first_token
 from ziggurat_engine.server.interceptors import interceptors
 from ziggurat_engine.server.memory import Trimmer
+from ziggurat_engine.server.metrics import gather
 from ziggurat_engine.server.tls import check_exposure, listen
+from ziggurat_engine.server.tracing import Tracing
 from ziggurat_engine.vfs import FileSystem
+
+if TYPE_CHECKING:
+    from ziggurat_engine.server.exporter import Exporter
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +42,10 @@ log = logging.getLogger(__name__)
 WINDOW_BYTES = 4 * 2**20
 # What the process may hold beside the cache's budget, before it looks for memory to give back.
 BESIDE_BYTES = 192 * 2**20
+# While it stops: how often it looks, and how often no call of the engine's may run before all
+# others are ended. More than once, since a call that has just arrived is not counted yet.
+LOOK_SECONDS = 0.1
+QUIET_LOOKS = 5
 
 
 class Server:
@@ -48,6 +60,8 @@ class Server:
         self._engine = Engine(settings, fs)
         self.admin_token = first_token(settings)
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
+        self._calls = Calls()
+        self._tracing = self._traced()
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
             ThreadPoolExecutor(
@@ -71,18 +85,22 @@ class Server:
                 # Pings that measure the line hold up those of the keepalive.
                 ("grpc.http2.ping_timeout_ms", answer_ms),
             ],
+            interceptors=interceptors(settings, self._calls, self._tracing),
             maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
-            interceptors=interceptors(settings),
         )
         self._health = health.HealthServicer()
         self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((servicer.handler(self._engine),))
+        if settings.reflection:
+            names = (servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         try:
             self.address = listen(self._server, settings)
         except (OSError, ZigguratError):
             self._engine.close()
             raise
+        self._exporter = self._export()
 
     def start(self) -> None:
         """Takes calls from now on; replays the log, and is healthy once that is done.
@@ -94,6 +112,31 @@ class Server:
         self._engine.recover()
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", self.address)
+
+    def _traced(self) -> Tracing | None:
+        if not self._settings.trace_endpoint:
+            return None
+        try:
+            return Tracing(self._settings)
+        except ZigguratError:
+            self._engine.close()
+            raise
+
+    def _export(self) -> Exporter | None:
+        if not self._settings.metrics_listen:
+            return None
+        # Not imported by who does not want it.
+        from ziggurat_engine.server.exporter import Exporter
+
+        try:
+            made = Exporter(
+                self._settings.metrics_listen, lambda: gather(self._engine, self._calls)
+            )
+        except OSError:
+            self._engine.close()
+            raise
+        log.info("metrics at %s", made.url)
+        return made
 
     def _tell_health(self, status: int) -> None:
         for service in ("", servicer.SERVICE):
@@ -109,10 +152,17 @@ class Server:
         self._health.enter_graceful_shutdown()
         self._engine.drain()
         stopped = self._server.stop(self._settings.drain_seconds)
+        quiet = 0
         while not stopped.is_set():
-            if hurry(0.1):
+            # Who watches its health would hold it up to the end.
+            quiet = quiet + 1 if self._calls.idle else 0
+            if hurry(LOOK_SECONDS) or quiet > QUIET_LOOKS:
                 self._server.stop(0)
         self._engine.close()
+        if self._exporter is not None:
+            self._exporter.close()
+        if self._tracing is not None:
+            self._tracing.close()
         self._trimmer.stop()
 
 

@@ -23,9 +23,8 @@ from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.leases import Reading
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.security.caller import ANONYMOUS
 from ziggurat_engine.server import convert, wire
-from ziggurat_engine.server.caller import caller_of
+from ziggurat_engine.server.caller import let_in
 from ziggurat_engine.server.status import abort
 from ziggurat_engine.server.write_call import WriteCall
 
@@ -97,7 +96,7 @@ class _Calls:
     def list_images(
         self, request: service_pb2.ListImagesRequest, context: grpc.ServicerContext
     ) -> service_pb2.ListImagesResponse:
-        caller = caller_of(context) or ANONYMOUS
+        caller = let_in(context)
         # A page token is the last name of the page before.
         names = [
             name
@@ -167,7 +166,7 @@ class _Calls:
                 yield header
                 header = b""
             parts = self._engine.query.parts(answer, gone) if answer.modified else ()
-            yield from _messages(header, parts)
+            yield from _messages(header, self._counted(answer, parts))
 
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
@@ -182,7 +181,8 @@ class _Calls:
         with Reading() as reading:
             answer = self._planned(reading, image, plan, request.exact, gone)
             header = wire.encode_header(convert.plane_header(answer))
-            yield from _messages(header, query.plane_parts(answer, gone))
+            parts = query.plane_parts(answer, gone)
+            yield from _messages(header, self._counted(answer, parts))
 
     def read_regions(
         self, request: read_pb2.ReadRegionsRequest, context: grpc.ServicerContext
@@ -198,6 +198,8 @@ class _Calls:
             for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):
                 message: list[bytes | memoryview] = []
                 for piece in pieces:
+                    if piece.payload is not None:
+                        self._count(piece.answer, piece.box)
                     header = convert.header_message(piece.answer) if piece.first else None
                     payload = (None,) if piece.payload is None else _sent(piece.payload)
                     message += wire.encode_piece(piece.number, header, piece.box, *payload)
@@ -247,10 +249,23 @@ class _Calls:
             made = answer.image
             self._engine.builder.exact(image, answer.level, answer.region, gone)
 
+    def _counted(
+        self, answer: Answer | PlaneAnswer, parts: Iterable[tuple[Region, Payload]]
+    ) -> Iterator[tuple[Region, Payload]]:
+        for box, payload in parts:
+            self._count(answer, box)
+            yield box, payload
+
+    def _count(self, answer: Answer | PlaneAnswer, box: Region) -> None:
+        """A part of a read is about to be sent."""
+        usage = self._engine.measures.usage
+        prefix = usage.prefix(answer.image.image.name)
+        usage.read_from(prefix, box.size * answer.dtype.itemsize)
+
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
-        check = (caller_of(context) or ANONYMOUS).check
+        check = let_in(context).check
         return WriteCall(self._engine, requests, context, check).responses()
 
 

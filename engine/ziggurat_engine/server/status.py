@@ -81,9 +81,13 @@ def violations_of(error: Exception) -> tuple[tuple[str, str], ...]:
 
 
 def abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
-    """Ends the call with the status of `error`."""
-    context.abort_with_status(rpc_status.to_status(status_of(error)))
-    raise AssertionError("abort_with_status raises")
+    """Ends the call with the status of `error`; trailing metadata that is set already stays."""
+    status = rpc_status.to_status(status_of(error))
+    # Of several that end a call the last one counts.
+    said = {**dict(context.trailing_metadata() or ()), **dict(status.trailing_metadata)}
+    context.set_trailing_metadata(tuple(said.items()))
+    context.abort(status.code, status.details)
+    raise AssertionError("abort raises")
 
 
 def _add(

@@ -13,12 +13,15 @@ does once its caller's right has ended, within CHECK_SECONDS, also where nothing
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import grpc
 from ziggurat_proto.v1 import write_pb2
 
+from ziggurat_engine import spans
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import FailedPrecondition, InvalidArgument, OutOfRange, Unavailable
 from ziggurat_engine.server import wire
@@ -84,7 +87,9 @@ class WriteCall:
             durable=stream.durable,
             durability=write_pb2.DURABILITY_DURABLE if logged else received,
         )
-        threading.Thread(target=self._read, args=(stream,), name="write", daemon=True).start()
+        # What it logs carries the id of this call.
+        read = partial(contextvars.copy_context().run, self._read, stream)
+        threading.Thread(target=read, name="write", daemon=True).start()
         yield write_pb2.WriteResponse(opened=opened)
         yield from self._acknowledge(stream)
 
@@ -154,14 +159,16 @@ class WriteCall:
         if ingest.draining:
             raise Unavailable("the server is stopping; resume the stream later")
         if isinstance(message, wire.RegionWrite):
-            ingest.write(
-                stream,
-                message.sequence,
-                message.region,
-                message.payload,
-                timestamp_ns=message.timestamp_ns,
-                metadata=message.metadata,
-            )
+            facts = {"image": stream.image.image.name, "stream": stream.stream_id}
+            with spans.root("ingest.write", **facts, sequence=message.sequence):
+                ingest.write(
+                    stream,
+                    message.sequence,
+                    message.region,
+                    message.payload,
+                    timestamp_ns=message.timestamp_ns,
+                    metadata=message.metadata,
+                )
             return False
         if isinstance(message, wire.Malformed):
             raise InvalidArgument(message.reason, field="request")

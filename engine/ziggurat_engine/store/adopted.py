@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.measures import Tally
 from ziggurat_engine.spec import Adopted
 from ziggurat_engine.store.objects import LocalStore, ObjectInfo, ObjectReader
 from ziggurat_engine.vfs import Buffer, FileLock, FileSystem
@@ -88,16 +89,18 @@ def _stamp(adopted: Adopted, level: int) -> tuple[int, int, int]:
 class AdoptedStore:
     """The objects below `at`, a prefix of the catalog, as files below `adopted.path`.
 
-    All methods may be called from any thread. One process at a time may write
-    to an image: it holds a lock on the group's document.
+    stages: as of LocalStore. All methods may be called from any thread. One process at a time
+    may write to an image: it holds a lock on the group's document.
     """
 
-    def __init__(self, fs: FileSystem, at: str, adopted: Adopted) -> None:
+    def __init__(
+        self, fs: FileSystem, at: str, adopted: Adopted, stages: Tally | None = None
+    ) -> None:
         self._fs = fs
         self._at = f"{at}/"
         self._adopted = adopted
         self._root = Path(adopted.path)
-        self._files = LocalStore(fs, self._root, self._root / TMP)
+        self._files = LocalStore(fs, self._root, self._root / TMP, stages)
         self._opening = threading.Lock()
         self._lock: FileLock | None = None
         # What the documents were when they were last compared; and when they first were.

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+from ziggurat_engine import spans
 from ziggurat_engine.errors import Corrupt, NotFound
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Shape
@@ -144,15 +145,8 @@ class ChunkArray:
         """
         shard = self.level.shard_of(chunk)
         key = self.key(shard)
-        if self._sharded:
-            frame = None
-            with self._lease(key) as handle:
-                if handle is not None:
-                    span = handle.index.get(self._position(shard, chunk))
-                    if span is not None:
-                        frame = _read(key, handle, *span)
-        else:
-            frame = self._store.get(key)
+        with spans.span("store.read", key=key):
+            frame = self._frame(key, self._position(shard, chunk))
         # Behind the read: a deletion closes the gate before the first object goes, so
         # an open gate proves that absence means fill, and that the bytes are of this image.
         self._gate.check()
@@ -220,7 +214,7 @@ class ChunkArray:
             raise ValueError(f"shard {shard} of {self.prefix}: can't replace {sorted(wanted)[:4]}")
         key = self.key(shard)
         index = ShardIndex.empty(math.prod(self._shard_chunks))
-        with self._gate.inside():
+        with self._gate.inside(), spans.span("store.replace", key=key, chunks=len(wanted)):
             old = self._lease(key) if inside - wanted else nullcontext()
             with old as handle:
                 parts = self._parts(shard, frames, wanted, index)
@@ -233,6 +227,13 @@ class ChunkArray:
                     # Also after an error: it may have come behind the rename.
                     self._handles.drop(key)
         return StoredShard(index.present, nbytes)
+
+    def _frame(self, key: str, position: int) -> bytes | None:
+        if not self._sharded:
+            return self._store.get(key)
+        with self._lease(key) as handle:
+            span = None if handle is None else handle.index.get(position)
+            return None if handle is None or span is None else _read(key, handle, *span)
 
     def measure(self) -> StoredSize:
         """What is stored, found by walking the objects and reading every shard's index.

@@ -35,6 +35,7 @@ from ziggurat_engine.errors import (
     NotFound,
 )
 from ziggurat_engine.layout import pyramid_of
+from ziggurat_engine.measures import Tally
 from ziggurat_engine.names import check_name
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.spec import Image
@@ -80,11 +81,16 @@ class Catalog:
     """
 
     def __init__(
-        self, store: ObjectStore, handles: ShardHandles, fs: FileSystem | None = None
+        self,
+        store: ObjectStore,
+        handles: ShardHandles,
+        fs: FileSystem | None = None,
+        stages: Tally | None = None,
     ) -> None:
         self._store = store
         self.handles = handles
         self._fs = fs or OsFileSystem()
+        self._stages = stages or Tally()
         # Of the adopted images that may be written to.
         self._adopted: dict[str, AdoptedStore] = {}
         self._lock = threading.Lock()
@@ -100,18 +106,26 @@ class Catalog:
         self._listing = threading.Lock()
 
     @classmethod
-    def open(cls, fs: FileSystem, directory: Path, *, max_open_shards: int = 256) -> Catalog:
+    def open(
+        cls,
+        fs: FileSystem,
+        directory: Path,
+        *,
+        max_open_shards: int = 256,
+        stages: Tally | None = None,
+    ) -> Catalog:
         """The catalog of `directory`, which is made where missing.
 
+        stages: takes the seconds of "write" and "sync" of what is stored.
         Removes what a crash left in DIR/tmp and finds the images. What can't be read,
         or was not written by Ziggurat, is logged as a warning and skipped; its name
         stays taken. Raises OSError as the disk gives it.
 
         One process at a time may have a directory open; the caller sees to it.
         """
-        store = LocalStore(fs, directory / "images", directory / "tmp")
+        store = LocalStore(fs, directory / "images", directory / "tmp", stages)
         store.sweep()
-        catalog = cls(store, ShardHandles(max_open_shards), fs)
+        catalog = cls(store, ShardHandles(max_open_shards), fs, stages)
         catalog.scan()
         return catalog
 
@@ -362,7 +376,7 @@ class Catalog:
         if adopted is not None:
             if image.read_only:
                 return ()
-            store = self._adopted[image.name] = AdoptedStore(self._fs, key, adopted)
+            store = self._adopted[image.name] = AdoptedStore(self._fs, key, adopted, self._stages)
             places = [(at.path, Keys(at.key_prefix, at.key_separator)) for at in adopted.levels]
         return tuple(
             ChunkArray(store, f"{key}/{path}", level, self.handles, upper if k else gate, keys)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+from ziggurat_engine.measures import Tally
 from ziggurat_engine.vfs import AppendFile, Buffer, FileSystem, ReadFile
 
 _log = logging.getLogger(__name__)
@@ -126,11 +128,13 @@ class ObjectStore(Objects, Protocol):
 class LocalStore:
     """Objects as files below `root`; `tmp` is for writes under way, on the same file system.
 
-    Makes no file before `sweep`. One process at a time may use the two directories.
+    stages: takes the seconds of "write" and "sync". Makes no file before `sweep`. One process
+    at a time may use the two directories.
     """
 
-    def __init__(self, fs: FileSystem, root: Path, tmp: Path) -> None:
+    def __init__(self, fs: FileSystem, root: Path, tmp: Path, stages: Tally | None = None) -> None:
         self._fs = fs
+        self._stages = stages or Tally()
         self._root = root
         self._tmp = tmp
         self._making = threading.Lock()
@@ -169,13 +173,16 @@ class LocalStore:
         target, staged = self._path(key), self._staged()
         file = self._fs.create(staged, staged=True)
         try:
-            nbytes = _fill(file, parts)
+            filled = _fill(file, parts)
+            renaming = time.perf_counter()
             self._rename(staged, target)
         except BaseException:
             self._discard(staged)
             raise
         self._fs.sync_dir(target.parent)
-        return nbytes
+        self._stages.add("write", filled.write_seconds)
+        self._stages.add("sync", filled.sync_seconds + time.perf_counter() - renaming)
+        return filled.nbytes
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
@@ -323,13 +330,25 @@ class _LocalReader:
         self.close()
 
 
-def _fill(file: AppendFile, parts: Iterable[Buffer]) -> int:
-    """Writes, syncs and closes; returns the bytes. Closes whatever happens."""
+class _Filled(NamedTuple):
+    """A file that is synced. write_seconds: without those that its parts took to come."""
+
+    nbytes: int
+    write_seconds: float
+    sync_seconds: float
+
+
+def _fill(file: AppendFile, parts: Iterable[Buffer]) -> _Filled:
+    """Writes, syncs and closes. Closes whatever happens."""
+    clock, writing = time.perf_counter, 0.0
     try:
         for part in parts:
+            start = clock()
             file.write(part)
+            writing += clock() - start
+        start = clock()
         file.sync()
-        return file.position
+        return _Filled(file.position, writing, clock() - start)
     finally:
         file.close()
 

@@ -88,7 +88,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatus(_message.Message):
-    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle", "log", "recovering", "kernel_totals")
+    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle", "log", "recovering", "kernel_totals", "traffic", "disks", "devices")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,9 @@ class ServerStatus(_message.Message):
     LOG_FIELD_NUMBER: _ClassVar[int]
     RECOVERING_FIELD_NUMBER: _ClassVar[int]
     KERNEL_TOTALS_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    DISKS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_seconds: float
     draining: bool
@@ -111,10 +114,49 @@ class ServerStatus(_message.Message):
     log: LogStatus
     recovering: bool
     kernel_totals: KernelStatus
-    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ..., log: _Optional[_Union[LogStatus, _Mapping]] = ..., recovering: _Optional[bool] = ..., kernel_totals: _Optional[_Union[KernelStatus, _Mapping]] = ...) -> None: ...
+    traffic: TrafficStatus
+    disks: _containers.RepeatedCompositeFieldContainer[DiskStatus]
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ..., log: _Optional[_Union[LogStatus, _Mapping]] = ..., recovering: _Optional[bool] = ..., kernel_totals: _Optional[_Union[KernelStatus, _Mapping]] = ..., traffic: _Optional[_Union[TrafficStatus, _Mapping]] = ..., disks: _Optional[_Iterable[_Union[DiskStatus, _Mapping]]] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
+
+class DeviceStatus(_message.Message):
+    __slots__ = ("name", "state", "memory_bytes", "batches", "failures", "last_failure")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: str
+    memory_bytes: int
+    batches: int
+    failures: int
+    last_failure: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., batches: _Optional[int] = ..., failures: _Optional[int] = ..., last_failure: _Optional[str] = ...) -> None: ...
+
+class TrafficStatus(_message.Message):
+    __slots__ = ("regions_written", "written_bytes", "read_bytes")
+    REGIONS_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    regions_written: int
+    written_bytes: int
+    read_bytes: int
+    def __init__(self, regions_written: _Optional[int] = ..., written_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ...) -> None: ...
+
+class DiskStatus(_message.Message):
+    __slots__ = ("use", "free_bytes", "size_bytes")
+    USE_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    use: str
+    free_bytes: int
+    size_bytes: int
+    def __init__(self, use: _Optional[str] = ..., free_bytes: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class KernelStatus(_message.Message):
-    __slots__ = ("chunks", "raw_bytes", "encoded_bytes", "encode_seconds", "downsampled_bytes", "downsample_seconds", "decoded_bytes", "decode_seconds")
+    __slots__ = ("chunks", "raw_bytes", "encoded_bytes", "encode_seconds", "downsampled_bytes", "downsample_seconds", "decoded_bytes", "decode_seconds", "cpu_batches")
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
     ENCODED_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +165,7 @@ class KernelStatus(_message.Message):
     DOWNSAMPLE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DECODED_BYTES_FIELD_NUMBER: _ClassVar[int]
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CPU_BATCHES_FIELD_NUMBER: _ClassVar[int]
     chunks: int
     raw_bytes: int
     encoded_bytes: int
@@ -131,10 +174,11 @@ class KernelStatus(_message.Message):
     downsample_seconds: float
     decoded_bytes: int
     decode_seconds: float
-    def __init__(self, chunks: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., encoded_bytes: _Optional[int] = ..., encode_seconds: _Optional[float] = ..., downsampled_bytes: _Optional[int] = ..., downsample_seconds: _Optional[float] = ..., decoded_bytes: _Optional[int] = ..., decode_seconds: _Optional[float] = ...) -> None: ...
+    cpu_batches: int
+    def __init__(self, chunks: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., encoded_bytes: _Optional[int] = ..., encode_seconds: _Optional[float] = ..., downsampled_bytes: _Optional[int] = ..., downsample_seconds: _Optional[float] = ..., decoded_bytes: _Optional[int] = ..., decode_seconds: _Optional[float] = ..., cpu_batches: _Optional[int] = ...) -> None: ...
 
 class LogStatus(_message.Message):
-    __slots__ = ("bytes", "appended_bytes", "syncs", "failed_syncs", "sync_seconds_max", "replayed_bytes", "error")
+    __slots__ = ("bytes", "appended_bytes", "syncs", "failed_syncs", "sync_seconds_max", "replayed_bytes", "error", "sync_seconds_total", "segments")
     BYTES_FIELD_NUMBER: _ClassVar[int]
     APPENDED_BYTES_FIELD_NUMBER: _ClassVar[int]
     SYNCS_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +186,8 @@ class LogStatus(_message.Message):
     SYNC_SECONDS_MAX_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_BYTES_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    SYNC_SECONDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     bytes: int
     appended_bytes: int
     syncs: int
@@ -149,7 +195,9 @@ class LogStatus(_message.Message):
     sync_seconds_max: float
     replayed_bytes: int
     error: str
-    def __init__(self, bytes: _Optional[int] = ..., appended_bytes: _Optional[int] = ..., syncs: _Optional[int] = ..., failed_syncs: _Optional[int] = ..., sync_seconds_max: _Optional[float] = ..., replayed_bytes: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+    sync_seconds_total: float
+    segments: int
+    def __init__(self, bytes: _Optional[int] = ..., appended_bytes: _Optional[int] = ..., syncs: _Optional[int] = ..., failed_syncs: _Optional[int] = ..., sync_seconds_max: _Optional[float] = ..., replayed_bytes: _Optional[int] = ..., error: _Optional[str] = ..., sync_seconds_total: _Optional[float] = ..., segments: _Optional[int] = ...) -> None: ...
 
 class CacheStatus(_message.Message):
     __slots__ = ("budget_bytes", "clean_bytes", "dirty_bytes", "hits", "misses", "evictions")
@@ -168,7 +216,7 @@ class CacheStatus(_message.Message):
     def __init__(self, budget_bytes: _Optional[int] = ..., clean_bytes: _Optional[int] = ..., dirty_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., evictions: _Optional[int] = ...) -> None: ...
 
 class SettleStatus(_message.Message):
-    __slots__ = ("shards_waiting", "shards_stored", "chunks_encoded", "raw_bytes", "stored_bytes", "failures", "last_failure", "shards_failing", "blocks_made")
+    __slots__ = ("shards_waiting", "shards_stored", "chunks_encoded", "raw_bytes", "stored_bytes", "failures", "last_failure", "shards_failing", "blocks_made", "unsettled_chunks", "deferred_chunks")
     SHARDS_WAITING_FIELD_NUMBER: _ClassVar[int]
     SHARDS_STORED_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_ENCODED_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +226,8 @@ class SettleStatus(_message.Message):
     LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FAILING_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_MADE_FIELD_NUMBER: _ClassVar[int]
+    UNSETTLED_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    DEFERRED_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     shards_waiting: int
     shards_stored: int
     chunks_encoded: int
@@ -187,4 +237,6 @@ class SettleStatus(_message.Message):
     last_failure: str
     shards_failing: int
     blocks_made: int
-    def __init__(self, shards_waiting: _Optional[int] = ..., shards_stored: _Optional[int] = ..., chunks_encoded: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., failures: _Optional[int] = ..., last_failure: _Optional[str] = ..., shards_failing: _Optional[int] = ..., blocks_made: _Optional[int] = ...) -> None: ...
+    unsettled_chunks: int
+    deferred_chunks: int
+    def __init__(self, shards_waiting: _Optional[int] = ..., shards_stored: _Optional[int] = ..., chunks_encoded: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., failures: _Optional[int] = ..., last_failure: _Optional[str] = ..., shards_failing: _Optional[int] = ..., blocks_made: _Optional[int] = ..., unsettled_chunks: _Optional[int] = ..., deferred_chunks: _Optional[int] = ...) -> None: ...

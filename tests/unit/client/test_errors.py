@@ -1,5 +1,7 @@
 """Each gRPC status becomes one exception, with the server's details."""
 
+import traceback
+
 import grpc
 import pytest
 import ziggurat
@@ -48,6 +50,16 @@ def test_details_are_unpacked():
         {"limit": "128"},
     )
     assert error.violations == (("spec.name", "too long"),)
+
+
+def test_the_request_id_is_shown():
+    failure = RpcFailure(grpc.StatusCode.DATA_LOSS, "broken", "CORRUPT")
+    assert from_rpc(failure).request_id == ""
+    failure.metadata += (("x-request-id", "abc-7"),)
+    error = from_rpc(failure)
+    assert (error.request_id, error.at(3).request_id) == ("abc-7", "abc-7")
+    assert str(error) == "broken"
+    assert "request id: abc-7" in "".join(traceback.format_exception(error))
 
 
 def test_foreign_and_broken_details_are_ignored():

@@ -15,6 +15,7 @@ EXPORTED = {
     "Blosc",
     "BuildProgress",
     "CacheStatus",
+    "DeviceStatus",
     "Cancelled",
     "Channel",
     "Client",
