@@ -7,8 +7,9 @@ newest wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,6 +31,14 @@ from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Frames of a level that were read together; of use while `changes` is what it was."""
+
+    frames: dict[Shape, memoryview]
+    changes: int
+
+
 class Chunks:
     """Sees chunks through the cache. All methods may be called from any thread."""
 
@@ -41,10 +50,31 @@ class Chunks:
         self._kernels = kernels
         self._measures = measures
 
-    def stored(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
+    def stored(
+        self, image: OpenImage, level: int, chunk: Shape, fetched: Fetched | None = None
+    ) -> Array | None:
         """The chunk as the store has it; None where it is absent. Not to be written to."""
         key = ChunkKey(image.pixels_number(level), level, chunk)
-        return self._clean.get_or_load(key, lambda: self._counted(image, level, chunk))
+        return self._clean.get_or_load(key, lambda: self._counted(image, level, chunk, fetched))
+
+    def fetch(self, image: OpenImage, level: int, chunks: Iterable[Shape]) -> Fetched | None:
+        """Reads frames of those of `chunks` that lie beside each other, but decodes none.
+
+        For `paste` by the same call soon after: who else wants one of them does not wait.
+        """
+        if image.foreign is not None and image.image.read_only:
+            return None
+        changes = self._clean.changes(image.pixels_number(level), level)
+        away = [at for at in chunks if not self.at_hand(image, level, at)]
+        if len(away) < 2:
+            return None
+        return Fetched(image.arrays[level].read_joined(away), changes)
+
+    def load_ahead(self, image: OpenImage, level: int, at: Shape) -> None:
+        """Loads a chunk for whoever may ask for it; nothing where memory has newer pixels."""
+        if not self.held(image, level, at):
+            key = ChunkKey(image.pixels_number(level), level, at)
+            self._clean.load_ahead(key, lambda: self._counted(image, level, at))
 
     def at_hand(self, image: OpenImage, level: int, at: Shape) -> bool:
         """Whether `paste` would, as of now, wait neither for the disk nor for a codec."""
@@ -70,7 +100,13 @@ class Chunks:
         return None if array is None else array[source]
 
     def paste(
-        self, image: OpenImage, level: int, at: Shape, source: tuple[slice, ...], target: Array
+        self,
+        image: OpenImage,
+        level: int,
+        at: Shape,
+        source: tuple[slice, ...],
+        target: Array,
+        fetched: Fetched | None = None,
     ) -> None:
         """Copies the pixels `source` of the chunk `at` to `target`, an array of their shape.
 
@@ -94,10 +130,10 @@ class Chunks:
                     return
             # Its base is loaded without the lock: others may go on writing. While the
             # chunk stays dirty nobody replaces what is stored below it.
-            base = (chunk, self.stored(image, level, at))
+            base = (chunk, self.stored(image, level, at, fetched))
         else:
             older = None
-        array = older.data if older is not None else self.stored(image, level, at)
+        array = older.data if older is not None else self.stored(image, level, at, fetched)
         target[...] = image.fill_value if array is None else array[source]
 
     def frame(self, image: OpenImage, level: int, at: Shape) -> bytes | None:
@@ -167,12 +203,14 @@ class Chunks:
         shard = image.pyramid.levels[level].shard_of(chunk)
         return self._dirty.find(ShardKey(image.number_of(level), level, shard))
 
-    def _counted(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
+    def _counted(
+        self, image: OpenImage, level: int, chunk: Shape, fetched: Fetched | None = None
+    ) -> Array | None:
         with (
             self._counting_errors(),
             span("cache.load", image=image.image.name, level=level, chunk=chunk),
         ):
-            return self._load(image, level, chunk)
+            return self._load(image, level, chunk, fetched)
 
     @contextmanager
     def _counting_errors(self) -> Iterator[None]:
@@ -182,10 +220,12 @@ class Chunks:
             self._measures.errors.add("read")
             raise
 
-    def _load(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
+    def _load(
+        self, image: OpenImage, level: int, chunk: Shape, fetched: Fetched | None = None
+    ) -> Array | None:
         if image.foreign is not None and image.image.read_only:
             return image.foreign.read(level, chunk)
-        frame = image.arrays[level].read(chunk)
+        frame = self._frame(image, level, chunk, fetched)
         if frame is None:
             return None
         description = image.image
@@ -198,6 +238,18 @@ class Chunks:
             )
         except Corrupt as error:
             raise _named(error, image, level, chunk) from error
+
+    def _frame(
+        self, image: OpenImage, level: int, chunk: Shape, fetched: Fetched | None
+    ) -> bytes | None:
+        found = None if fetched is None else fetched.frames.pop(chunk, None)
+        # Looked at while the load is known to the cache, so that a chunk that is replaced from
+        # here on supersedes it.
+        changes = self._clean.changes(image.pixels_number(level), level)
+        if found is not None and fetched is not None and changes == fetched.changes:
+            image.arrays[level].check()
+            return bytes(found)
+        return image.arrays[level].read(chunk)
 
 
 def _named(error: Corrupt, image: OpenImage, level: int, chunk: Shape) -> Corrupt:

@@ -179,6 +179,10 @@ class Settings(BaseSettings):
         default=ByteSize(32 * MIB),
         description="of all reads, what may be ready and not sent, beyond a piece of each",
     )
+    scan_ahead_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
+        default=ByteSize(32 * MIB),
+        description="of chunks that a scan will ask for next, what may be on its way; 0: none",
+    )
     max_batch_boxes: PositiveInt = Field(
         default=65536, description="most reads of one batch, in boxes"
     )

@@ -38,6 +38,7 @@ from ziggurat_engine.log import Log, LogStats
 from ziggurat_engine.measures import Counted, Measures, Used
 from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
+from ziggurat_engine.readahead import ReadAhead
 from ziggurat_engine.recover import Recovered, Recovery
 from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler
@@ -78,6 +79,10 @@ class Status:
     hits: int
     misses: int
     evictions: int
+    read_ahead: int
+    read_ahead_used: int
+    read_requests: int
+    read_bytes: int
     shards_waiting: int
     shards_failing: int
     unsettled_chunks: int
@@ -196,6 +201,7 @@ class Engine:
             self._budget,
             self._kernels,
             self._ahead,
+            ReadAhead(chunks, self._budget, self._readers, settings.scan_ahead_bytes),
             adding=settings.read_threads,
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
@@ -449,6 +455,10 @@ class Engine:
             hits=clean.hits,
             misses=clean.misses,
             evictions=clean.evictions,
+            read_ahead=clean.read_ahead,
+            read_ahead_used=self._clean.read_ahead_used,
+            read_requests=self._catalog.handles.traffic.requests,
+            read_bytes=self._catalog.handles.traffic.nbytes,
             shards_waiting=self._settler.waiting,
             shards_failing=self._settler.failing,
             unsettled_chunks=sum(len(shard.indices()) for shard in self._dirty.shards()),

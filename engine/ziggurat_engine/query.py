@@ -28,9 +28,10 @@ from ziggurat_engine.errors import Cancelled, InvalidArgument, LimitExceeded
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Kernels, Points
-from ziggurat_engine.lattice import Lattice
+from ziggurat_engine.lattice import Lattice, Place
 from ziggurat_engine.planes import Plane, crossed, place
 from ziggurat_engine.projection import Projection, accumulator, check_projection, projection_of
+from ziggurat_engine.readahead import ReadAhead
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.selection import select
 from ziggurat_engine.settle import never
@@ -47,7 +48,8 @@ LOOK_SECONDS = 0.1
 class Query:
     """All reads. Methods may be called from any thread.
 
-    ahead: where parts are assembled. adding: projections that are added up at a time.
+    ahead: where parts are assembled. read_ahead: is told what is read.
+    adding: projections that are added up at a time.
     part_bytes: about how large a part is. max_read_bytes: of one result.
     projection_bytes: for the sums of one projection. max_batch_boxes: reads of one batch.
     """
@@ -59,6 +61,7 @@ class Query:
         budget: Budget,
         kernels: Kernels,
         ahead: Ahead,
+        read_ahead: ReadAhead,
         *,
         adding: int,
         part_bytes: int,
@@ -71,6 +74,7 @@ class Query:
         self._budget = budget
         self._kernels = kernels
         self._ahead = ahead
+        self._read_ahead = read_ahead
         self._adding = threading.BoundedSemaphore(adding)
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
@@ -128,6 +132,8 @@ class Query:
 
         Closing the iterator stops the work; raises Cancelled where told to.
         """
+        if not answer.frames:
+            self._read_ahead.follow(answer.image, answer.level, answer.region)
         if answer.projection is not None:
             return self._projected(answer, answer.projection, cancelled)
         if not answer.frames and math.prod(answer.shape) <= self._pixels(answer.dtype):
@@ -146,19 +152,33 @@ class Query:
         if whole.size == 0:
             return
         out: Array = np.empty(answer.shape, dtype=image.image.dtype)
-        away = []
-        for at, source, inside in answer.lattice.places(answer.grid):
+        away: list[Place] = []
+        for spot in answer.lattice.places(answer.grid):
             if cancelled():
                 raise Cancelled("the caller gave up")
-            paste = partial(self._chunks.paste, image, answer.level, at, source, out[inside])
-            if self._chunks.at_hand(image, answer.level, at):
-                paste()
+            if self._chunks.at_hand(image, answer.level, spot.at):
+                at, source, inside = spot
+                self._chunks.paste(image, answer.level, at, source, out[inside])
             else:
-                away.append(paste)
-        for _ in self._ahead.in_order((None, 0, paste) for paste in away):
+                away.append(spot)
+        if away:
+            self._bring(answer, away, out, cancelled)
+        yield whole, answer.conversion.apply(out)
+
+    def _bring(
+        self, answer: Answer, away: list[Place], out: Array, cancelled: Callable[[], bool]
+    ) -> None:
+        """Puts what has to be loaded for a small result into `out`."""
+        fetched = self._chunks.fetch(answer.image, answer.level, (spot.at for spot in away))
+
+        def paste(spot: Place) -> None:
             if cancelled():
                 raise Cancelled("the caller gave up")
-        yield whole, answer.conversion.apply(out)
+            at, source, inside = spot
+            self._chunks.paste(answer.image, answer.level, at, source, out[inside], fetched)
+
+        for _ in self._ahead.in_order((None, 0, partial(paste, spot)) for spot in away):
+            pass
 
     def _tasks(
         self, answer: Answer, cancelled: Callable[[], bool]
@@ -248,16 +268,20 @@ class Query:
         index = [0] * len(limits)
         for axis, at in placed.at.items():
             index[axis] = at // grid.cell[axis]
-        for chosen in crossed(points, plane.interpolation, spatial, cells):
-            if cancelled():
-                raise Cancelled("the caller gave up")
+        needed = []
+        for chosen in sorted(crossed(points, plane.interpolation, spatial, cells)):
             for axis, number in zip(placed.axes, chosen, strict=True):
                 index[axis] = number
-            chunk = grid.region(tuple(index))
+            needed.append(tuple(index))
+        fetched = self._chunks.fetch(image, placed.level, needed)
+        for chosen in needed:
+            if cancelled():
+                raise Cancelled("the caller gave up")
+            chunk = grid.region(chosen)
             common = chunk.intersect(around)
             source = common.relative_to(chunk.offset).slices()
             target = block[common.relative_to(around.offset).slices()]
-            self._chunks.paste(image, placed.level, tuple(index), source, target)
+            self._chunks.paste(image, placed.level, chosen, source, target, fetched)
         # An image without z is one of a single plane.
         flat = 3 - len(placed.axes)
         shape = tuple(around.shape[axis] for axis in placed.axes)
@@ -373,10 +397,12 @@ class Query:
         """The pixels of a box of the lattice, counted in steps from its first pixel."""
         image, lattice = answer.image, answer.lattice.part(box)
         out: Array = np.empty(box.shape, dtype=image.image.dtype)
-        for at, source, inside in lattice.places(answer.grid):
+        places = list(lattice.places(answer.grid))
+        fetched = self._chunks.fetch(image, answer.level, (spot.at for spot in places))
+        for at, source, inside in places:
             if cancelled():
                 raise Cancelled("the caller gave up")
-            self._chunks.paste(image, answer.level, at, source, out[inside])
+            self._chunks.paste(image, answer.level, at, source, out[inside], fetched)
         return out
 
     def _projected(

@@ -41,12 +41,14 @@ class Turns:
         self._most = threads
         self._name = name
         self._threads: list[threading.Thread] = []
-        # Of them, those that wait and that nobody has woken.
         self._idle = 0
         self._closed = False
         # Invariant: a line is here once while it has tasks that wait, else not at all.
         self._lines: deque[Line] = deque()
         self._later: deque[_Task] = deque()
+        # Half of the threads at most, so that whoever comes finds one.
+        self._most_later = max(1, threads // 2)
+        self._running_later = 0
         self._changed = threading.Condition(threading.Lock())
 
     def line(self) -> Line:
@@ -64,7 +66,7 @@ class Turns:
         return made
 
     def later(self, task: Callable[[], _Made]) -> Future[_Made]:
-        """Runs `task` when no line has any."""
+        """Runs `task` when no line has any, on half of the threads at most."""
         made: Future[_Made] = Future()
         with self._changed:
             self._later.append((made, task))
@@ -86,7 +88,7 @@ class Turns:
         if self._closed:
             raise RuntimeError("the threads have ended")
         if self._idle:
-            # At once, not by the thread when it runs: what comes before that needs another.
+            # Here, not when it wakes: the next one to come has to see that it is taken.
             self._idle -= 1
             self._changed.notify()
         elif len(self._threads) < self._most:
@@ -96,30 +98,34 @@ class Turns:
 
     def _run(self) -> None:
         while (following := self._next()) is not None:
-            made, task = following
-            if not made.set_running_or_notify_cancel():
-                continue
-            try:
-                result = task()
-            except BaseException as error:
-                made.set_exception(error)
-            else:
-                made.set_result(result)
-                del result
+            (made, task), later = following
+            if made.set_running_or_notify_cancel():
+                try:
+                    result = task()
+                except BaseException as error:
+                    made.set_exception(error)
+                else:
+                    made.set_result(result)
+                    del result
             # Else this thread would hold the last result while it waits.
             del made, task, following
+            if later:
+                with self._changed:
+                    self._running_later -= 1
 
-    def _next(self) -> _Task | None:
+    def _next(self) -> tuple[_Task, bool] | None:
+        """A task, and whether it is one for later; None at the end."""
         with self._changed:
-            while not self._lines and not self._later:
+            while not self._lines:
+                if self._later and self._running_later < self._most_later:
+                    self._running_later += 1
+                    return self._later.popleft(), True
                 if self._closed:
                     return None
                 self._idle += 1
                 self._changed.wait()
-            if not self._lines:
-                return self._later.popleft()
             line = self._lines.popleft()
             following = line.waiting.popleft()
             if line.waiting:
                 self._lines.append(line)
-            return following
+            return following, False

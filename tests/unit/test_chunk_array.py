@@ -128,6 +128,31 @@ def test_copies_in_pieces(array, monkeypatch):
     assert [array.read(c) for c in SHARD] == [frame(c, 1 + (c == (0, 1))) for c in SHARD]
 
 
+def test_neighbours_are_read_in_one_request(array, handles, monkeypatch):
+    put(array, (0, 0), SHARD)
+    put(array, (0, 1), [(0, 2), (1, 3)])
+    wanted = {c: frame(c) for c in SHARD}
+    assert array.read_joined([*SHARD, (0, 3), (1, 3), (2, 0)]) == wanted
+    whole = sum(map(len, wanted.values()))
+    assert (handles.traffic.requests, handles.traffic.nbytes) == (1, whole)
+    # What lies between is read as well, where it is little.
+    assert array.read_joined([(0, 0), (1, 1)]) == {c: frame(c) for c in [(0, 0), (1, 1)]}
+    assert (handles.traffic.requests, handles.traffic.nbytes) == (2, 2 * whole)
+    monkeypatch.setattr("ziggurat_engine.store.runs.GAP_BYTES", len(frame((0, 1))))
+    assert array.read_joined([(0, 0), (1, 1)]) == {}
+    assert set(array.read_joined([(0, 0), (1, 0)])) == {(0, 0), (1, 0)}
+    monkeypatch.setattr("ziggurat_engine.store.array.JOINED_BYTES", whole - 1)
+    assert array.read_joined(SHARD) == {}
+    monkeypatch.setattr("ziggurat_engine.store.runs.JOIN_BYTES", whole - 1)
+    assert set(array.read_joined(SHARD)) == set(SHARD[:3])
+
+
+def test_nothing_is_joined_without_shards(plain):
+    put(plain, (0, 0), [(0, 0)])
+    put(plain, (0, 1), [(0, 1)])
+    assert plain.read_joined([(0, 0), (0, 1)]) == {}
+
+
 def test_holes_are_not_copied(array):
     put(array, (0, 0), SHARD, 1)
     array.replace((0, 0), [((0, 1), None)], [(0, 1)])

@@ -150,3 +150,37 @@ def test_a_load_that_was_overtaken_is_not_kept(how: str) -> None:
     finish(threads, load)
     assert found[0][0] == 1, "right when it was asked for"
     assert clean.get_or_load(key(1), lambda: chunk(2))[0] == 2
+
+
+def test_different_chunks_do_not_wait_for_each_other() -> None:
+    clean = CleanChunks(Budget(1000))
+    begun, go = threading.Event(), threading.Event()
+
+    def slow() -> np.ndarray:
+        begun.set()
+        assert go.wait(SECONDS)
+        return chunk(1)
+
+    waiting = threading.Thread(target=lambda: clean.get_or_load(key(1), slow))
+    waiting.start()
+    assert begun.wait(SECONDS)
+    assert clean.get_or_load(key(2), lambda: chunk(2)) is not None
+    clean.load_ahead(key(3), lambda: chunk(3))
+    assert clean.get_or_load(key(3), refuse) is not None
+    go.set()
+    waiting.join(SECONDS)
+    assert clean.get_or_load(key(1), refuse) is not None
+
+
+def test_what_is_read_ahead_counts_once_somebody_asks() -> None:
+    clean = CleanChunks(Budget(100))
+    clean.load_ahead(key(1), lambda: chunk(1))
+    clean.load_ahead(key(1), refuse)
+    assert key(1) in clean
+    assert (clean.counters.misses, clean.counters.read_ahead, clean.read_ahead_used) == (0, 1, 0)
+    for _ in range(2):
+        clean.get_or_load(key(1), refuse)
+    assert (clean.counters.hits, clean.read_ahead_used) == (2, 1)
+    with pytest.raises(AssertionError, match="loaded again"):
+        clean.load_ahead(key(2), refuse)
+    assert clean.get_or_load(key(2), lambda: chunk(2)) is not None

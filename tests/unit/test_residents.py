@@ -120,6 +120,29 @@ def test_new_chunks_find_room_beside_protected_ones() -> None:
     assert trace.read(new) == 1.0
 
 
+def test_what_is_read_ahead_drives_out_nothing_that_is_protected() -> None:
+    trace = Trace()
+    for _ in range(2):
+        trace.read(VIEWED)
+        trace.clock.now += 6
+    for number in range(VOLUME):
+        trace.residents.put(key(number), np.empty(CHUNK, np.uint8), ahead=True)
+        trace.residents.evict(ROOM)
+    assert trace.read(VIEWED) == 1.0
+
+
+def test_what_is_read_ahead_comes_when_it_is_used_first() -> None:
+    """Long after it was loaded is no second time."""
+    trace = Trace()
+    for chunk in VIEWED:
+        trace.residents.put(chunk, np.empty(CHUNK, np.uint8), ahead=True)
+    trace.clock.now += 6
+    assert trace.read(VIEWED) == 1.0
+    assert trace.residents.ahead_used == len(VIEWED)
+    trace.read(by_blocks())
+    assert trace.read(VIEWED) == 0.0
+
+
 def test_what_changes_in_the_store_keeps_its_place() -> None:
     trace = Trace()
     for _ in range(2):

@@ -111,6 +111,10 @@ def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
             hits=cache.hits,
             misses=cache.misses,
             evictions=cache.evictions,
+            read_ahead=cache.read_ahead,
+            read_ahead_used=cache.read_ahead_used,
+            read_requests=cache.read_requests,
+            read_bytes=cache.read_bytes,
         ),
         settle=SettleStatus(
             shards_waiting=settle.shards_waiting,

@@ -202,7 +202,11 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class CacheStatus:
-    """The server's chunk cache: bytes held of its budget, and counts since it started."""
+    """The server's chunk cache: bytes held of its budget, and counts since it started.
+
+    read_ahead: chunks loaded because a scan was about to come to them; read_ahead_used: those
+    that it did come to. read_requests, read_bytes: of encoded chunks, from files.
+    """
 
     budget_bytes: int
     clean_bytes: int
@@ -210,6 +214,10 @@ class CacheStatus:
     hits: int
     misses: int
     evictions: int
+    read_ahead: int
+    read_ahead_used: int
+    read_requests: int
+    read_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

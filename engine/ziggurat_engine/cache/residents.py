@@ -43,8 +43,11 @@ class ChunkKey(NamedTuple):
 
 
 class _Kept(NamedTuple):
+    """ahead: nobody has asked for it yet."""
+
     array: Array
     since: float
+    ahead: bool = False
 
 
 class _Left(NamedTuple):
@@ -71,6 +74,8 @@ class Residents:
         # What `evict` was given last.
         self._allowance: float = math.inf
         self.nbytes = 0
+        # Of what came ahead, how much was used while it was here.
+        self.ahead_used = 0
 
     def __iter__(self) -> Iterator[ChunkKey]:
         yield from self._probation
@@ -88,15 +93,24 @@ class Residents:
         kept = self._probation.get(key)
         if kept is None:
             return None
-        if self._clock() - kept.since < self._apart:
+        if kept.ahead:
+            # It comes now.
+            self.ahead_used += 1
+            self._probation[key] = _Kept(kept.array, self._clock())
+            self._probation.move_to_end(key)
+        elif self._clock() - kept.since < self._apart:
             self._probation.move_to_end(key)
         else:
             del self._probation[key]
             self._protect(key, kept)
         return kept.array
 
-    def put(self, key: ChunkKey, array: Array) -> None:
-        """Keeps `array`, in the place of what was kept for `key`."""
+    def put(self, key: ChunkKey, array: Array, *, ahead: bool = False) -> None:
+        """Keeps `array`, in the place of what was kept for `key`.
+
+        ahead: nobody asked for it. Only its first use counts as its coming, unless it
+        was here before and left: that use is another one.
+        """
         now = self._clock()
         left = self._left.get(key)
         protected = key in self._protected or (left is not None and now - left.since >= self._apart)
@@ -104,8 +118,8 @@ class Residents:
         since = old.since if old is not None else left.since if left is not None else now
         self.remove(key)
         self.nbytes += array.nbytes
-        kept = _Kept(array, since)
-        if protected:
+        kept = _Kept(array, since, ahead and left is None)
+        if protected and not ahead:
             self._protect(key, kept)
         else:
             self._probation[key] = kept

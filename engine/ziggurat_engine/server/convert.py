@@ -309,6 +309,10 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
             hits=status.hits,
             misses=status.misses,
             evictions=status.evictions,
+            read_ahead=status.read_ahead,
+            read_ahead_used=status.read_ahead_used,
+            read_requests=status.read_requests,
+            read_bytes=status.read_bytes,
         ),
         settle=service_pb2.SettleStatus(
             shards_waiting=status.shards_waiting,

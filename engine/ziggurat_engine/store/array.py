@@ -24,11 +24,14 @@ from ziggurat_engine.region import Shape
 from ziggurat_engine.store.handles import ShardHandle, ShardHandles
 from ziggurat_engine.store.keys import DEFAULT_KEYS, Keys
 from ziggurat_engine.store.objects import Objects
+from ziggurat_engine.store.runs import runs
 from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import Buffer
 
 # A copy holds at most this much of the old shard in memory.
 COPY_BYTES = 4 * 2**20
+# All of one `read_joined` bring no more.
+JOINED_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +150,50 @@ class ChunkArray:
         key = self.key(shard)
         with spans.span("store.read", key=key):
             frame = self._frame(key, self._position(shard, chunk))
+        if frame is not None:
+            self._handles.traffic.add(len(frame))
         # Behind the read: a deletion closes the gate before the first object goes, so
         # an open gate proves that absence means fill, and that the bytes are of this image.
         self._gate.check()
         return frame
+
+    def read_joined(self, chunks: Iterable[Shape]) -> dict[Shape, memoryview]:
+        """The frames of those of `chunks` that lie beside each other in their shards.
+
+        One request brings a run of them. What is left out has no neighbour among them, is
+        absent, or would be too much at a time: see `read`, which also says what is raised.
+        """
+        frames: dict[Shape, memoryview] = {}
+        if not self._sharded:
+            return frames
+        shards: dict[Shape, list[Shape]] = {}
+        for chunk in chunks:
+            shards.setdefault(self.level.shard_of(chunk), []).append(chunk)
+        left = JOINED_BYTES
+        for shard, inside in shards.items():
+            if len(inside) == 1:
+                continue
+            key = self.key(shard)
+            with self._lease(key) as handle:
+                if handle is None:
+                    continue
+                index = handle.index
+                found = ((index.get(self._position(shard, at)), at) for at in inside)
+                for run in runs((*span, at) for span, at in found if span is not None):
+                    start, stop = run[0][0], run[-1][0] + run[-1][1]
+                    if len(run) == 1 or stop - start > left:
+                        continue
+                    left -= stop - start
+                    data = memoryview(_read(key, handle, start, stop - start))
+                    self._handles.traffic.add(stop - start)
+                    for offset, nbytes, chunk in run:
+                        frames[chunk] = data[offset - start : offset - start + nbytes]
+        self.check()
+        return frames
+
+    def check(self) -> None:
+        """NotFound once the image is deleted: what was read before it may be another's."""
+        self._gate.check()
 
     def frames(self, shard: Shape) -> Iterator[tuple[Shape, bytes]]:
         """Every chunk that `shard` holds, with its frame: all of one version; none where absent.

@@ -47,16 +47,33 @@ class _Slot:
             self.handle.reader.close()
 
 
+class Traffic:
+    """What was read from objects; methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.nbytes = 0
+
+    def add(self, nbytes: int) -> None:
+        """One more request, of so many bytes."""
+        with self._lock:
+            self.requests += 1
+            self.nbytes += nbytes
+
+
 class ShardHandles:
     """The open shards of all arrays, least recently used closed first.
 
     max_open: handles kept when nobody uses them. max_index_bytes: of their indices.
+    traffic: of the frames that were read for somebody, indices aside.
     All methods may be called from any thread.
     """
 
     def __init__(self, max_open: int, *, max_index_bytes: int = 64 * 2**20) -> None:
         self._max_open = max_open
         self._max_index_bytes = max_index_bytes
+        self.traffic = Traffic()
         self._lock = threading.Lock()
         # Invariant: a slot is in the table or retired. Who retires a slot without
         # leases closes it; else the last lease does.

@@ -200,20 +200,28 @@ class LogStatus(_message.Message):
     def __init__(self, bytes: _Optional[int] = ..., appended_bytes: _Optional[int] = ..., syncs: _Optional[int] = ..., failed_syncs: _Optional[int] = ..., sync_seconds_max: _Optional[float] = ..., replayed_bytes: _Optional[int] = ..., error: _Optional[str] = ..., sync_seconds_total: _Optional[float] = ..., segments: _Optional[int] = ...) -> None: ...
 
 class CacheStatus(_message.Message):
-    __slots__ = ("budget_bytes", "clean_bytes", "dirty_bytes", "hits", "misses", "evictions")
+    __slots__ = ("budget_bytes", "clean_bytes", "dirty_bytes", "hits", "misses", "evictions", "read_ahead", "read_ahead_used", "read_requests", "read_bytes")
     BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
     CLEAN_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIRTY_BYTES_FIELD_NUMBER: _ClassVar[int]
     HITS_FIELD_NUMBER: _ClassVar[int]
     MISSES_FIELD_NUMBER: _ClassVar[int]
     EVICTIONS_FIELD_NUMBER: _ClassVar[int]
+    READ_AHEAD_FIELD_NUMBER: _ClassVar[int]
+    READ_AHEAD_USED_FIELD_NUMBER: _ClassVar[int]
+    READ_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
     budget_bytes: int
     clean_bytes: int
     dirty_bytes: int
     hits: int
     misses: int
     evictions: int
-    def __init__(self, budget_bytes: _Optional[int] = ..., clean_bytes: _Optional[int] = ..., dirty_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., evictions: _Optional[int] = ...) -> None: ...
+    read_ahead: int
+    read_ahead_used: int
+    read_requests: int
+    read_bytes: int
+    def __init__(self, budget_bytes: _Optional[int] = ..., clean_bytes: _Optional[int] = ..., dirty_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., evictions: _Optional[int] = ..., read_ahead: _Optional[int] = ..., read_ahead_used: _Optional[int] = ..., read_requests: _Optional[int] = ..., read_bytes: _Optional[int] = ...) -> None: ...
 
 class SettleStatus(_message.Message):
     __slots__ = ("shards_waiting", "shards_stored", "chunks_encoded", "raw_bytes", "stored_bytes", "failures", "last_failure", "shards_failing", "blocks_made", "unsettled_chunks", "deferred_chunks")
