@@ -36,6 +36,7 @@ from ziggurat_engine.layout import resolve
 from ziggurat_engine.log import Log, LogStats
 from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
+from ziggurat_engine.quotas import LimitUse, Quotas
 from ziggurat_engine.recover import Recovered, Recovery
 from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler
@@ -77,6 +78,7 @@ class Status:
     recovering: bool
     replayed_bytes: int
     kernel_totals: KernelTotals
+    limits: tuple[LimitUse, ...]
 
 
 class Engine:
@@ -111,8 +113,16 @@ class Engine:
                 after=max(self._state.applied().values(), default=0),
             )
             undo.callback(self._log.close)
+            self._quotas = Quotas(
+                settings.quotas,
+                settings.max_images,
+                lambda prefix: self._catalog.count(prefix),  # noqa: PLW0108 - it comes later
+            )
             self._catalog = Catalog.open(
-                fs, settings.data, max_open_shards=settings.max_open_shards
+                fs,
+                settings.data,
+                max_open_shards=settings.max_open_shards,
+                metered=self._quotas.stored if self._quotas.measured else None,
             )
             self._kernels = select(settings.kernels, settings.kernel_threads)
             epoch = self._state.begin_epoch(time.time_ns())
@@ -149,8 +159,11 @@ class Engine:
             self._journal,
             self._frames,
             Space(fs, (settings.data, settings.log or settings.data), settings.reserve_bytes),
+            self._quotas,
+            self._images,
             max_streams=settings.max_streams,
             max_metadata_bytes=settings.max_metadata_bytes,
+            max_inflight_bytes=settings.max_inflight_bytes,
             lease_seconds=settings.stream_lease_seconds,
         )
         self.query = Query(
@@ -209,7 +222,7 @@ class Engine:
         """Makes an image; its metadata is durable when it returns.
 
         Raises InvalidArgument, AlreadyExists, OSError; NotFound where its labels_of is none,
-        FailedPrecondition where that is adopted.
+        FailedPrecondition where that is adopted; LimitExceeded where there are too many.
         """
         self._check_ready()
         settings = self._settings
@@ -237,7 +250,8 @@ class Engine:
                 name="warm",
                 daemon=True,
             ).start()
-        return self._images.create(image)
+        with self._quotas.one_more_image(image.name):
+            return self._images.create(image)
 
     def image(self, name: str, field: str = "name", *, there: bool = True) -> OpenImage:
         """The image called `name`, in any Unicode normal form; else NotFound for `field`.
@@ -421,7 +435,17 @@ class Engine:
             recovering=not self._ready,
             replayed_bytes=self._recovery.bytes_done,
             kernel_totals=self._kernels.totals,
+            limits=tuple(self._limits()),
         )
+
+    def _limits(self) -> Iterator[LimitUse]:
+        """The limits of which it can be said how much is used."""
+        settings = self._settings
+        yield LimitUse("max_images", settings.max_images, self._catalog.count())
+        yield LimitUse("max_streams", settings.max_streams, self.ingest.open_streams)
+        used = self.ingest.in_flight.nbytes
+        yield LimitUse("max_inflight_bytes", settings.max_inflight_bytes, used)
+        yield from self._quotas.uses(self.ingest.held_images())
 
 
 def _lock(fs: FileSystem, directory: Path) -> FileLock:

@@ -379,12 +379,18 @@ class Query:
         revision = image.base.revision
         return revision, region.size > 0 and self.stale(image, level, region)
 
+    def check_total(self, nbytes: int) -> None:
+        """LimitExceeded where the results of one call have so many bytes together."""
+        if nbytes > self._max_read_bytes:
+            raise self._too_much(nbytes, "reads")
+
     def _too_much(self, nbytes: int, field_: str) -> LimitExceeded:
         return LimitExceeded(
             f"{nbytes} bytes are more than max_read_bytes = {self._max_read_bytes}",
             field=field_,
             limit="max_read_bytes",
-            limit_bytes=self._max_read_bytes,
+            value=self._max_read_bytes,
+            asked=nbytes,
         )
 
     def check_batch(self, count: int) -> None:
@@ -394,7 +400,8 @@ class Query:
                 f"{count} reads are more than max_batch_boxes = {self._max_batch_boxes}",
                 field="reads",
                 limit="max_batch_boxes",
-                limit_boxes=self._max_batch_boxes,
+                value=self._max_batch_boxes,
+                asked=count,
             )
 
     def batch(

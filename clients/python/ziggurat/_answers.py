@@ -22,6 +22,7 @@ from ziggurat._values import (
     KernelStatus,
     Layout,
     Level,
+    LimitStatus,
     ServerStatus,
     SettleStatus,
     Shape,
@@ -132,6 +133,7 @@ def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
             decoded_bytes=kernels.decoded_bytes,
             decode_seconds=kernels.decode_seconds,
         ),
+        limits=tuple(LimitStatus(each.name, each.value, each.used) for each in status.limits),
     )
 
 

@@ -324,6 +324,7 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
         ),
         recovering=status.recovering,
         kernel_totals=service_pb2.KernelStatus(**dataclasses.asdict(status.kernel_totals)),
+        limits=[service_pb2.LimitStatus(**dataclasses.asdict(use)) for use in status.limits],
     )
 
 

@@ -19,8 +19,10 @@ from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
+from ziggurat_engine.server.admission import FLOOD_CALLS, Admission, Stalls, threads
 from ziggurat_engine.server.files import fitted
 from ziggurat_engine.server.memory import Trimmer
+from ziggurat_engine.server.write_call import Waits
 from ziggurat_engine.vfs import FileSystem
 
 log = logging.getLogger(__name__)
@@ -38,11 +40,14 @@ class Server:
         self._settings = settings = fitted(settings)
         self._engine = Engine(settings, fs)
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
+        self._stalls = Stalls(settings.send_stall_seconds)
+        waits = Waits(settings.stream_open_seconds, settings.stream_idle_seconds)
+        # The first is asked first.
+        interceptors: list[grpc.ServerInterceptor] = [Admission(settings, self._stalls)]
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
-            ThreadPoolExecutor(
-                settings.max_streams + settings.max_calls, thread_name_prefix="call"
-            ),
+            ThreadPoolExecutor(threads(settings), thread_name_prefix="call"),
+            interceptors=interceptors,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -60,13 +65,17 @@ class Server:
                 ("grpc.keepalive_timeout_ms", answer_ms),
                 # Pings that measure the line hold up those of the keepalive.
                 ("grpc.http2.ping_timeout_ms", answer_ms),
+                # A connection takes a file, and memory, before anything is known of who it is.
+                ("grpc.max_allowed_incoming_connections", settings.max_connections),
+                ("grpc.server_handshake_timeout_ms", round(settings.handshake_seconds * 1000)),
+                ("grpc.max_connection_idle_ms", round(settings.connection_idle_seconds * 1000)),
             ],
-            maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
+            maximum_concurrent_rpcs=threads(settings) + FLOOD_CALLS,
         )
         self._health = health.HealthServicer()
         self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._server.add_generic_rpc_handlers((servicer.handler(self._engine),))
+        self._server.add_generic_rpc_handlers((servicer.handler(self._engine, waits),))
         host, _, _ = settings.listen.rpartition(":")
         try:
             port = self._server.add_insecure_port(settings.listen)
@@ -81,6 +90,7 @@ class Server:
         Raises ZigguratError or OSError where the log can't be replayed.
         """
         self._trimmer.start()
+        self._stalls.start()
         self._server.start()
         self._engine.recover()
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
@@ -104,6 +114,7 @@ class Server:
             if hurry(0.1):
                 self._server.stop(0)
         self._engine.close()
+        self._stalls.stop()
         self._trimmer.stop()
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,9 +46,9 @@ from ziggurat_engine.store.handles import ShardHandles
 from ziggurat_engine.store.keys import DEFAULT_KEYS, Keys
 from ziggurat_engine.store.metadata import ImageMetadata
 from ziggurat_engine.store.objects import LocalStore, Objects, ObjectStore
+from ziggurat_engine.store.usage import SUFFIX, MeteredStore
 from ziggurat_engine.vfs import FileSystem, OsFileSystem
 
-SUFFIX = ".ome.zarr"
 LABELS = "labels"
 
 _log = logging.getLogger(__name__)
@@ -100,17 +100,31 @@ class Catalog:
         self._listing = threading.Lock()
 
     @classmethod
-    def open(cls, fs: FileSystem, directory: Path, *, max_open_shards: int = 256) -> Catalog:
+    def open(
+        cls,
+        fs: FileSystem,
+        directory: Path,
+        *,
+        max_open_shards: int = 256,
+        metered: Callable[[str, int], None] | None = None,
+    ) -> Catalog:
         """The catalog of `directory`, which is made where missing.
 
         Removes what a crash left in DIR/tmp and finds the images. What can't be read,
         or was not written by Ziggurat, is logged as a warning and skipped; its name
         stays taken. Raises OSError as the disk gives it.
 
+        metered: is told how many bytes the files of each image have: of all that is there,
+        before it returns, and then of each change, from any thread; see MeteredStore.
+
         One process at a time may have a directory open; the caller sees to it.
         """
-        store = LocalStore(fs, directory / "images", directory / "tmp")
-        store.sweep()
+        files = LocalStore(fs, directory / "images", directory / "tmp")
+        files.sweep()
+        store: ObjectStore = files
+        if metered is not None:
+            store = counted = MeteredStore(files, metered)
+            counted.count()
         catalog = cls(store, ShardHandles(max_open_shards), fs)
         catalog.scan()
         return catalog
@@ -233,12 +247,19 @@ class Catalog:
 
     def names(self, prefix: str = "") -> list[str]:
         """The images that are `prefix` or lie below it (whole segments), sorted."""
+        return sorted(self._below(prefix))
+
+    def count(self, prefix: str = "") -> int:
+        """How many images are `prefix` or lie below it."""
+        return len(self._below(prefix))
+
+    def _below(self, prefix: str) -> list[str]:
         with self._lock:
             names = list(self._images)
         prefix = prefix.rstrip("/")
         if prefix:
             names = [n for n in names if n == prefix or n.startswith(prefix + "/")]
-        return sorted(names)
+        return names
 
     def refused(self) -> list[str]:
         """The images that can't be used, sorted."""

@@ -30,6 +30,7 @@ EXPORTED = {
     "Level",
     "LevelView",
     "LimitExceeded",
+    "LimitStatus",
     "NotFound",
     "OutOfRange",
     "PyramidBuild",
