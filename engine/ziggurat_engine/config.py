@@ -160,6 +160,10 @@ class Settings(BaseSettings):
         default=ByteSize(64 * MIB),
         description="memory for the sums of a projection; read_threads of them at a time",
     )
+    max_projected_bytes: Bytes = Field(
+        default=ByteSize(4 * 2**40),
+        description="most pixels that one projection looks through, written or not",
+    )
     max_message_bytes: Bytes = Field(
         default=ByteSize(16 * MIB), description="most of one message from a client"
     )
@@ -237,7 +241,6 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _limits_fit(self) -> Self:
         for low, high in (
-            ("max_metadata_bytes", "max_message_bytes"),
             ("max_message_bytes", "max_inflight_bytes"),
             ("stream_open_seconds", "stream_idle_seconds"),
         ):

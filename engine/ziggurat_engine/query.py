@@ -208,6 +208,7 @@ class Query:
         part_bytes: int,
         max_read_bytes: int,
         projection_bytes: int,
+        max_projected_bytes: int,
         ahead_bytes: int,
         max_batch_boxes: int,
     ) -> None:
@@ -219,6 +220,7 @@ class Query:
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
         self._projection_bytes = projection_bytes
+        self._max_projected_bytes = max_projected_bytes
         self._room = _Room(ahead_bytes)
         self._max_batch_boxes = max_batch_boxes
         self._ahead = 2 * threads
@@ -239,6 +241,7 @@ class Query:
             names = [axis.name for axis in image.image.axes]
             projection = projection_of(names, *read.project)
             check_projection(projection, shape, dtype)
+            self._check_projected(math.prod(shape) * dtype.itemsize)
             shape = projection.shape(shape)
         read.conversion.check()
         target = read.conversion.of(dtype)
@@ -378,6 +381,17 @@ class Query:
         # In this order: a write that comes between makes it stale, or newer.
         revision = image.base.revision
         return revision, region.size > 0 and self.stale(image, level, region)
+
+    def _check_projected(self, nbytes: int) -> None:
+        if nbytes > self._max_projected_bytes:
+            raise LimitExceeded(
+                f"projection: {nbytes} bytes of pixels are more than max_projected_bytes ="
+                f" {self._max_projected_bytes}; a coarser level, or steps, have fewer",
+                field="projection",
+                limit="max_projected_bytes",
+                value=self._max_projected_bytes,
+                asked=nbytes,
+            )
 
     def check_total(self, nbytes: int) -> None:
         """LimitExceeded where the results of one call have so many bytes together."""

@@ -28,7 +28,7 @@ from typing import cast
 from ziggurat_engine.errors import Cancelled, FailedPrecondition, ZigguratError
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.layout import remade
-from ziggurat_engine.region import Region
+from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.spec import Downsampling
 from ziggurat_engine.state import Change, State
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # Shards noted in one transaction.
 BATCH_SHARDS = 256
+# Of more than so many only those that are stored are noted: finding them takes a walk.
+MOST_NAMED_SHARDS = 2**14
 # How soon who waits for readers sees that the engine is being closed.
 STOP_SECONDS = 0.2
 
@@ -250,7 +252,7 @@ class Remaker:
         grid = image.pyramid.levels[0]
         lazy = image.lazy(0)
         chunks = grid.chunks.touched(region)
-        shards = iter(grid.shards.indices(region))
+        shards = self._shards(image, region)
         while batch := list(itertools.islice(shards, BATCH_SHARDS)):
             some = {
                 shard: list(grid.chunks_of(shard).intersect(chunks).indices()) for shard in batch
@@ -262,3 +264,30 @@ class Remaker:
                 for shard, indices in some.items():
                     self._settler.defer(image, 0, shard, indices, lazy=lazy)
                 self._state.mark_all_stale(image.image.uid, image.noted(0), some)
+
+    def _shards(self, image: OpenImage, region: Region) -> Iterator[Shape]:
+        """The shards of level 0 in `region` of which a block may not be as level 1 has it.
+
+        Few are named one by one. Of a large image that is mostly empty all would be too many, for
+        memory and for the database: there those that are stored are, and those below what
+        level 1 has. What is stored from now on brings its own blocks.
+        """
+        level = image.pyramid.levels[0]
+        box = level.shards.touched(region)
+        if box.size <= MOST_NAMED_SHARDS:
+            yield from box.indices()
+            return
+        seen: set[Shape] = set()
+        for shard in self._stored_shards(image):
+            if shard not in seen and box.contains(Region(shard, (1,) * len(shard))):
+                seen.add(shard)
+                yield shard
+
+    def _stored_shards(self, image: OpenImage) -> Iterator[Shape]:
+        shards = image.pyramid.levels[0].shards
+        for shard in image.arrays[0].objects():
+            # And those of which the blocks depend on pixels of it.
+            yield from shards.indices(image.around(shards.region(shard), 0))
+        for above in image.arrays[1].objects():
+            part = image.pyramid.levels[1].shards.region(above)
+            yield from shards.indices(image.pyramid.project(part, 1, 0))

@@ -147,13 +147,12 @@ def test_images_of_a_prefix_and_of_the_server(lab, quoted_raw) -> None:
     lab.create("lab/fewer", axes="yx", shape=(4, 4), dtype="uint8")
     lab.delete("lab/few/0")
     lab.create("lab/few/2", axes="yx", shape=(4, 4), dtype="uint8")
-    made = []
+    made = [f"many/{k}" for k in range(40 - used(lab, "max_images"))]
+    for name in made:
+        quoted_raw.call("CreateImage", service_pb2.CreateImageRequest(spec=good_spec(name)))
+    one_more = service_pb2.CreateImageRequest(spec=good_spec("many/more"))
     with pytest.raises(grpc.RpcError) as refused:
-        for k in range(41):
-            quoted_raw.call(
-                "CreateImage", service_pb2.CreateImageRequest(spec=good_spec(f"many/{k}"))
-            )
-            made.append(f"many/{k}")
+        quoted_raw.call("CreateImage", one_more)
     assert failure(refused.value).quotas == ("max_images",)
     assert used(lab, "max_images") == 40
     for name in (*made, "lab/few/1", "lab/few/2", "lab/fewer"):

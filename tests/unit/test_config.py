@@ -164,7 +164,6 @@ WRONG = {
     "prefix '../a'": {"quotas": [{"prefix": "../a"}]},
     "max_message_bytes": {"max_inflight_bytes": "1MiB"},
     "stream_open_seconds": {"stream_idle_seconds": 1},
-    "max_metadata_bytes": {"max_metadata_bytes": "32MiB", "log_segment_bytes": "64MiB"},
     "Extra inputs": {"quotas": [{"prefix": "a", "max_stored": 3}]},
 }
 

@@ -199,6 +199,19 @@ class ChunkArray:
                     self._handles.drop(key)
         return StoredShard(index.present, nbytes)
 
+    def objects(self) -> Iterator[Shape]:
+        """The shards that have an object, found by walking all of them, in no order.
+
+        What is replaced meanwhile may or may not be among them. OSError.
+        """
+        counts = self.level.shards.counts
+        for entry in self._store.walk(self.prefix):
+            index = self._keys.index(entry.key.removeprefix(f"{self.prefix}/"))
+            if index is None or len(index) != len(counts):
+                continue
+            if all(map(int.__lt__, index, counts)):  # what lies outside is none of ours
+                yield index
+
     def measure(self) -> StoredSize:
         """What is stored, found by walking the objects and reading every shard's index.
 
