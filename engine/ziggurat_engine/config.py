@@ -203,14 +203,14 @@ class Settings(BaseSettings):
         description="a connection without a call for this long is closed; clients"
         " connect again by themselves",
     )
-    stream_open_seconds: PositiveFloat = Field(
-        default=20.0, description="a write call that has not said by then which stream it is ends"
+    first_message_seconds: Seconds = Field(
+        default=20.0, description="a call that has not brought its first message by then ends"
     )
-    stream_idle_seconds: PositiveFloat = Field(
+    stream_idle_seconds: Seconds = Field(
         default=3600.0,
         description="a write call that brought no message for this long ends; it may be resumed",
     )
-    send_stall_seconds: PositiveFloat = Field(
+    send_stall_seconds: Seconds = Field(
         default=900.0,
         description="a call of which the client has not taken an answer for this long ends",
     )
@@ -242,7 +242,7 @@ class Settings(BaseSettings):
     def _limits_fit(self) -> Self:
         for low, high in (
             ("max_message_bytes", "max_inflight_bytes"),
-            ("stream_open_seconds", "stream_idle_seconds"),
+            ("first_message_seconds", "stream_idle_seconds"),
         ):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(

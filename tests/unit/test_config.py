@@ -163,7 +163,7 @@ WRONG = {
     "there is one already": {"quotas": [{"prefix": "a"}, {"prefix": "a/"}]},
     "prefix '../a'": {"quotas": [{"prefix": "../a"}]},
     "max_message_bytes": {"max_inflight_bytes": "1MiB"},
-    "stream_open_seconds": {"stream_idle_seconds": 1},
+    "first_message_seconds": {"stream_idle_seconds": 1},
     "Extra inputs": {"quotas": [{"prefix": "a", "max_stored": 3}]},
 }
 

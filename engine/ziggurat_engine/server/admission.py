@@ -5,9 +5,9 @@ refused, by name, with a hint when to try again (gRPC itself would say neither).
 are counted when they are opened (ingest.py); here only calls are that have not said yet which
 stream they are, or that end just now. Health is asked of a server that is full as well.
 
-A client that does not read would hold its call's thread for ever: keepalive pings are
-answered by its connection, not by its program. What it was sent last is timed, by one thread
-for all calls, and the call cancelled.
+A client that begins a call and sends no request, or that does not read, would hold its call's
+thread for ever: keepalive pings are answered by its connection, not by its program. Both are
+timed, by one thread for all calls, and the call is cancelled.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
 
 from ziggurat_engine.config import Settings
-from ziggurat_engine.errors import LimitExceeded
+from ziggurat_engine.errors import InvalidArgument, LimitExceeded
 from ziggurat_engine.server.status import abort
 
 WRITE_STREAM = "/ziggurat.v1.Ziggurat/WriteStream"
-UNCOUNTED = "/grpc.health.v1.Health/"
+HEALTH = "/grpc.health.v1.Health/"
 RETRY_SECONDS = 1.0
-# Threads that refuse calls, answer health, and wait for the Open of write streams.
+# Threads that refuse calls; as many for health, and for write calls beyond `max_streams`.
 SPARE_CALLS = 16
 # A refusal waits for one of these threads. Beyond so many gRPC refuses by itself, without a word.
 FLOOD_CALLS = 1024
@@ -35,19 +36,20 @@ FLOOD_CALLS = 1024
 
 def threads(settings: Settings) -> int:
     """How many calls may run at a time, the spare ones among them."""
-    return settings.max_streams + settings.max_calls + 2 * SPARE_CALLS
+    return settings.max_streams + settings.max_calls + 3 * SPARE_CALLS
 
 
-class Stalls:
-    """Cancels calls of which the client takes no answer. May be used from any thread."""
+class Watch:
+    """Cancels calls of which the client says nothing, or takes no answer. For any thread."""
 
-    def __init__(self, stall_seconds: float) -> None:
-        self._stall_seconds = stall_seconds
+    def __init__(self, first_message_seconds: float, send_stall_seconds: float) -> None:
+        self._first_message_seconds = first_message_seconds
+        self._send_stall_seconds = send_stall_seconds
         self._lock = threading.Lock()
-        # Since when each call has been sending what it sends now.
-        self._sending: dict[grpc.ServicerContext, float] = {}
+        # By when each call has to go on.
+        self._ends: dict[grpc.ServicerContext, float] = {}
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stalls", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
         """Watches from now on."""
@@ -59,72 +61,97 @@ class Stalls:
         if self._thread.is_alive():
             self._thread.join()
 
-    def watched(
+    def first_message(self, context: grpc.ServicerContext) -> AbstractContextManager[None]:
+        """While the block waits for a client's request; what waits raises where it is late."""
+        return self._timed(context, self._first_message_seconds)
+
+    def sent(
         self, answers: Generator[Any, None, None], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         """`answers`, timed while gRPC sends one: it asks for the next when there is room."""
         with contextlib.closing(answers):
             for answer in answers:
-                with self._lock:
-                    self._sending[context] = time.monotonic()
-                try:
+                with self._timed(context, self._send_stall_seconds):
                     yield answer
-                finally:
-                    with self._lock:
-                        self._sending.pop(context, None)
+
+    @contextlib.contextmanager
+    def _timed(self, context: grpc.ServicerContext, seconds: float) -> Iterator[None]:
+        with self._lock:
+            self._ends[context] = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._ends.pop(context, None)
 
     def _run(self) -> None:
-        while not self._stopped.wait(min(1.0, self._stall_seconds / 4)):
-            late = time.monotonic() - self._stall_seconds
+        shortest = min(self._first_message_seconds, self._send_stall_seconds)
+        while not self._stopped.wait(min(1.0, shortest / 4)):
+            now = time.monotonic()
             with self._lock:
-                stalled = [context for context, since in self._sending.items() if since < late]
-            for context in stalled:
+                late = [context for context, end in self._ends.items() if end < now]
+            for context in late:
                 context.cancel()
 
 
 class Admission(grpc.ServerInterceptor):
     """See above. May be used from any thread."""
 
-    def __init__(self, settings: Settings, stalls: Stalls) -> None:
-        self._stalls = stalls
+    def __init__(self, settings: Settings, watch: Watch) -> None:
+        self._watch = watch
         self._calls = _Places("max_calls", settings.max_calls)
         self._streams = _Places("max_streams", settings.max_streams + SPARE_CALLS)
+        self._health = _Places("health calls", SPARE_CALLS)
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         """See grpc.ServerInterceptor; the handler runs while the call has a place."""
         handler = continuation(details)
-        if handler is None or details.method.startswith(UNCOUNTED):
+        if handler is None:
             return handler
-        places = self._streams if details.method == WRITE_STREAM else self._calls
-        make = {
-            (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
-            (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
-            (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
-            (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
-        }
-        maker, call = make[handler.request_streaming, handler.response_streaming]
-        placed = self._streaming if handler.response_streaming else self._answering
-        return maker(
-            placed(call, places), handler.request_deserializer, handler.response_serializer
+        places = self._calls
+        if details.method == WRITE_STREAM:
+            places = self._streams
+        elif details.method.startswith(HEALTH):
+            places = self._health
+        if handler.response_streaming:
+            call = handler.stream_stream or self._fed(handler.unary_stream)
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(call, places),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        call = handler.stream_unary or self._fed(handler.unary_unary)
+        return grpc.stream_unary_rpc_method_handler(
+            self._answering(call, places), handler.request_deserializer, handler.response_serializer
         )
 
+    def _fed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A handler of one request as one of several, of which it takes the first.
+
+        Left to itself gRPC waits for the request in the call's thread, before any of our code
+        runs, for as long as the client likes.
+        """
+
+        def fed(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            with self._watch.first_message(context):
+                request = next(requests, None)
+            if request is None:
+                abort(context, InvalidArgument("a call without a request", field="request"))
+            return call(request, context)
+
+        return fed
+
     def _answering(self, call: Callable[..., Any], places: _Places) -> Callable[..., Any]:
-        def placed(request: Any, context: grpc.ServicerContext) -> Any:
-            places.take(context)
-            try:
-                return call(request, context)
-            finally:
-                places.give()
+        def placed(requests: Any, context: grpc.ServicerContext) -> Any:
+            with places.taken(context):
+                return call(requests, context)
 
         return placed
 
     def _streaming(self, call: Callable[..., Any], places: _Places) -> Callable[..., Any]:
-        def placed(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            places.take(context)
-            try:
-                yield from self._stalls.watched(call(request, context), context)
-            finally:
-                places.give()
+        def placed(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with places.taken(context):
+                yield from self._watch.sent(call(requests, context), context)
 
         return placed
 
@@ -134,7 +161,9 @@ class _Places:
         self._limit, self._value = limit, value
         self._left = threading.Semaphore(value)
 
-    def take(self, context: grpc.ServicerContext) -> None:
+    @contextlib.contextmanager
+    def taken(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """While the block runs, a place; the call ends where there is none."""
         if not self._left.acquire(blocking=False):
             abort(
                 context,
@@ -146,6 +175,7 @@ class _Places:
                     retry_seconds=RETRY_SECONDS,
                 ),
             )
-
-    def give(self) -> None:
-        self._left.release()
+        try:
+            yield
+        finally:
+            self._left.release()

@@ -19,7 +19,7 @@ from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
-from ziggurat_engine.server.admission import FLOOD_CALLS, Admission, Stalls, threads
+from ziggurat_engine.server.admission import FLOOD_CALLS, Admission, Watch, threads
 from ziggurat_engine.server.files import fitted
 from ziggurat_engine.server.memory import Trimmer
 from ziggurat_engine.server.write_call import Waits
@@ -40,10 +40,10 @@ class Server:
         self._settings = settings = fitted(settings)
         self._engine = Engine(settings, fs)
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
-        self._stalls = Stalls(settings.send_stall_seconds)
-        waits = Waits(settings.stream_open_seconds, settings.stream_idle_seconds)
+        self._watch = Watch(settings.first_message_seconds, settings.send_stall_seconds)
+        waits = Waits(settings.first_message_seconds, settings.stream_idle_seconds)
         # The first is asked first.
-        interceptors: list[grpc.ServerInterceptor] = [Admission(settings, self._stalls)]
+        interceptors: list[grpc.ServerInterceptor] = [Admission(settings, self._watch)]
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
             ThreadPoolExecutor(threads(settings), thread_name_prefix="call"),
@@ -90,7 +90,7 @@ class Server:
         Raises ZigguratError or OSError where the log can't be replayed.
         """
         self._trimmer.start()
-        self._stalls.start()
+        self._watch.start()
         self._server.start()
         self._engine.recover()
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
@@ -114,7 +114,7 @@ class Server:
             if hurry(0.1):
                 self._server.stop(0)
         self._engine.close()
-        self._stalls.stop()
+        self._watch.stop()
         self._trimmer.stop()
 
 

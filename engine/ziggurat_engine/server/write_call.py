@@ -112,7 +112,7 @@ class WriteCall:
         threading.Thread(target=wait, name="open", daemon=True).start()
         if not there.wait(self._waits.open_seconds):
             raise Unavailable(
-                f"no message came within stream_open_seconds = {self._waits.open_seconds:g}"
+                f"no message came within first_message_seconds = {self._waits.open_seconds:g}"
             )
         return found[0] if found else None
 
