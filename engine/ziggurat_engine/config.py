@@ -147,7 +147,8 @@ class Settings(BaseSettings):
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
     max_read_bytes: Bytes = Field(
-        default=ByteSize(8 * 1024 * MIB), description="most of one result that is read"
+        default=ByteSize(8 * 1024 * MIB),
+        description="most that one call reads, of all its boxes together",
     )
     read_ahead_bytes: Bytes = Field(
         default=ByteSize(32 * MIB),
@@ -192,7 +193,7 @@ class Settings(BaseSettings):
     )
     max_images: PositiveInt = Field(default=100_000, description="images in the server")
     max_connections: PositiveInt = Field(
-        default=512, description="connections at a time; one more is closed at once"
+        default=256, description="connections at a time; one more is closed at once"
     )
     handshake_seconds: Seconds = Field(
         default=20.0,
