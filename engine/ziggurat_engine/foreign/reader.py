@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.foreign.source import ZarrArray
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.kernels import codec as frames
+from ziggurat_engine.kernels import coding
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array, Codec
 from ziggurat_engine.store.handles import ShardHandle, ShardHandles
@@ -195,7 +195,7 @@ class ChunkReader:
         self._counter.add()
         shape = self._grid.cell[::-1] if self._fortran else self._grid.cell
         try:
-            pixels = frames.decode(frame, self._codec, self._dtype, shape)
+            pixels = coding.decode(frame, self._codec, self._dtype, shape)
         except Corrupt as error:
             raise Corrupt(f"chunk {index}: {error}") from error
         if self._swap:

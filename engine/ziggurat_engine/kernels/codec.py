@@ -24,10 +24,10 @@ from ziggurat_engine.spec import Array, Blosc, Codec, Gzip, Uncompressed, Zstd
 # c-blosc's own threads share one global context behind a lock: pools of ours would queue on it.
 blosc.use_threads = False
 
-_SHUFFLES = {"none": blosc.NOSHUFFLE, "byte": blosc.SHUFFLE, "bit": blosc.BITSHUFFLE}
+SHUFFLES = {"none": blosc.NOSHUFFLE, "byte": blosc.SHUFFLE, "bit": blosc.BITSHUFFLE}
 
 # version, codec version, flags, typesize, then nbytes (raw), blocksize, cbytes (whole frame)
-_BLOSC_HEADER = struct.Struct("<BBBBIII")
+BLOSC_HEADER = struct.Struct("<BBBBIII")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -54,7 +54,7 @@ def encode(array: Array, codec: Codec) -> bytes:
                     pixels,
                     codec.compressor.encode(),
                     codec.level,
-                    _SHUFFLES[codec.shuffle],
+                    SHUFFLES[codec.shuffle],
                     blosc.AUTOBLOCKS,
                     pixels.itemsize,
                 )
@@ -79,7 +79,7 @@ def decode(frame: bytes, codec: Codec, dtype: np.dtype[np.generic], shape: Shape
     expected = math.prod(shape) * dtype.itemsize
     match codec:
         case Blosc():
-            _check_blosc(frame, expected)
+            check_blosc(frame, expected)
             pixels = _decompressed(blosc.decompress, frame, stored, shape, "Blosc")
         case Zstd():
             _check_zstd(frame, expected)
@@ -108,11 +108,12 @@ def _decompressed(
     return pixels
 
 
-def _check_blosc(frame: bytes, expected: int) -> None:
+def check_blosc(frame: bytes, expected: int) -> None:
+    """Raises Corrupt where a Blosc frame does not declare its length and `expected` raw bytes."""
     # c-blosc trusts `cbytes` as the length of its input and `nbytes` as that of its output.
-    if len(frame) < _BLOSC_HEADER.size:
+    if len(frame) < BLOSC_HEADER.size:
         raise Corrupt(f"a Blosc frame of {len(frame)} bytes is shorter than its header")
-    _, _, _, _, nbytes, _, cbytes = _BLOSC_HEADER.unpack_from(frame)
+    _, _, _, _, nbytes, _, cbytes = BLOSC_HEADER.unpack_from(frame)
     if cbytes != len(frame):
         raise Corrupt(f"a Blosc frame of {len(frame)} bytes says that it has {cbytes}")
     _check_size("a Blosc frame", nbytes, expected)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument
-from ziggurat_engine.kernels import _fill, _gaussian, _mean, _order, _sample, reference
+from ziggurat_engine.kernels import _fill, _gaussian, _mean, _order, _sample, coding, reference
 from ziggurat_engine.kernels.meter import Meter
 from ziggurat_engine.kernels.protocol import KernelTotals, Points, Recipe, Settled, Surrounded
 from ziggurat_engine.kernels.reference import HaloMethod, Method, method_for
@@ -80,7 +80,9 @@ class CpuKernels:
         method = method_for(recipe, METHODS)
         pairs = zip(chunks, valid, strict=True)
         return self._each(
-            lambda pair: reference.settle(*pair, recipe, method, _fill.is_filled, self._meter),
+            lambda pair: reference.settle(
+                *pair, recipe, method, _fill.is_filled, coding.encode, self._meter
+            ),
             pairs,
             lambda pair: pair[0].nbytes,
         )
@@ -129,7 +131,7 @@ class CpuKernels:
         self, frame: bytes, codec_: Codec, dtype: np.dtype[np.generic], shape: Shape
     ) -> Array:
         """See Kernels.decode."""
-        return reference.decode(frame, codec_, dtype, shape, self._meter)
+        return reference.decode(frame, codec_, dtype, shape, coding.decode, self._meter)
 
     def close(self) -> None:
         """Waits for the threads to end."""
@@ -138,6 +140,7 @@ class CpuKernels:
 
 def warm(dtypes: Iterable[np.dtype[np.generic]], method: str = "mean") -> None:
     """See CpuKernels.warm."""
+    coding.warm()
     for dtype in dtypes:
         pixels: Array = np.zeros((2, 2), dtype)
         if method in HALO_METHODS:

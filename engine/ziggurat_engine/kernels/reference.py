@@ -381,7 +381,7 @@ class ReferenceKernels:
         """See Kernels.settle. Raises InvalidArgument for an unknown method."""
         method = method_for(recipe, METHODS)
         return (
-            settle(chunk, extent, recipe, method, is_filled, self._meter)
+            settle(chunk, extent, recipe, method, is_filled, codec.encode, self._meter)
             for chunk, extent in zip(chunks, valid, strict=True)
         )
 
@@ -394,7 +394,7 @@ class ReferenceKernels:
         self, frame: bytes, codec_: Codec, dtype: np.dtype[np.generic], shape: Shape
     ) -> Array:
         """See Kernels.decode."""
-        return decode(frame, codec_, dtype, shape, self._meter)
+        return decode(frame, codec_, dtype, shape, codec.decode, self._meter)
 
     def sample(
         self,
@@ -424,6 +424,7 @@ def settle(
     recipe: Recipe,
     method: Method | None,
     is_filled: Callable[[Array, np.generic], bool],
+    encode: Callable[[Array, Codec], bytes],
     meter: Meter,
 ) -> Settled:
     """One chunk of Kernels.settle."""
@@ -432,7 +433,7 @@ def settle(
     if recipe.codec is not None:
         with meter.timed("encode_seconds"):
             if not is_filled(chunk, recipe.fill_value):
-                frame = codec.encode(chunk, recipe.codec)
+                frame = encode(chunk, recipe.codec)
         meter.add(encoded_bytes=len(frame or b""))
     if recipe.factors is not None and method is not None:
         with meter.timed("downsample_seconds"):
@@ -467,10 +468,15 @@ def over_blocks(
 
 
 def decode(
-    frame: bytes, codec_: Codec, dtype: np.dtype[np.generic], shape: Shape, meter: Meter
+    frame: bytes,
+    codec_: Codec,
+    dtype: np.dtype[np.generic],
+    shape: Shape,
+    with_: Callable[[bytes, Codec, np.dtype[np.generic], Shape], Array],
+    meter: Meter,
 ) -> Array:
     """Kernels.decode."""
     with meter.timed("decode_seconds"):
-        pixels = codec.decode(frame, codec_, dtype, shape)
+        pixels = with_(frame, codec_, dtype, shape)
     meter.add(decoded_bytes=pixels.nbytes)
     return pixels

@@ -31,8 +31,7 @@ import numpy as np
 
 from ziggurat_engine.foreign.reader import ChunkReader, Counter, Reader
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.kernels import codec as frames
-from ziggurat_engine.kernels import cpu
+from ziggurat_engine.kernels import coding, cpu
 from ziggurat_engine.kernels._fill import is_filled
 from ziggurat_engine.offline.plan import Plan, cell_of
 from ziggurat_engine.offline.sink import Entry, LevelSink
@@ -318,7 +317,7 @@ class Run:
                 if plan.keeps_fill:
                     pixels = None
             else:
-                frame = frames.encode(chunk, plan.codec)
+                frame = coding.encode(chunk, plan.codec)
         entry = self._sinks[level].put(index, frame)
         with self._lock:
             self._finished.append(entry)
