@@ -18,6 +18,7 @@ import click
 from ziggurat_engine import __version__
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.offline import commands
+from ziggurat_engine.security import commands as security
 
 if TYPE_CHECKING:
     from ziggurat_engine.vfs import FileSystem
@@ -160,15 +161,47 @@ def demo(file: Path | None, keep: Path | None, mib: int) -> None:
 @main.command()
 @click.argument("address", default="127.0.0.1:7447", envvar="ZIGGURAT_LISTEN")
 @click.option("--timeout", type=click.FloatRange(0.1), default=5.0, show_default=True, help="s")
-def health(address: str, timeout: float) -> None:
+@click.option(
+    "--ca",
+    type=click.Path(path_type=Path),
+    envvar=["ZIGGURAT_CA", "ZIGGURAT_TLS_CERT"],
+    help="Whom to trust, PEM: speaks TLS. Also ZIGGURAT_CA, or the server's own ZIGGURAT_TLS_CERT.",
+)
+@click.option(
+    "--cert",
+    type=click.Path(path_type=Path),
+    envvar="ZIGGURAT_CERT",
+    help="Certificate to show, PEM, where the server asks for one; also ZIGGURAT_CERT.",
+)
+@click.option(
+    "--key", type=click.Path(path_type=Path), envvar="ZIGGURAT_KEY", help="Its key; ZIGGURAT_KEY."
+)
+@click.option(
+    "--server-name",
+    envvar="ZIGGURAT_SERVER_NAME",
+    help="Whom the server's certificate names, where that is not ADDRESS; ZIGGURAT_SERVER_NAME.",
+)
+def health(
+    address: str,
+    timeout: float,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    server_name: str | None,
+) -> None:
     """Ask the server at ADDRESS whether it is ready; exits with 0 where it is, else with 1.
 
     It is from when the log is replayed until it is told to stop. ADDRESS is HOST:PORT; where
-    it is not given ZIGGURAT_LISTEN, or 127.0.0.1:7447.
+    it is not given ZIGGURAT_LISTEN, or 127.0.0.1:7447. No token is needed.
     """
     from ziggurat_engine.server.health import ask
 
-    said = ask(address, timeout)
+    if (cert is None) != (key is None):
+        raise click.UsageError("--cert and --key are needed together")
+    try:
+        said = ask(address, timeout, ca=ca, cert=cert, key=key, server_name=server_name)
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
     click.echo(said)
     raise SystemExit(0 if said == "SERVING" else 1)
 
@@ -188,3 +221,5 @@ def list_settings() -> None:
 main.add_command(commands.command(tune_malloc))
 main.add_command(commands.inspect_command)
 main.add_command(commands.adopt_command)
+main.add_command(security.token)
+main.add_command(security.certs)

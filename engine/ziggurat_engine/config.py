@@ -18,6 +18,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -119,7 +120,56 @@ class Settings(BaseSettings):
         description="start though acknowledged frames are lost: the log is another one than "
         "before, or holds frames of images that are gone",
     )
-    listen: str = Field(default="127.0.0.1:7447", description="host:port; port 0: a free one")
+    listen: str = Field(
+        default="127.0.0.1:7447", description="host:port; port 0: a free one; or unix:PATH"
+    )
+
+    tls_cert: Path | None = Field(
+        default=None,
+        description="certificate chain that the server shows, PEM: TLS is spoken",
+    )
+    tls_key: Path | None = Field(default=None, description="private key of tls_cert, PEM")
+    tls_client_ca: Path | None = Field(
+        default=None, description="clients must show a certificate that one of these signed, PEM"
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        description="listen without TLS beyond loopback: all on the way can read along",
+    )
+    auth: Literal["none", "token"] = Field(
+        default="none", description='"token": every call but those of health needs a token'
+    )
+    allow_anonymous: bool = Field(
+        default=False, description='listen beyond loopback with auth = "none": everybody may delete'
+    )
+    jwt_issuer: str = Field(
+        default="", description='with auth = "token": JWTs of this issuer (claim iss) count as well'
+    )
+    jwt_audience: str = Field(default="", description="what their claim aud must name")
+    jwt_keys: str = Field(
+        default="", description="the issuer's public keys: a JWKS file, or its https URL"
+    )
+    jwt_keys_seconds: Seconds = Field(default=300.0, description="keys are fetched this often")
+    jwt_scope_claim: str = Field(
+        default="scope", description="claim with ziggurat:read, ziggurat:write or ziggurat:admin"
+    )
+    jwt_prefix_claim: str = Field(
+        default="ziggurat_prefix", description='claim with the path that may be seen; "/": all'
+    )
+    jwt_leeway_seconds: NonNegativeFloat = Field(
+        default=30.0, description="how far the issuer's clock may be off"
+    )
+    audit_log: str = Field(
+        default="",
+        description='file for a line of JSON on each change; "-": standard output; default:'
+        " audit.jsonl in the data directory",
+    )
+    audit_log_bytes: Bytes = Field(
+        default=ByteSize(64 * MIB), description="a fuller file of the audit log is put aside"
+    )
+    audit_log_files: PositiveInt = Field(
+        default=10, description="files of the audit log that are kept beside the present one"
+    )
 
     cache_bytes: Bytes = Field(
         default_factory=lambda: ByteSize(max(256 * MIB, memory_bytes() // 4)),
@@ -279,6 +329,15 @@ class Settings(BaseSettings):
                     f"chunk_target_bytes = {self.chunk_target_bytes:d} is more than"
                     f" {name} = {getattr(self, name):d}"
                 )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key are needed together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        jwt = [bool(text) for text in (self.jwt_issuer, self.jwt_audience, self.jwt_keys)]
+        if any(jwt) and not all(jwt):
+            raise ValueError("jwt_issuer, jwt_audience and jwt_keys are needed together")
+        if any(jwt) and self.auth != "token":
+            raise ValueError('jwt_issuer needs auth = "token"')
         return self
 
     @classmethod

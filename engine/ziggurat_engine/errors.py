@@ -7,6 +7,9 @@
     │   ├── NotFound
     │   ├── AlreadyExists
     │   └── LimitExceeded         ask for less, or have the limit raised
+    ├── AccessError           show who you are, or ask the administrator for the right
+    │   ├── Unauthenticated       no token, or none that counts (any more)
+    │   └── PermissionDenied      the token does not reach so far
     ├── StateError            do something else first
     │   ├── FailedPrecondition
     │   └── StreamHeld            another call writes to this stream
@@ -129,6 +132,24 @@ class LimitExceeded(RequestError):
         super().__init__(message, field=field, **details)
         self.limit = limit
         self.retry_seconds = retry_seconds
+
+
+class AccessError(ZigguratError):
+    """The caller may not do this; nothing was changed, and nothing is said of what is there."""
+
+    reason = "ACCESS_DENIED"
+
+
+class Unauthenticated(AccessError):
+    """Nobody knows who calls: there is no token, or it is unknown, revoked or expired."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(AccessError):
+    """The caller's scope or prefix, named in `details`, does not allow this."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class StateError(ZigguratError):

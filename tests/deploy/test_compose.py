@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -83,7 +85,9 @@ def test_all_of_the_example_is_valid(docker: Docker) -> None:
     given = said["services"]["engine"]
     assert given["ports"] == plain["ports"]
     assert given["mem_limit"] == plain["mem_limit"]
-    assert [volume["type"] for volume in given["volumes"]] == ["bind", "bind", "volume", "bind"]
+    # data, log, compiled code, settings, certificates
+    kinds = [volume["type"] for volume in given["volumes"]]
+    assert kinds == ["bind", "bind", "volume", "bind", "bind"]
 
 
 class Deployment:
@@ -94,6 +98,11 @@ class Deployment:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        # Of the administrator: known once it was up.
+        self.token = ""
+
+    def connect(self) -> ziggurat.Client:
+        return ziggurat.connect(self.address, token=self.token)
 
     def compose(self, *arguments: str) -> str:
         return self.docker.run("docker", "compose", *arguments)
@@ -116,6 +125,10 @@ class Deployment:
     def up(self, **settings: str) -> None:
         self.settings(ZIGGURAT_PUBLISH=self.address, **settings)
         self.compose("up", "--detach", "--wait", "--no-build")
+        if not self.token:
+            # The first start tells it, and no other.
+            said = self.compose("logs", "--no-log-prefix", "engine")
+            (self.token,) = re.findall(r"^admin token, shown only now: (\S+)$", said, re.MULTILINE)
 
     def container(self) -> str:
         return self.compose("ps", "--quiet", "engine").strip()
@@ -174,14 +187,24 @@ class Camera:
         return int(whole[-1]) if whole else self.seen
 
 
+def camera_token(deployment: Deployment) -> str:
+    """One that may write below lab/ and do no more."""
+    create = ["exec", "engine", "ziggurat-engine", "token", "create", "--scope=write"]
+    name = f"camera-{uuid.uuid4()}"
+    return deployment.compose(*create, "--prefix=lab/", f"--name={name}").strip()
+
+
 @pytest.fixture
 def cameras(deployment: Deployment) -> Iterator[Callable[..., Camera]]:
     with contextlib.ExitStack() as stack:
 
         def started(name: str, *, contained: bool) -> Camera:
+            token = camera_token(deployment)
             if contained:
                 shutil.copy(HERE / "camera.py", deployment.docker.shared)
                 command = ["docker", "run", "--rm", "--interactive", "--network=ziggurat_default"]
+                # The network of the containers leaves this machine nowhere.
+                command += [f"--env=ZIGGURAT_TOKEN={token}", "--env=ZIGGURAT_INSECURE=1"]
                 command += ["--volume=/shared/camera.py:/camera.py:ro", "--entrypoint=python"]
                 command += ["ziggurat-engine", "/camera.py", "engine:7447", name]
                 process = deployment.docker.start(*command)
@@ -190,7 +213,7 @@ def cameras(deployment: Deployment) -> Iterator[Callable[..., Camera]]:
                     [sys.executable, str(HERE / "camera.py"), deployment.address, name],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    env=clean_environment(),
+                    env=clean_environment(ZIGGURAT_TOKEN=token),
                     text=True,
                 )
             stack.enter_context(process)  # closes its pipes, behind the kill
@@ -211,8 +234,13 @@ def test_killed_in_mid_stream_and_up_again(
 ) -> None:
     """One client goes on over the kill, the other dies with it: what it knew is there."""
     deployment.up(ZIGGURAT_MEMORY="2g")
+    with (
+        ziggurat.connect(deployment.address) as nobody,
+        pytest.raises(ziggurat.Unauthenticated, match="a token is needed"),
+    ):
+        nobody.list()
     assert deployment.compose("exec", "engine", "ziggurat-engine", "health") == "SERVING\n"
-    with ziggurat.connect(deployment.address) as client:
+    with deployment.connect() as client:
         # What the container may have is what the budget comes from.
         assert client.status().cache.budget_bytes == 512 * MIB
     inside, outside = cameras("lab/inside", contained=True), cameras("lab/outside", contained=False)
@@ -223,7 +251,7 @@ def test_killed_in_mid_stream_and_up_again(
     (deployment.docker.shared / "ziggurat.toml").write_text('cache_bytes = "300MiB"', "utf-8")
     deployment.up(ZIGGURAT_MEMORY="2g", ZIGGURAT_TOML="./ziggurat.toml")
     inside.durable(acknowledged + 100)
-    with ziggurat.connect(deployment.address) as client:
+    with deployment.connect() as client:
         assert client.status().cache.budget_bytes == 300 * MIB
         assert acknowledged >= 100
         assert_frames(client.open("lab/outside"), acknowledged)
@@ -247,7 +275,7 @@ def test_a_crash_restarts_it(deployment: Deployment) -> None:
         lambda: deployment.docker.run(*inspect).strip() == "1 healthy",
         "the server to be back and healthy",
     )
-    with ziggurat.connect(deployment.address) as client:
+    with deployment.connect() as client:
         client.status()
 
 
@@ -256,7 +284,7 @@ def test_down_drains(deployment: Deployment, cameras: Callable[..., Camera]) -> 
     deployment.up(ZIGGURAT_CACHE_BYTES="280MiB", ZIGGURAT_TOML="./ziggurat.toml")
     camera = cameras("lab/drained", contained=False)
     camera.durable(100)
-    with ziggurat.connect(deployment.address) as client:
+    with deployment.connect() as client:
         assert client.status().cache.budget_bytes == 280 * MIB
     exited = deployment.docker.start("docker", "wait", deployment.container())
     deployment.compose("down")
@@ -264,5 +292,5 @@ def test_down_drains(deployment: Deployment, cameras: Callable[..., Camera]) -> 
     assert exited.communicate(timeout=SECONDS)[0].strip() == "0"
     assert deployment.compose("ps", "--all", "--quiet") == ""
     deployment.up()
-    with ziggurat.connect(deployment.address) as client:
+    with deployment.connect() as client:
         assert_frames(client.open("lab/drained"), acknowledged)

@@ -57,7 +57,11 @@ def over(kinds: dict[str, Callable[[], Link]]) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def far(link: Link, serve_module: Callable[..., ServerProcess]) -> Iterator[ServerProcess]:
     """A server at the other end of the link."""
-    server = serve_module(host=link.host, within=link.within, cache_bytes="256MiB", **NOTICED)
+    # Another namespace is no loopback.
+    exposed = {"allow_plaintext": True, "allow_anonymous": True}
+    server = serve_module(
+        host=link.host, within=link.within, cache_bytes="256MiB", **exposed, **NOTICED
+    )
     yield server
     server.stop()
 

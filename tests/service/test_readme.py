@@ -61,9 +61,11 @@ def test_commands_and_options_are_there(command: str) -> None:
     group: click.Command = main if words[0] == "ziggurat-engine" else cli
     assert isinstance(group, click.Group)
     rest = [word for word in words[1:] if not word.startswith("--server")]
-    chosen = group.commands[rest[0]]
+    chosen = group.commands[rest.pop(0)]
+    while isinstance(chosen, click.Group):
+        chosen = chosen.commands[rest.pop(0)]
     known = {option for parameter in chosen.params for option in parameter.opts}
-    used = {word.partition("=")[0] for word in rest[1:] if word.startswith("--")}
+    used = {word.partition("=")[0] for word in rest if word.startswith("--")}
     assert used <= known
 
 

@@ -15,6 +15,7 @@ Everything public is named here; modules with a leading underscore may change.
 from ziggurat._build import PyramidBuild
 from ziggurat._client import Client, connect
 from ziggurat._errors import (
+    AccessError,
     AlreadyExists,
     Cancelled,
     DataLoss,
@@ -24,10 +25,12 @@ from ziggurat._errors import (
     LimitExceeded,
     NotFound,
     OutOfRange,
+    PermissionDenied,
     RequestError,
     ServerError,
     StateError,
     StreamHeld,
+    Unauthenticated,
     Unavailable,
     ZigguratError,
 )
@@ -58,6 +61,7 @@ from ziggurat._writer import Writer
 from ziggurat._zarr import zarr_store
 
 __all__ = [
+    "AccessError",
     "AlreadyExists",
     "Blosc",
     "BuildProgress",
@@ -81,6 +85,7 @@ __all__ = [
     "LimitStatus",
     "NotFound",
     "OutOfRange",
+    "PermissionDenied",
     "PyramidBuild",
     "ReadResult",
     "RequestError",
@@ -91,6 +96,7 @@ __all__ = [
     "StoredSize",
     "StreamHeld",
     "StreamInfo",
+    "Unauthenticated",
     "Unavailable",
     "Uncompressed",
     "WriteSummary",

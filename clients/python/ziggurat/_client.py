@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -11,8 +12,9 @@ from numpy.typing import DTypeLike
 from ziggurat_proto.v1 import image_pb2, service_pb2
 
 from ziggurat._answers import image_info, server_status
+from ziggurat._credentials import credentials
 from ziggurat._image import Image
-from ziggurat._rpc import Connection
+from ziggurat._rpc import Connection, with_port
 from ziggurat._spec import image_spec, layout_request
 from ziggurat._values import Channel, Codec, ServerStatus
 
@@ -20,6 +22,12 @@ from ziggurat._values import Channel, Codec, ServerStatus
 def connect(
     server: str,
     *,
+    token: str | Callable[[], str] | None = None,
+    ca: str | os.PathLike[str] | None = None,
+    cert: str | os.PathLike[str] | None = None,
+    key: str | os.PathLike[str] | None = None,
+    tls: bool | None = None,
+    insecure: bool | None = None,
     timeout_seconds: float | None = 30.0,
     max_receive_bytes: int = 64 * 2**20,
     keepalive_seconds: float = 30.0,
@@ -28,9 +36,19 @@ def connect(
     """A client of the server at "host:port" (port 7447 where none is given).
 
     Returns at once: the connection is made by the first call and made again after it
-    was lost. TLS is not spoken. A call or a read that the connection fails raises
-    Unavailable and is not tried again; a Writer goes on by itself.
+    was lost. A call or a read that the connection fails raises Unavailable and is not tried
+    again; a Writer goes on by itself. What the server does not let this client do raises
+    Unauthenticated or PermissionDenied, and is tried again by nobody.
 
+    What is left out of the first five is taken from ZIGGURAT_TOKEN, ZIGGURAT_CA,
+    ZIGGURAT_CERT, ZIGGURAT_KEY and ZIGGURAT_INSECURE.
+
+    token: goes with every call; or a function that gives it, which is asked for each call,
+        from any thread, and holds the call up meanwhile. It is pickled with the client.
+    ca: PEM file of the authorities to trust; TLS is spoken then.
+    cert, key: PEM files of what this client shows to a server that wants to see something.
+    insecure: a token may go over plain text to another machine.
+    tls: True: TLS, trusting whom the machine trusts where there is no `ca`; False: plain text.
     timeout_seconds: for calls that answer once and for opening a stream; None: no
         limit. Reads, writes and builds have no limit of their own.
     max_receive_bytes: the largest message taken from the server.
@@ -39,9 +57,15 @@ def connect(
     keepalive_timeout_seconds: a connection on which pings or data stay unanswered for so
         long is given up: its calls end with Unavailable. So a dead network is noticed,
         also by what has no limit of its own, after both times at the latest.
+
+    Raises InvalidArgument, naming the argument.
     """
+    server = with_port(server)
     connection = Connection(
         server,
+        credentials=credentials(
+            server, token=token, ca=ca, cert=cert, key=key, tls=tls, insecure=insecure
+        ),
         timeout_seconds=timeout_seconds,
         max_receive_bytes=max_receive_bytes,
         keepalive_seconds=keepalive_seconds,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import tifffile  # noqa: F401  put and get need it: its absence is said at the start
@@ -47,7 +47,8 @@ def _connected(command: Callable[..., None]) -> Callable[..., None]:
     @click.pass_context
     @functools.wraps(command)
     def run(ctx: click.Context, /, server: str | None, **options: Any) -> None:
-        with ziggurat.connect(server or ctx.obj) as client:
+        before, settings = ctx.obj
+        with ziggurat.connect(server or before, **settings) as client:
             command(client, **options)
 
     return run
@@ -62,11 +63,29 @@ def _connected(command: Callable[..., None]) -> Callable[..., None]:
     metavar="HOST:PORT",
     help="The server; also ZIGGURAT_SERVER.",
 )
+@click.option(
+    "--token-file",
+    type=click.File(),
+    metavar="FILE",
+    help='File with the token ("-": standard input); or ZIGGURAT_TOKEN, the token itself.',
+)
+@click.option("--ca", type=click.Path(), help="Whom to trust, PEM: TLS; also ZIGGURAT_CA.")
+@click.option("--cert", type=click.Path(), help="Certificate to show, PEM; also ZIGGURAT_CERT.")
+@click.option("--key", type=click.Path(), help="Its private key, PEM; also ZIGGURAT_KEY.")
+@click.option("--tls/--no-tls", default=None, help="TLS, trusting whom this machine trusts.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    default=None,
+    help="Let the token go over plain text to other machines; also ZIGGURAT_INSECURE=1.",
+)
 @click.version_option(package_name="ziggurat-client", prog_name="ziggurat")
 @click.pass_context
-def cli(ctx: click.Context, server: str) -> None:
+def cli(ctx: click.Context, /, server: str, token_file: TextIO | None, **settings: Any) -> None:
     """Look at, fill and read the images of a Ziggurat server."""
-    ctx.obj = server
+    # No --token: other users of the machine see what a command is given.
+    token = None if token_file is None else token_file.read().strip()
+    ctx.obj = server, {"token": token, **settings}
 
 
 @cli.command("ls")

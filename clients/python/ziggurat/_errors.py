@@ -7,6 +7,9 @@
     │   ├── NotFound              no such image (also a LookupError)
     │   ├── AlreadyExists         the name is taken
     │   └── LimitExceeded         ask for less, or have the limit raised
+    ├── AccessError           show who you are, or ask the administrator for the right
+    │   ├── Unauthenticated       no token, or one that does not count (any more)
+    │   └── PermissionDenied      the token does not reach so far
     ├── StateError            do something else first
     │   ├── FailedPrecondition    not now: a gap in a sequence, a busy image, a closed client
     │   └── StreamHeld            another call writes with this stream id
@@ -132,6 +135,24 @@ class LimitExceeded(RequestError):
     default_reason = "LIMIT_EXCEEDED"
 
 
+class AccessError(ZigguratError):
+    """The server does not let this client do it; nothing was changed."""
+
+    default_reason = "ACCESS_DENIED"
+
+
+class Unauthenticated(AccessError):
+    """The server does not know who calls: no token, or one that does not count (any more)."""
+
+    default_reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(AccessError):
+    """The token's scope or prefix, which the message names, does not allow this."""
+
+    default_reason = "PERMISSION_DENIED"
+
+
 class StateError(ZigguratError):
     """The request is well formed, but not now."""
 
@@ -187,6 +208,8 @@ STATUS_TO_ERROR: dict[grpc.StatusCode, type[ZigguratError]] = {
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.ABORTED: StreamHeld,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
@@ -197,6 +220,9 @@ STATUS_TO_ERROR: dict[grpc.StatusCode, type[ZigguratError]] = {
 
 # What grpc itself makes of a connection that broke; a server that says so gives a reason.
 _BROKEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+# How gRPC's words tell a TLS that failed from a network that did.
+_NO_TLS = ("Tls handshake failed", "CERTIFICATE_", "Hostname Verification", "Peer name")
 
 
 def from_rpc(error: grpc.RpcError, *, field: str = "", server: str = "") -> ZigguratError:
@@ -216,7 +242,14 @@ def from_rpc(error: grpc.RpcError, *, field: str = "", server: str = "") -> Zigg
     if kind is ServerError:
         message = f"{code.name}: {message}"
     elif kind is Unavailable and not reason and server:
-        message = f"the server at {server} can't be reached: {message}"
+        if any(sign in text for sign in _NO_TLS):
+            reason = "TLS_FAILED"
+            message = (
+                f"no TLS with the server at {server}: its certificate has to name this address,"
+                f" be signed by a CA that is trusted (ca), and be in date: {message}"
+            )
+        else:
+            message = f"the server at {server} can't be reached: {message}"
     if retry_seconds is not None:
         message += f" (the server asks to try again in {retry_seconds:g} s)"
     return kind(

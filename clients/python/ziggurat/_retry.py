@@ -105,6 +105,9 @@ class Retry:
 
     def _passes(self, error: ZigguratError, refused: bool) -> bool:
         """Whether it may go by itself; refused: the stream was not opened at all."""
+        if error.reason == "TLS_FAILED":
+            # Certificates are renewed; but one that never was trusted will not be by waiting.
+            return self.reopening
         if isinstance(error, (Unavailable, DeadlineExceeded, StreamHeld, Cancelled)):
             return True
         if isinstance(error, LimitExceeded):

@@ -23,6 +23,7 @@ import grpc
 from google.protobuf.message import Message
 from ziggurat_proto.v1 import read_pb2, service_pb2, service_pb2_grpc, write_pb2
 
+from ziggurat._credentials import NOTHING, Credentials
 from ziggurat._errors import FailedPrecondition, InvalidArgument, from_rpc
 
 DEFAULT_PORT = 7447
@@ -44,6 +45,7 @@ class Connection:
     """A channel to one server and the calls on it.
 
     timeout_seconds: for calls that answer once, where none is given; None: no limit.
+    credentials: what goes with every call; a token that is a function is asked each time.
     Threads may share it.
     """
 
@@ -55,21 +57,24 @@ class Connection:
         max_receive_bytes: int,
         keepalive_seconds: float,
         keepalive_timeout_seconds: float,
+        credentials: Credentials = NOTHING,
     ) -> None:
-        self.server = _with_port(server)
+        self.server = with_port(server)
         self._settings = (
             self.server,
             timeout_seconds,
             max_receive_bytes,
             keepalive_seconds,
             keepalive_timeout_seconds,
+            credentials,
         )
         self.timeout_seconds = timeout_seconds
         self._closed = False
+        self._credentials = credentials
         answer_ms = int(keepalive_timeout_seconds * 1000)
-        self._channel = grpc.insecure_channel(
+        self._channel = credentials.channel(
             self.server,
-            options=[
+            [
                 ("grpc.max_receive_message_length", max_receive_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.keepalive_time_ms", int(keepalive_seconds * 1000)),
@@ -111,9 +116,8 @@ class Connection:
     ) -> _Answer:
         """The answer to a call that answers once. Raises ZigguratError."""
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
-        self._check_open()
         try:
-            found = getattr(self._stub, method)(request, timeout=limit)
+            found = getattr(self._stub, method)(request, timeout=limit, metadata=self._open())
         except grpc.RpcError as error:
             raise from_rpc(error, server=self.server) from None
         assert isinstance(found, answer)
@@ -121,36 +125,30 @@ class Connection:
 
     def read(self, request: read_pb2.ReadRequest, timeout_seconds: float | None) -> Any:
         """A started ReadRegion call; it yields messages as bytes."""
-        self._check_open()
-        return self._read(request, timeout=timeout_seconds)
+        return self._read(request, timeout=timeout_seconds, metadata=self._open())
 
     def plane(self, request: read_pb2.ReadPlaneRequest, timeout_seconds: float | None) -> Any:
         """A started ReadPlane call; it yields messages as bytes."""
-        self._check_open()
-        return self._plane(request, timeout=timeout_seconds)
+        return self._plane(request, timeout=timeout_seconds, metadata=self._open())
 
     def read_many(self, request: read_pb2.ReadRegionsRequest, timeout_seconds: float | None) -> Any:
         """A started ReadRegions call."""
-        self._check_open()
-        return self._stub.ReadRegions(request, timeout=timeout_seconds)
+        return self._stub.ReadRegions(request, timeout=timeout_seconds, metadata=self._open())
 
     def write(self, requests: Iterator[bytes]) -> Any:
         """A started WriteStream call, without a deadline.
 
         requests: serialized messages; gRPC draws them on a thread of its own.
         """
-        self._check_open()
-        return self._write(requests)
+        return self._write(requests, metadata=self._open())
 
     def build(self, request: service_pb2.BuildPyramidRequest) -> Any:
         """A started BuildPyramid call, without a deadline."""
-        self._check_open()
-        return self._stub.BuildPyramid(request)
+        return self._stub.BuildPyramid(request, metadata=self._open())
 
     def frames(self, request: read_pb2.ListFramesRequest) -> Any:
         """A started ListFrames call, without a deadline."""
-        self._check_open()
-        return self._stub.ListFrames(request)
+        return self._stub.ListFrames(request, metadata=self._open())
 
     @property
     def closed(self) -> bool:
@@ -165,9 +163,11 @@ class Connection:
     def __reduce__(self) -> tuple[Any, ...]:
         return _shared_connection, self._settings
 
-    def _check_open(self) -> None:
+    def _open(self) -> tuple[tuple[str, str], ...] | None:
+        """The metadata of a call, where this is not closed."""
         if self._closed:
             raise FailedPrecondition("the client is closed", reason="CLIENT_CLOSED")
+        return self._credentials.metadata()
 
 
 # By settings. A connection for each handle that a worker unpickles would open a socket a task.
@@ -181,6 +181,7 @@ def _shared_connection(
     max_receive_bytes: int,
     keepalive_seconds: float,
     keepalive_timeout_seconds: float,
+    credentials: Credentials,
 ) -> Connection:
     """This process's connection with these settings, for what was unpickled."""
     settings = (
@@ -189,6 +190,7 @@ def _shared_connection(
         max_receive_bytes,
         keepalive_seconds,
         keepalive_timeout_seconds,
+        credentials,
     )
     with _sharing:
         found = _shared.get(settings)
@@ -199,6 +201,7 @@ def _shared_connection(
                 max_receive_bytes=max_receive_bytes,
                 keepalive_seconds=keepalive_seconds,
                 keepalive_timeout_seconds=keepalive_timeout_seconds,
+                credentials=credentials,
             )
         return found
 
@@ -220,7 +223,8 @@ def _as_is(message: bytes) -> bytes:
     return message
 
 
-def _with_port(server: str) -> str:
+def with_port(server: str) -> str:
+    """The address with a port. InvalidArgument where it is none."""
     if not isinstance(server, str) or not server.strip():
         raise InvalidArgument(f'server must be like "host:7447", got {server!r}', field="server")
     server = server.strip()

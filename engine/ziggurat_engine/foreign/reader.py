@@ -109,7 +109,6 @@ class ShardFrames:
     def __init__(self, array: ZarrArray, handles: ShardHandles) -> None:
         self._store = LocalStore(OsFileSystem(), array.path, array.path)
         self._path = str(array.path)
-        self._root = os.path.realpath(array.path)
         self._limit = frame_limit(math.prod(array.chunk) * array.dtype.itemsize)
         self._handles = handles
         self._keys = array.keys
@@ -150,9 +149,6 @@ class ShardFrames:
         if reader is None:
             return None
         try:
-            real = os.path.realpath(f"{self._path}/{key}")
-            if not real.startswith(f"{self._root}/"):
-                raise Corrupt(f"{key}: a link leads out of {self._root}, to {real}")
             payload = reader.size - index_size(self._chunks)
             if payload < 0:
                 raise Corrupt(f"{key}: {reader.size} bytes are less than its index")

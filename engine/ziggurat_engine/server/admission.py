@@ -15,14 +15,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 
 from ziggurat_engine.config import Settings
 from ziggurat_engine.errors import InvalidArgument, LimitExceeded
+from ziggurat_engine.server.shape import behaviour_of, wrapped
 from ziggurat_engine.server.status import abort
 
 WRITE_STREAM = "/ziggurat.v1.Ziggurat/WriteStream"
@@ -61,18 +61,28 @@ class Watch:
         if self._thread.is_alive():
             self._thread.join()
 
-    def first_message(self, context: grpc.ServicerContext) -> AbstractContextManager[None]:
-        """While the block waits for a client's request; what waits raises where it is late."""
-        return self._timed(context, self._first_message_seconds)
+    def asked(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        """`requests`, timed while the first is waited for; the call ends without one.
 
-    def sent(
-        self, answers: Generator[Any, None, None], context: grpc.ServicerContext
-    ) -> Iterator[Any]:
+        Left to itself gRPC waits for it on the call's thread, before any of our code runs, for
+        as long as the client likes.
+        """
+        with self._timed(context, self._first_message_seconds):
+            request = next(requests, None)
+        if request is None:
+            abort(context, InvalidArgument("the call has no message", field="request"))
+        yield request
+        yield from requests
+
+    def sent(self, answers: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         """`answers`, timed while gRPC sends one: it asks for the next when there is room."""
-        with contextlib.closing(answers):
+        try:
             for answer in answers:
                 with self._timed(context, self._send_stall_seconds):
                     yield answer
+        finally:
+            if hasattr(answers, "close"):
+                answers.close()
 
     @contextlib.contextmanager
     def _timed(self, context: grpc.ServicerContext, seconds: float) -> Iterator[None]:
@@ -103,57 +113,33 @@ class Admission(grpc.ServerInterceptor):
         self._streams = _Places("max_streams", settings.max_streams + SPARE_CALLS)
         self._health = _Places("health calls", SPARE_CALLS)
 
-    def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """See grpc.ServerInterceptor; the handler runs while the call has a place."""
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Wraps all; the handler runs while the call has a place."""
         handler = continuation(details)
         if handler is None:
-            return handler
+            # No such call: gRPC says so.
+            return None
         places = self._calls
         if details.method == WRITE_STREAM:
             places = self._streams
         elif details.method.startswith(HEALTH):
             places = self._health
-        if handler.response_streaming:
-            call = handler.stream_stream or self._fed(handler.unary_stream)
-            return grpc.stream_stream_rpc_method_handler(
-                self._streaming(call, places),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        call = handler.stream_unary or self._fed(handler.unary_unary)
-        return grpc.stream_unary_rpc_method_handler(
-            self._answering(call, places), handler.request_deserializer, handler.response_serializer
-        )
-
-    def _fed(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """A handler of one request as one of several, of which it takes the first.
-
-        Left to itself gRPC waits for the request in the call's thread, before any of our code
-        runs, for as long as the client likes.
-        """
+        inner = behaviour_of(handler)
+        # It knows itself how long it waits.
+        timed = details.method != WRITE_STREAM
 
         def fed(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            with self._watch.first_message(context):
-                request = next(requests, None)
-            if request is None:
-                abort(context, InvalidArgument("a call without a request", field="request"))
-            return call(request, context)
+            return inner(self._watch.asked(requests, context) if timed else requests, context)
 
-        return fed
-
-    def _answering(self, call: Callable[..., Any], places: _Places) -> Callable[..., Any]:
-        def placed(requests: Any, context: grpc.ServicerContext) -> Any:
+        def answered(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
             with places.taken(context):
-                return call(requests, context)
+                return fed(requests, context)
 
-        return placed
-
-    def _streaming(self, call: Callable[..., Any], places: _Places) -> Callable[..., Any]:
-        def placed(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        def streamed(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             with places.taken(context):
-                yield from self._watch.sent(call(requests, context), context)
+                yield from self._watch.sent(fed(requests, context), context)
 
-        return placed
+        return wrapped(handler, streamed if handler.response_streaming else answered)
 
 
 class _Places:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,9 +21,12 @@ from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
-from ziggurat_engine.server.admission import FLOOD_CALLS, Admission, Watch, threads
+from ziggurat_engine.server.admission import FLOOD_CALLS, Watch, threads
 from ziggurat_engine.server.files import fitted
+from ziggurat_engine.server.identify import first_token
+from ziggurat_engine.server.interceptors import interceptors
 from ziggurat_engine.server.memory import Trimmer
+from ziggurat_engine.server.tls import check_exposure, listen
 from ziggurat_engine.server.write_call import Waits
 from ziggurat_engine.vfs import FileSystem
 
@@ -35,20 +39,21 @@ BESIDE_BYTES = 192 * 2**20
 
 
 class Server:
-    """A gRPC server over an engine of its own; `address` is where it listens."""
+    """A gRPC server over an engine of its own; `address` is where it listens.
+
+    admin_token: made because tokens are needed and there never was any; else None.
+    """
 
     def __init__(self, settings: Settings, fs: FileSystem | None = None) -> None:
+        check_exposure(settings)
         self._settings = settings = fitted(settings)
         self._engine = Engine(settings, fs)
+        self.admin_token = first_token(settings)
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
         self._watch = Watch(settings.first_message_seconds, settings.send_stall_seconds)
-        waits = Waits(settings.first_message_seconds, settings.stream_idle_seconds)
-        # The first is asked first.
-        interceptors: list[grpc.ServerInterceptor] = [Admission(settings, self._watch)]
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
             ThreadPoolExecutor(threads(settings), thread_name_prefix="call"),
-            interceptors=interceptors,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -72,18 +77,18 @@ class Server:
                 ("grpc.max_connection_idle_ms", round(settings.connection_idle_seconds * 1000)),
             ],
             maximum_concurrent_rpcs=threads(settings) + FLOOD_CALLS,
+            interceptors=interceptors(settings, self._watch),
         )
         self._health = health.HealthServicer()
         self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        waits = Waits(settings.first_message_seconds, settings.stream_idle_seconds)
         self._server.add_generic_rpc_handlers((servicer.handler(self._engine, waits),))
-        host, _, _ = settings.listen.rpartition(":")
         try:
-            port = self._server.add_insecure_port(settings.listen)
-        except RuntimeError as error:
+            self.address = listen(self._server, settings)
+        except (OSError, ZigguratError):
             self._engine.close()
-            raise OSError(f"can't listen on {settings.listen}: {error}") from error
-        self.address = settings.listen if not host else f"{host}:{port}"
+            raise
 
     def start(self) -> None:
         """Takes calls from now on; replays the log, and is healthy once that is done.
@@ -131,6 +136,9 @@ def serve(
     Prints one line, "listening on HOST:PORT", on standard output once calls are taken.
     """
     server = Server(settings, fs)
+    if server.admin_token is not None:
+        # Beside the log, which may go anywhere.
+        print(f"admin token, shown only now: {server.admin_token}", file=sys.stderr, flush=True)  # noqa: T201
     try:
         server.start()
     except (ZigguratError, OSError) as error:

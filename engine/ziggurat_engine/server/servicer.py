@@ -23,7 +23,9 @@ from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.query import Answer, PlaneAnswer, Reading
 from ziggurat_engine.region import Region
+from ziggurat_engine.security.caller import ANONYMOUS
 from ziggurat_engine.server import convert, wire
+from ziggurat_engine.server.caller import caller_of
 from ziggurat_engine.server.status import abort
 from ziggurat_engine.server.write_call import Waits, WriteCall
 
@@ -94,10 +96,15 @@ class _Calls:
         return self._described(image, measure=request.measure)
 
     def list_images(
-        self, request: service_pb2.ListImagesRequest, _: grpc.ServicerContext
+        self, request: service_pb2.ListImagesRequest, context: grpc.ServicerContext
     ) -> service_pb2.ListImagesResponse:
+        caller = caller_of(context) or ANONYMOUS
         # A page token is the last name of the page before.
-        names = [n for n in self._engine.names(request.prefix) if n > request.page_token]
+        names = [
+            name
+            for name in self._engine.names(request.prefix)
+            if name > request.page_token and caller.covers(name)
+        ]
         page = names[: min(request.page_size or DEFAULT_PAGE, DEFAULT_PAGE)]
         answer = service_pb2.ListImagesResponse()
         for name in page:
@@ -244,7 +251,8 @@ class _Calls:
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
-        return WriteCall(self._engine, requests, context, self._waits).responses()
+        check = (caller_of(context) or ANONYMOUS).check
+        return WriteCall(self._engine, requests, context, check, self._waits).responses()
 
 
 def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:

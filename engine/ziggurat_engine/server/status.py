@@ -31,6 +31,8 @@ CODES: tuple[tuple[type[errors.ZigguratError], grpc.StatusCode], ...] = (
     (errors.AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
     (errors.LimitExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.RequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (errors.AccessError, grpc.StatusCode.PERMISSION_DENIED),
     (errors.StreamHeld, grpc.StatusCode.ABORTED),
     (errors.StateError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.DiskFull, grpc.StatusCode.RESOURCE_EXHAUSTED),

@@ -10,7 +10,8 @@ call's own thread, which ends the call: the reader can't be woken from waiting f
 
 The reader releases the stream when it ends: until then a client that reconnects is
 told that its stream is held. Once the server is stopping the call ends by itself, with
-UNAVAILABLE, so that an acquisition that would go on for days does not hold it up.
+UNAVAILABLE, so that an acquisition that would go on for days does not hold it up. So it
+does once its caller's right has ended, within CHECK_SECONDS, also where nothing is sent.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import grpc
@@ -32,6 +33,7 @@ from ziggurat_engine.streams import Outcome, Stream
 # At least this long lies between two acknowledgements: they are cumulative, and each
 # costs about as much as taking in a region does.
 ACK_INTERVAL_SECONDS = 0.005
+CHECK_SECONDS = 1.0
 
 _OUTCOMES = {
     write_pb2.OUTCOME_UNSPECIFIED: Outcome.COMPLETE,
@@ -48,16 +50,21 @@ class Waits(NamedTuple):
 
 
 class WriteCall:
-    """One call; `responses` is what the call sends."""
+    """One call; `responses` is what the call sends.
+
+    check: raises once the caller may not write any more.
+    """
 
     def __init__(
         self,
         engine: Engine,
         requests: Iterator[wire.WriteMessage],
         context: grpc.ServicerContext,
+        check: Callable[[], None],
         waits: Waits,
     ) -> None:
         self._engine = engine
+        self._check = check
         self._waits = waits
         # Since when the reader waits for a message; None while it handles one.
         self._waiting_since: float | None = None
@@ -121,10 +128,16 @@ class WriteCall:
         sent = (stream.received, 0)
         while True:
             with stream.changed:
-                while not (
-                    self._over or stream.received > sent[0] or stream.stirred or ingest.draining
-                ):
-                    stream.changed.wait(self._left())
+                stream.changed.wait_for(
+                    lambda: (
+                        self._over
+                        or stream.received > sent[0]  # noqa: B023 - asked before it changes
+                        or stream.stirred
+                        or ingest.draining
+                    ),
+                    min(CHECK_SECONDS, self._left()),
+                )
+            self._check()
             over = self._over
             now = ingest.refresh(stream)
             if now != sent or self._asked:

@@ -100,7 +100,7 @@ def client(monkeypatch):
     channels = [{"label": "DAPI", "color": "0000FF"}, {"label": "GFP", "color": "00FF00"}]
     image = fake_image("czyx", data, data[..., ::2, ::2], channels=channels)
     made = Client(image)
-    monkeypatch.setattr(ziggurat, "connect", lambda server: made)
+    monkeypatch.setattr(ziggurat, "connect", lambda server, **_: made)
     return made
 
 

@@ -14,6 +14,8 @@ EXPECTED = {
     "ALREADY_EXISTS": ziggurat.AlreadyExists,
     "RESOURCE_EXHAUSTED": ziggurat.LimitExceeded,
     "FAILED_PRECONDITION": ziggurat.FailedPrecondition,
+    "UNAUTHENTICATED": ziggurat.Unauthenticated,
+    "PERMISSION_DENIED": ziggurat.PermissionDenied,
     "ABORTED": ziggurat.StreamHeld,
     "UNAVAILABLE": ziggurat.Unavailable,
     "DEADLINE_EXCEEDED": ziggurat.DeadlineExceeded,

@@ -10,6 +10,7 @@ import ziggurat
 from tests.unit.client.support import fake_image
 
 EXPORTED = {
+    "AccessError",
     "AlreadyExists",
     "Blosc",
     "BuildProgress",
@@ -33,6 +34,7 @@ EXPORTED = {
     "LimitStatus",
     "NotFound",
     "OutOfRange",
+    "PermissionDenied",
     "PyramidBuild",
     "ReadResult",
     "RequestError",
@@ -43,6 +45,7 @@ EXPORTED = {
     "StoredSize",
     "StreamHeld",
     "StreamInfo",
+    "Unauthenticated",
     "Unavailable",
     "Uncompressed",
     "WriteSummary",

@@ -1,0 +1,1 @@
+"""Who may do what, and who did? Nothing here knows gRPC; server/ puts it to use."""

@@ -1,0 +1,27 @@
+"""Who makes this call?
+
+The interceptor that lets calls in (access.py) notes it; handlers, and interceptors outside
+of it once the call is over, ask here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from ziggurat_engine.security.caller import Caller
+
+# Of a call's context, which lives as long as the call does.
+_ATTRIBUTE = "ziggurat_caller"
+
+
+def caller_of(context: grpc.ServicerContext) -> Caller | None:
+    """Whoever was let in; None where nobody was (yet), or the call needs no right."""
+    found: Caller | None = getattr(context, _ATTRIBUTE, None)
+    return found
+
+
+def note(context: Any, caller: Caller) -> None:
+    """The call is made by `caller`."""
+    setattr(context, _ATTRIBUTE, caller)
