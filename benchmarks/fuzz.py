@@ -80,6 +80,7 @@ class Findings:
     seconds: float = 0.0
     memory_growth_bytes: int = 0
     file_growth: int = 0
+    log: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -170,8 +171,10 @@ def fuzz(
         code = target.stop()
         if crashed is None and code != 0:
             found.failures.append(f"crash: exit code {code} when told to stop")
-    if "nobody expected" in target.stderr.read_text(errors="replace"):
+    _, unexpected, log = target.stderr.read_text(errors="replace").partition("nobody expected")
+    if unexpected:
         found.failures.append("bug: the server's log has an exception that nobody expected")
+        found.log = log[:4000]
     found.seconds = time.monotonic() - began
     return found
 
@@ -312,6 +315,7 @@ def main() -> None:
         print(f"{code:24} {count}")
     for failure in found.failures[:20]:
         print(failure)
+    print(found.log)
     counted = {kind: kinds[kind] for kind in ("crash", "bug", "hang", "wrong", "growth")}
     print(
         json.dumps(

@@ -25,6 +25,7 @@ from ziggurat_engine.errors import (
     InvalidArgument,
     LimitExceeded,
     NotFound,
+    OutOfRange,
     StreamHeld,
     Unavailable,
     ZigguratError,
@@ -44,6 +45,8 @@ from ziggurat_engine.state import StreamState
 from ziggurat_engine.streams import Outcome, Pending, Stream, StreamInfo, remembered
 
 MAX_STREAM_ID_BYTES = 128
+# As far as the database counts, and messages do.
+MAX_FRAMES = 2**63 - 1
 # After how long a place among the streams may have become free.
 RETRY_SECONDS = 1.0
 
@@ -350,11 +353,20 @@ class Ingest:
         return tick
 
     def skip(self, stream: Stream, sequence: int, frames: int) -> None:
-        """Accepts that `frames` frames will not come; raises as `write` does."""
+        """Accepts that `frames` frames will not come; raises as `write` does.
+
+        OutOfRange where more were skipped than can be counted.
+        """
         if frames < 1:
             raise InvalidArgument(f"skip.frames is {frames}, not at least 1", field="skip.frames")
         if not self._wanted(stream, sequence, "skip.sequence"):
             return
+        total = stream.counters.skipped_frames + frames
+        if total > MAX_FRAMES:
+            raise OutOfRange(
+                f"skip.frames: {total} skipped frames of a stream are more than {MAX_FRAMES}",
+                field="skip.frames",
+            )
         self._space.check()
         if stream.image.image.adopted is None:
             self._quotas.check_stored(stream.image.image.name, 1, self._settle)

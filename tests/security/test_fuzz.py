@@ -18,7 +18,7 @@ from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2, write_pb2
 
 from benchmarks._fuzzing import Fuzzer
 from benchmarks.fuzz import fuzz
-from tests.service.subject import TOO_MUCH
+from tests.service.subject import OUTSIDE, TOO_MUCH, good_spec
 from tests.support.raw import RawServer, failure
 
 
@@ -92,6 +92,23 @@ def test_a_forced_build_of_a_huge_image_visits_what_is_stored(
     parts.sort(key=lambda answer: answer.part.offset[0])
     found = b"".join(answer.part.payload for answer in parts)
     assert np.frombuffer(found, "<u2").tolist() == coarse
+
+
+def test_skipped_frames_are_counted_as_far_as_there_are_numbers(raw: RawServer, name: str) -> None:
+    """Their sum was in no message any more: the image could be neither described nor listed."""
+    raw.call("CreateImage", service_pb2.CreateImageRequest(spec=good_spec(name)))
+    stream = raw.write(name)
+    assert stream.opened() == 1
+    stream.send(write_pb2.WriteRequest(skip=write_pb2.Skip(sequence=1, frames=2**63 - 2)))
+    stream.send(write_pb2.WriteRequest(skip=write_pb2.Skip(sequence=2, frames=1)))
+    stream.durable(2)
+    stream.send(write_pb2.WriteRequest(skip=write_pb2.Skip(sequence=3, frames=1)))
+    with pytest.raises(grpc.RpcError) as refused:
+        stream.durable(3)
+    said = failure(refused.value)
+    assert (said.code, said.fields) == (OUTSIDE, ("skip.frames",))
+    (info,) = raw.call("GetImage", service_pb2.GetImageRequest(name=name)).streams
+    assert info.skipped_frames == 2**63 - 1
 
 
 def test_a_projection_of_a_huge_image_is_refused(raw: RawServer, huge: str) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
+
 from ziggurat_engine.errors import Corrupt, NotFound
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Shape
@@ -199,11 +201,22 @@ class ChunkArray:
                     self._handles.drop(key)
         return StoredShard(index.present, nbytes)
 
-    def objects(self) -> Iterator[Shape]:
-        """The shards that have an object, found by walking all of them, in no order.
+    def present(self) -> Iterator[tuple[Shape, list[Shape]]]:
+        """(shard, chunks of it that are not absent), found by a walk, in no order.
 
-        What is replaced meanwhile may or may not be among them. OSError.
+        What is replaced meanwhile may or may not be among them. Corrupt, OSError.
         """
+        for shard in self._objects():
+            if not self._sharded:
+                yield shard, [shard]
+                continue
+            with self._lease(self.key(shard)) as handle:
+                positions = [] if handle is None else handle.index.positions.tolist()
+            first = tuple(s * n for s, n in zip(shard, self._shard_chunks, strict=True))
+            places = zip(*np.unravel_index(positions, self._shard_chunks), strict=True)
+            yield shard, [tuple(map(int.__add__, first, map(int, place))) for place in places]
+
+    def _objects(self) -> Iterator[Shape]:
         counts = self.level.shards.counts
         for entry in self._store.walk(self.prefix):
             index = self._keys.index(entry.key.removeprefix(f"{self.prefix}/"))
