@@ -79,7 +79,7 @@ class Result:
 def run(task: Task) -> Result:
     """Writes and checks; raises AssertionError where a box read back differs."""
     frames = Frames(task.shape[1:], task.shape[0], task.dtype)
-    before = _forget_peak()
+    before = forget_peak()
     clients = [ziggurat.connect(task.server) for _ in range(task.streams)]
     try:
         first = _write(_images(clients, task, f"{task.name}-first"), task, frames).closed
@@ -126,7 +126,7 @@ def _images(clients: list[ziggurat.Client], task: Task, name: str) -> list[ziggu
         axes="zyx",
         shape=task.shape,
         dtype=task.dtype,
-        voxel_size={"z": 0.3, "y": 0.1, "x": 0.1},
+        voxel_size={"z": 0.1, "y": 0.1, "x": 0.1},
         unit="micrometer",
         chunk_shape=task.chunks,
         shard_shape=task.shards,
@@ -205,18 +205,23 @@ def _check(image: ziggurat.Image, frames: Frames) -> int:
     return _BOXES
 
 
-def _forget_peak() -> int:
+def forget_peak() -> int:
     """Sets this process's peak of memory to what it has now, and returns that."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_rss_bytes(os.getpid())
 
 
-def main() -> None:
-    """Reads the task, prints the result."""
-    given = json.loads(sys.argv[1])
+def task_of(text: str) -> Task:
+    """The task that its JSON tells."""
+    given = json.loads(text)
     for key in ("shape", "chunks", "shards"):
         given[key] = tuple(given[key]) if given.get(key) else None
-    task = Task(**given)
+    return Task(**given)
+
+
+def main() -> None:
+    """Reads the task, prints the result."""
+    task = task_of(sys.argv[1])
     assert math.prod(task.shape)
     print(json.dumps(asdict(run(task))))
 

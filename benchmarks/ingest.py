@@ -7,7 +7,11 @@ frames exist before the clock starts. It starts with the first write and is read
 when all is acknowledged as received (reads see it), and at Closed (all is stored and
 every level is exact). With --durability durable, the default, all of it also went
 through the write-ahead log. Rates are in MB/s of raw pixels of level 0, MB = 10^6 bytes. Some
-boxes are read back and compared. The last line is JSON with everything.
+boxes are read back and compared.
+
+With --peer others write the same frames with the same chunks, shards, codec and levels,
+without a server, in a process of their own (_ingest_peer.py); all take turns, and the levels of
+the first turn are compared before any time is told. The last line is JSON with everything.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,10 +32,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _machine
+from benchmarks._compare import differences
+from benchmarks._ingest_peer import PEERS
 from benchmarks._server import ServerError, ServerProcess, exit_on_sigterm
 from benchmarks._writing import Task
 
 CODECS = ("blosc-lz4", "blosc-zstd", "zstd", "none")
+NAME = "bench"
+PEER_CHUNKS, PEER_SHARDS = (64, 128, 128), (64, 512, 512)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -56,39 +66,82 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--durability", choices=("durable", "received"), default="durable")
     parser.add_argument("--repeat", type=int, default=1, help="runs, each with a new server")
     parser.add_argument(
+        "--peer", action="append", default=[], choices=PEERS, help="to compare with"
+    )
+    parser.add_argument(
         "--data", type=Path, help="directory for the server's data; a new one in it"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.peer:
+        if not arguments.codec.startswith("blosc-"):
+            parser.error("--peer: only with a Blosc codec, which all of them write")
+        arguments.chunks = arguments.chunks or PEER_CHUNKS
+        arguments.shards = arguments.shards or PEER_SHARDS
+    return arguments
 
 
-def _run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """One run in a new directory: the figures of _writing.Result, and rates."""
+def _task(arguments: argparse.Namespace, address: str, pid: int) -> Task:
+    return Task(
+        server=address,
+        server_pid=pid,
+        name=NAME,
+        shape=arguments.shape,
+        dtype=arguments.dtype,
+        codec=arguments.codec,
+        chunks=arguments.chunks,
+        shards=arguments.shards,
+        streams=arguments.streams,
+        window_mib=arguments.window_mib,
+        durability=arguments.durability,
+    )
+
+
+def _result(module: str, *words: str) -> dict[str, Any]:
+    """What a process of the benchmark prints last."""
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{module} failed with exit code {done.returncode}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _turn(
+    arguments: argparse.Namespace, directory: Path, *, compare: bool
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """One run of all, each in a new directory: ours, and the peers' by name."""
+    raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize
+    with tempfile.TemporaryDirectory(prefix="ziggurat-ingest-", dir=directory) as made:
+        ours = run(arguments, Path(made))
+        group = Path(made, "data", "images", f"{NAME}.ome.zarr")
+        levels = len(ours["levels"])
+        peers = {}
+        for name in arguments.peer:
+            os.sync()  # nobody waits for what another left to be written
+            path = Path(made, name)
+            task = json.dumps(asdict(_task(arguments, "", 0)))
+            found = _result("benchmarks._ingest_peer", name, task, str(path), str(levels))
+            found["mb_per_second"] = raw / found["seconds"] / 1e6
+            found["cpu_seconds_per_gb"] = found["cpu_seconds"] / raw * 1e9
+            found["times_as_fast"] = found["seconds"] / ours["closed_seconds"]
+            if compare:
+                for what, which in (("level 0", range(1)), ("above", range(1, levels))):
+                    print(f"{name}, {what}: {differences(group, path / 'image', which)}")
+            peers[name] = found
+            shutil.rmtree(path)
+    return ours, peers
+
+
+def run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """One run of ours: the figures of _writing.Result, and rates."""
     serve = [word for setting in arguments.set for word in ("--set", setting)]
-    with (
-        tempfile.TemporaryDirectory(prefix="ziggurat-ingest-", dir=directory) as made,
-        ServerProcess(Path(made, "data"), Path(made, "log"), arguments=serve) as server,
-    ):
-        task = Task(
-            server=server.address,
-            server_pid=server.pid,
-            name="bench",
-            shape=arguments.shape,
-            dtype=arguments.dtype,
-            codec=arguments.codec,
-            chunks=arguments.chunks,
-            shards=arguments.shards,
-            streams=arguments.streams,
-            window_mib=arguments.window_mib,
-            durability=arguments.durability,
-        )
-        command = [sys.executable, "-m", "benchmarks._writing", json.dumps(asdict(task))]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"the client's process failed with exit code {done.returncode}")
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    os.sync()
+    with ServerProcess(directory / "data", directory / "log", arguments=serve) as server:
+        task = _task(arguments, server.address, server.pid)
+        found = _result("benchmarks._writing", json.dumps(asdict(task)))
     raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize
     found["received_mb_per_second"] = raw / found["received_seconds"] / 1e6
     found["closed_mb_per_second"] = raw / found["closed_seconds"] / 1e6
@@ -124,6 +177,15 @@ def _tell(run: dict[str, Any], number: int) -> None:
     )
 
 
+def _tell_peer(name: str, found: dict[str, Any]) -> None:
+    print(
+        f"  {name}: {found['mb_per_second']:.0f} MB/s; CPU s/GB {found['cpu_seconds_per_gb']:.2f};"
+        f" peak RSS {found['peak_rss_bytes'] >> 20} MiB; {found['stored_bytes'] / 1e6:.0f} MB in"
+        f" {found['files']} files",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Runs the benchmark as the command line says."""
     arguments = _arguments()
@@ -141,13 +203,18 @@ def main() -> None:
         f" disk {disk / 1e6:.0f} MB/s",
         flush=True,
     )
-    runs = []
+    runs: list[dict[str, Any]] = []
+    peers: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.peer}
     for number in range(1, arguments.repeat + 1):
         try:
-            runs.append(_run(arguments, directory))
+            ours, theirs = _turn(arguments, directory, compare=number == 1)
         except ServerError as error:
             raise SystemExit(str(error)) from None
-        _tell(runs[-1], number)
+        runs.append(ours)
+        _tell(ours, number)
+        for name, found in theirs.items():
+            peers[name].append(found)
+            _tell_peer(name, found)
     median = _summary(runs)
     rates = {name: median[name] * 1e6 for name in median if name.endswith("mb_per_second")}
     print(
@@ -157,6 +224,12 @@ def main() -> None:
         f" {median['stored_bytes'] / 1e6:.0f} MB stored;"
         f" log and store wrote {rates['disk_mb_per_second'] / disk:.2f} of the disk's rate"
     )
+    for name, found_runs in peers.items():
+        ratios = [found["times_as_fast"] for found in found_runs]
+        print(
+            f"ziggurat is {statistics.median(ratios):.2f} x {name}"
+            f" ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
     given = {name: value for name, value in vars(arguments).items() if name != "data"}
     result = {
         "benchmark": "ingest",
@@ -169,6 +242,7 @@ def main() -> None:
         "written_per_disk": rates["disk_mb_per_second"] / disk,
         "machine": machine,
         "runs": runs,
+        "peers": peers,
     }
     print(json.dumps(result))
 

@@ -28,12 +28,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 from ziggurat_engine.cli import MALLOC
 
 from benchmarks import _machine
+from benchmarks._compare import differences
 from benchmarks._data import Frames
 
 CONTENDERS = ("ziggurat", "tensorstore", "tensorstore-nosync", "pyramid-sampler")
@@ -134,23 +134,6 @@ def _cpu(results: list[dict[str, Any]]) -> float:
     return float(statistics.median([r["cpu_seconds"] for r in results if "cpu_seconds" in r]))
 
 
-def _compare(left: Path, right: Path, levels: int) -> str:
-    """In how many pixels the levels above 0 differ."""
-    different = total = 0
-    for level in range(1, levels):
-        if not (right / str(level)).is_dir():
-            return f"no level {level}; {different} of {total} pixels differ below it"
-        a = zarr.open_array(left / str(level), mode="r")
-        b = zarr.open_array(right / str(level), mode="r")
-        if a.shape != b.shape:
-            return f"level {level} is {b.shape}, not {a.shape}"
-        step = a.chunks[0]
-        for z in range(0, a.shape[0], step):
-            different += int(np.count_nonzero(a[z : z + step] != b[z : z + step]))
-        total += math.prod(a.shape)
-    return f"{different} of {total} pixels differ" if different else "byte for byte the same"
-
-
 def main() -> None:
     arguments = _arguments()
     nbytes = math.prod(arguments.shape) * arguments.deeper * 2
@@ -178,7 +161,9 @@ def main() -> None:
                 )
             for name in names:
                 if turn == 0 and name != "ziggurat" and "ziggurat" in names:
-                    compared[name] = _compare(Path(made, "ziggurat"), Path(made, name), levels)
+                    compared[name] = differences(
+                        Path(made, "ziggurat"), Path(made, name), range(1, levels)
+                    )
             for name in names:
                 shutil.rmtree(Path(made, name))
     ratios: dict[str, list[float]] = {}

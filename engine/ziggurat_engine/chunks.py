@@ -19,6 +19,7 @@ from ziggurat_engine.cache import (
 )
 from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.kernels import codec
 from ziggurat_engine.kernels.protocol import Kernels
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
@@ -36,6 +37,29 @@ class Chunks:
         """The chunk as the store has it; None where it is absent. Not to be written to."""
         key = ChunkKey(image.pixels_number(level), level, chunk)
         return self._clean.get_or_load(key, lambda: self._load(image, level, chunk))
+
+    def at_hand(self, image: OpenImage, level: int, at: Shape) -> bool:
+        """Whether `paste` would, as of now, wait neither for the disk nor for a codec."""
+        shard = self._shard(image, level, at)
+        if shard is not None:
+            with shard.lock:
+                chunk, older = shard.chunks.get(at), shard.settling.get(at)
+                if chunk is not None or older is not None:
+                    return older is not None or (chunk is not None and chunk.complete)
+        return ChunkKey(image.pixels_number(level), level, at) in self._clean
+
+    def view(
+        self, image: OpenImage, level: int, at: Shape, source: tuple[slice, ...]
+    ) -> Array | None:
+        """The pixels `source` of a chunk as `paste` would copy them, not to be written to.
+
+        None where nobody may hold them without a copy: those of memory change, and absent
+        ones are nowhere.
+        """
+        if self.held(image, level, at):
+            return None
+        array = self.stored(image, level, at)
+        return None if array is None else array[source]
 
     def paste(
         self, image: OpenImage, level: int, at: Shape, source: tuple[slice, ...], target: Array
@@ -68,21 +92,34 @@ class Chunks:
         array = older.data if older is not None else self.stored(image, level, at)
         target[...] = image.fill_value if array is None else array[source]
 
+    def frame(self, image: OpenImage, level: int, at: Shape) -> bytes | None:
+        """A whole chunk as a Blosc frame, of what `paste` would copy; None where memory is newer.
+
+        For images with that codec, of our own layout. Of an absent chunk a frame of fill value.
+        """
+        if self.held(image, level, at):
+            return None
+        frame = image.arrays[level].read(at)
+        if frame is None:
+            shape = image.image.layout.chunk_shape
+            return codec.blosc_frame(np.full(shape, image.fill_value))
+        try:
+            codec.check_blosc(frame, image.chunk_bytes)
+        except Corrupt as error:
+            raise _named(error, image, level, at) from error
+        return frame
+
     def whole(self, image: OpenImage, level: int, chunk: Shape) -> Array | None:
         """A chunk as a read would see it; None where all of it is fill value.
 
         The array is not to be written to.
         """
-        shard = self._shard(image, level, chunk)
-        if shard is not None:
-            with shard.lock:
-                held = chunk in shard.chunks or chunk in shard.settling
-            if held:
-                grid = image.pyramid.levels[level].chunks
-                out = np.full(grid.cell, image.fill_value)
-                inside = Region.whole(grid.region(chunk).shape).slices()
-                self.paste(image, level, chunk, inside, out[inside])
-                return out
+        if self.held(image, level, chunk):
+            grid = image.pyramid.levels[level].chunks
+            out = np.full(grid.cell, image.fill_value)
+            inside = Region.whole(grid.region(chunk).shape).slices()
+            self.paste(image, level, chunk, inside, out[inside])
+            return out
         return self.stored(image, level, chunk)
 
     def freeze(
@@ -108,6 +145,14 @@ class Chunks:
                     chunk.finish(image.fill_value if base is None else base)
             return shard.freeze()
 
+    def held(self, image: OpenImage, level: int, chunk: Shape) -> bool:
+        """Whether pixels of it are dirty or settling."""
+        shard = self._shard(image, level, chunk)
+        if shard is None:
+            return False
+        with shard.lock:
+            return chunk in shard.chunks or chunk in shard.settling
+
     def _shard(self, image: OpenImage, level: int, chunk: Shape) -> DirtyShard | None:
         shard = image.pyramid.levels[level].shard_of(chunk)
         return self._dirty.find(ShardKey(image.number_of(level), level, shard))
@@ -127,5 +172,9 @@ class Chunks:
                 description.layout.chunk_shape,
             )
         except Corrupt as error:
-            where = f"{description.name}, level {level}, chunk {chunk}"
-            raise Corrupt(f"{where}: {error.message}", image=description.name) from error
+            raise _named(error, image, level, chunk) from error
+
+
+def _named(error: Corrupt, image: OpenImage, level: int, chunk: Shape) -> Corrupt:
+    name = image.image.name
+    return Corrupt(f"{name}, level {level}, chunk {chunk}: {error.message}", image=name)

@@ -19,6 +19,7 @@ from ziggurat_engine import __version__
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.offline import commands
 from ziggurat_engine.security import commands as security
+from ziggurat_engine.upkeep import commands as upkeep
 
 if TYPE_CHECKING:
     from ziggurat_engine.vfs import FileSystem
@@ -221,5 +222,8 @@ def list_settings() -> None:
 main.add_command(commands.command(tune_malloc))
 main.add_command(commands.inspect_command)
 main.add_command(commands.adopt_command)
+main.add_command(upkeep.check_command)
+main.add_command(upkeep.repair_command)
+main.add_command(upkeep.backup_command)
 main.add_command(security.token)
 main.add_command(security.certs)

@@ -178,8 +178,16 @@ class Settings(BaseSettings):
         " process may use",
     )
     max_open_shards: PositiveInt = Field(default=256, description="files kept open for reads")
-    kernels: Literal["auto", "cpu", "reference"] = Field(
-        default="auto", description="who encodes and downsamples"
+    kernels: Literal["auto", "cuda", "cpu", "reference"] = Field(
+        default="auto", description="who encodes and downsamples; auto: cards where there are any"
+    )
+    device_memory_bytes: Bytes = Field(
+        default=ByteSize(4096 * MIB), description="memory of each card that may be used"
+    )
+    device_batch_bytes: Bytes = Field(
+        default=ByteSize(64 * MIB),
+        ge=2**16,
+        description="raw pixels that go to a card at a time; about 8 times that is pinned in RAM",
     )
     kernel_threads: PositiveInt = Field(
         default_factory=cores,

@@ -13,13 +13,14 @@ import logging
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from ziggurat_engine.ahead import Ahead
 from ziggurat_engine.build import Builder
 from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
@@ -29,7 +30,7 @@ from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.ingest import Ingest
 from ziggurat_engine.journal import Journal
-from ziggurat_engine.kernels.protocol import KernelTotals
+from ziggurat_engine.kernels.protocol import DeviceTotals, Kernels, KernelTotals
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.labels import fitted
 from ziggurat_engine.layout import resolve
@@ -42,11 +43,14 @@ from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.space import Space
 from ziggurat_engine.spec import ImageSpec
+from ziggurat_engine.staleness import Staleness
 from ziggurat_engine.state import State
 from ziggurat_engine.store.adopted import check_there
 from ziggurat_engine.store.catalog import Catalog
+from ziggurat_engine.store.format import claim
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.storing import SettleCounters, Storing
+from ziggurat_engine.turns import Turns
 from ziggurat_engine.vfs import FileLock, FileSystem, OsFileSystem
 
 log = logging.getLogger(__name__)
@@ -78,6 +82,7 @@ class Status:
     recovering: bool
     replayed_bytes: int
     kernel_totals: KernelTotals
+    devices: Sequence[DeviceTotals]
     limits: tuple[LimitUse, ...]
 
 
@@ -85,6 +90,7 @@ class Engine:
     """Images, write streams, reads and builds over one data directory.
 
     ingest, query, builder: the ways in; `close` stores everything and ends all threads.
+    staleness: where levels are behind.
     Raises OSError where a directory can't be used, BlockingIOError where another server
     uses it; DataError where what lies in it can't be.
     """
@@ -94,6 +100,7 @@ class Engine:
         settings: Settings,
         fs: FileSystem | None = None,
         open_state: Callable[[], State] | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         self._settings = settings
         self._started = time.monotonic()
@@ -103,6 +110,7 @@ class Engine:
             # First, so that a second server changes nothing.
             self._lock = _lock(fs, settings.data)
             undo.callback(self._lock.close)
+            claim(fs, settings.data)
             database = settings.data / "state.sqlite"
             self._state = open_state() if open_state else State.open(database)
             undo.callback(self._state.close)
@@ -124,7 +132,12 @@ class Engine:
                 max_open_shards=settings.max_open_shards,
                 metered=self._quotas.stored if self._quotas.measured else None,
             )
-            self._kernels = select(settings.kernels, settings.kernel_threads)
+            self._kernels = kernels or select(
+                settings.kernels,
+                settings.kernel_threads,
+                device_memory_bytes=settings.device_memory_bytes,
+                device_batch_bytes=settings.device_batch_bytes,
+            )
             epoch = self._state.begin_epoch(time.time_ns())
             undo.pop_all()
         self._budget = Budget(settings.cache_bytes)
@@ -166,18 +179,20 @@ class Engine:
             max_inflight_bytes=settings.max_inflight_bytes,
             lease_seconds=settings.stream_lease_seconds,
         )
+        self.staleness = Staleness(self._dirty, self._deferred)
+        self._readers = Turns(settings.read_threads, "read")
+        self._ahead = Ahead(self._readers, 2 * settings.read_threads, settings.read_ahead_bytes)
         self.query = Query(
             chunks,
-            self._dirty,
-            self._deferred,
+            self.staleness,
             self._budget,
             self._kernels,
-            threads=settings.read_threads,
+            self._ahead,
+            adding=settings.read_threads,
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
             projection_bytes=settings.read_projection_bytes,
             max_projected_bytes=settings.max_projected_bytes,
-            ahead_bytes=settings.read_ahead_bytes,
             max_batch_boxes=settings.max_batch_boxes,
         )
         self._remaker = remaker = Remaker(self._catalog, self._images, self._settler, self._state)
@@ -203,7 +218,7 @@ class Engine:
         ).start()
         log.info(
             "kernels: %s; cache: %d MiB; %d images in %s",
-            self._kernels.name,
+            ", ".join([self._kernels.name, *(card.name for card in self._kernels.devices)]),
             settings.cache_bytes >> 20,
             len(self._images.names()),
             settings.data,
@@ -380,7 +395,7 @@ class Engine:
             ends.callback(lambda: self._close_journal(stored=stored))
             ends.callback(self._catalog.close)
             ends.callback(self._kernels.close)
-            ends.callback(self.query.close)
+            ends.callback(self._readers.close)
             ends.callback(self._settler.close)
             ends.callback(self._remaker.close)
             stored = False
@@ -436,6 +451,7 @@ class Engine:
             recovering=not self._ready,
             replayed_bytes=self._recovery.bytes_done,
             kernel_totals=self._kernels.totals,
+            devices=self._kernels.devices,
             limits=tuple(self._limits()),
         )
 

@@ -32,6 +32,9 @@ from __future__ import annotations
 import errno
 from typing import ClassVar, Self
 
+# What to do about an UnsupportedVersion.
+NEWER = "use the version of Ziggurat that wrote it, or a later one"
+
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 

@@ -29,7 +29,7 @@ class _Turn:
     flow: Hashable = field(compare=False)
 
 
-class Turns:
+class FairOrder:
     """Whose message is next, without a clock; not to be used from two threads at once."""
 
     def __init__(self) -> None:
@@ -66,19 +66,19 @@ class Rate:
     def __init__(self, bytes_per_second: float) -> None:
         self._bytes_per_second = bytes_per_second
         self._changed = threading.Condition()
-        self._turns = Turns()
+        self._order = FairOrder()
         # When all that was taken so far is paid for.
         self._paid = time.monotonic()
 
     def take(self, flow: Hashable, nbytes: int, ended: Callable[[], bool]) -> None:
         """Returns when a message of `flow` may be taken; Cancelled where `ended()` meanwhile."""
         with self._changed:
-            turn = self._turns.join(flow, nbytes)
+            turn = self._order.join(flow, nbytes)
             served = False
             try:
                 while True:
                     now = time.monotonic()
-                    wait = self._paid - now if self._turns.next(turn) else LOOK_SECONDS
+                    wait = self._paid - now if self._order.next(turn) else LOOK_SECONDS
                     if wait <= 0:
                         break
                     if ended():
@@ -88,7 +88,7 @@ class Rate:
                 self._paid = max(self._paid, now) + nbytes / self._bytes_per_second
                 served = True
             finally:
-                self._turns.leave(turn, served=served)
+                self._order.leave(turn, served=served)
                 self._changed.notify_all()
 
 

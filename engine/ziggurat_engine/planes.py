@@ -149,17 +149,23 @@ def crossed(points: Points, interpolation: Interpolation, limits: Shape, cell: S
     sizes = np.array(limits)
     inside = ((places >= -0.5) & (places < sizes - 0.5)).all(axis=-1)
     places = places[inside]
-    found: set[Shape] = set()
     if interpolation == "nearest":
         ends = [np.floor(places + 0.5)]
     else:
         clipped = np.clip(places, 0, sizes - 1)
         ends = [np.floor(clipped), np.ceil(clipped)]
-    cells = [np.clip(end, 0, sizes - 1).astype(np.int64) // np.array(cell) for end in ends]
-    for choice in itertools.product(range(len(cells)), repeat=len(limits)):
-        corner = np.stack([cells[end][:, axis] for axis, end in enumerate(choice)], axis=-1)
-        found.update(map(tuple, np.unique(corner, axis=0).tolist()))
-    return found
+    # Cells by their number in C order: one number compares faster than three.
+    counts = [-(-size // n) for size, n in zip(limits, cell, strict=True)]
+    strides = np.array([math.prod(counts[axis + 1 :]) for axis in range(len(counts))])
+    numbers = [
+        np.clip(end, 0, sizes - 1).astype(np.int64) // np.array(cell) * strides for end in ends
+    ]
+    chosen: set[int] = set()
+    for choice in itertools.product(numbers, repeat=len(limits)):
+        corner = sum(axes[:, axis] for axis, axes in enumerate(choice))
+        # Neighbouring points are mostly in one cell: what is left of them is few.
+        chosen.update(corner[np.flatnonzero(np.diff(corner, prepend=-1))].tolist())
+    return {tuple(map(int, np.unravel_index(number, counts))) for number in chosen}
 
 
 def _check_vector(name: str, vector: Vector, count: int) -> None:

@@ -3,7 +3,7 @@
 A result is cut into parts of about `part_bytes` that follow the chunk grid: small
 chunks are joined, large ones cut, so that neither a plane through many chunks nor one
 huge chunk makes messages that are slow to send. A few parts are assembled ahead of
-the one that is being sent, on a pool, each in its final memory.
+the one that is being sent, each in its final memory.
 
 A projection is added up tile by tile: as many pixels of the result as `projection_bytes`
 hold the sums of. For each tile the pieces of the box come as parts do.
@@ -14,218 +14,70 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import partial
-from typing import Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ziggurat_engine.cache import Budget, Deferred, DirtyDirectory
+from ziggurat_engine.ahead import Ahead
+from ziggurat_engine.answers import Answer, Frame, Payload, Piece, PlaneAnswer, Read
+from ziggurat_engine.cache import Budget
 from ziggurat_engine.chunks import Chunks
-from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.errors import Cancelled, InvalidArgument, LimitExceeded
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Kernels, Points
 from ziggurat_engine.lattice import Lattice
-from ziggurat_engine.planes import Placed, Plane, crossed, place
-from ziggurat_engine.projection import (
-    Method,
-    Projection,
-    accumulator,
-    check_projection,
-    projection_of,
-)
+from ziggurat_engine.planes import Plane, crossed, place
+from ziggurat_engine.projection import Projection, accumulator, check_projection, projection_of
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.selection import Selection, select
+from ziggurat_engine.selection import select
 from ziggurat_engine.settle import never
-from ziggurat_engine.spec import Array
+from ziggurat_engine.spec import Array, Blosc
+from ziggurat_engine.staleness import Staleness
+from ziggurat_engine.tiles import cut, whole_cells
 
+# Larger chunks, in raw bytes, do not come as they are stored: messages have to stay small.
+MOST_FRAME_BYTES = 8 * 2**20
 # How often who waits to add up looks whether it is still wanted.
 LOOK_SECONDS = 0.1
-# Pieces of a batch that go on at a time, for each part of a single read that would: they
-# may be small.
-BATCH_AHEAD = 16
-
-_Key = TypeVar("_Key")
-_Planned = TypeVar("_Planned")
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What a read asks for, in the order in which it is done.
-
-    steps: one number >= 1 an axis; (): all pixels. project: a method and names of axes.
-    if_newer_than: the revision of an earlier answer.
-    """
-
-    selection: Selection = field(default_factory=Selection)
-    steps: Shape = ()
-    project: tuple[Method, tuple[str, ...]] | None = None
-    conversion: Conversion = field(default_factory=Conversion)
-    if_newer_than: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a read will bring; stale and revision as it began.
-
-    region: the box in pixels of `level`. lattice: its pixels that are taken. shape, dtype: of
-    the result. revision: one less than the image's where stale: the answer will change
-    though nobody writes. modified: False where there is nothing newer to bring.
-    """
-
-    image: OpenImage
-    level: int
-    region: Region
-    lattice: Lattice
-    projection: Projection | None
-    conversion: Conversion
-    shape: Shape
-    dtype: np.dtype[np.generic]
-    stale: bool
-    revision: int
-    modified: bool
-
-    @property
-    def grid(self) -> Grid:
-        """The chunks of the level."""
-        return self.image.pyramid.levels[self.level].chunks
-
-
-@dataclass(frozen=True, slots=True)
-class PlaneAnswer:
-    """What a read of a plane will bring; region: of the level, what it is made of."""
-
-    image: OpenImage
-    plane: Plane
-    placed: Placed
-    region: Region
-    dtype: np.dtype[np.generic]
-    stale: bool
-    revision: int
-    modified: Literal[True] = True
-
-    @property
-    def level(self) -> int:
-        """Which one was chosen."""
-        return self.placed.level
-
-
-class Piece(NamedTuple):
-    """A part of one of many answers. number: which one. first: none of it came before.
-
-    pixels: None where there are none.
-    """
-
-    number: int
-    answer: Answer
-    first: bool
-    box: Region
-    pixels: Array | None
-
-
-class _Room:
-    """Bytes that all reads together may have ready, beyond the piece that each has anyhow.
-
-    So clients that take nothing hold little memory, however many they are.
-    """
-
-    def __init__(self, nbytes: int) -> None:
-        self._lock = threading.Lock()
-        self._left = nbytes
-
-    def take(self, nbytes: int) -> bool:
-        """Takes so many, if there are."""
-        with self._lock:
-            if nbytes > self._left:
-                return False
-            self._left -= nbytes
-            return True
-
-    def give(self, nbytes: int) -> None:
-        """Gives back what was taken."""
-        with self._lock:
-            self._left += nbytes
-
-
-class Reading:
-    """Levels that are being read: they stay until `close`, though others replace them.
-
-    For one thread at a time.
-    """
-
-    def __init__(self) -> None:
-        self._images: set[OpenImage] = set()
-        self._held = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
-
-    def plan(self, image: OpenImage, make: Callable[[OpenImage], _Planned]) -> _Planned:
-        """What `make` gives for the levels that `image` has now."""
-        while True:
-            image = image.now
-            image.stored.gate.check()
-            with ExitStack() as held:
-                if image not in self._images:
-                    held.enter_context(image.reading.shared())
-                answer = make(image)
-                # Else they were replaced before: perhaps they are being removed, and
-                # what was found of stale is that of others.
-                if image.now is image:
-                    self._images.add(image)
-                    self._held.push(held.pop_all())
-                    return answer
 
 
 class Query:
     """All reads. Methods may be called from any thread.
 
-    threads: parts that are assembled at a time, for all reads together, and projections
-    that are added up. part_bytes: about how large a part is. max_read_bytes: of one
-    result. projection_bytes: for the sums of one projection. ahead_bytes: what may be
-    ready and not sent, of all reads, beyond a piece of each. max_batch_boxes: reads of one batch.
+    ahead: where parts are assembled. adding: projections that are added up at a time.
+    part_bytes: about how large a part is. max_read_bytes: of one result.
+    projection_bytes: for the sums of one projection. max_batch_boxes: reads of one batch.
     """
 
     def __init__(
         self,
         chunks: Chunks,
-        dirty: DirtyDirectory,
-        deferred: Deferred,
+        staleness: Staleness,
         budget: Budget,
         kernels: Kernels,
+        ahead: Ahead,
         *,
-        threads: int,
+        adding: int,
         part_bytes: int,
         max_read_bytes: int,
         projection_bytes: int,
         max_projected_bytes: int,
-        ahead_bytes: int,
         max_batch_boxes: int,
     ) -> None:
         self._chunks = chunks
-        self._dirty = dirty
-        self._deferred = deferred
+        self._staleness = staleness
         self._budget = budget
         self._kernels = kernels
+        self._ahead = ahead
+        self._adding = threading.BoundedSemaphore(adding)
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
         self._projection_bytes = projection_bytes
         self._max_projected_bytes = max_projected_bytes
-        self._room = _Room(ahead_bytes)
         self._max_batch_boxes = max_batch_boxes
-        self._ahead = 2 * threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
-        self._adding = threading.BoundedSemaphore(threads)
 
     def plan(self, image: OpenImage, read: Read) -> Answer:
         """Checks a read; nothing is read yet.
@@ -262,63 +114,105 @@ class Query:
             stale,
             revision - stale,
             modified,
+            frames=read.frames
+            and projection is None
+            and target == dtype
+            and read.conversion.window is None
+            and max(lattice.steps) == 1
+            and isinstance(image.image.layout.codec, Blosc)
+            and not image.image.read_only
+            and image.chunk_bytes <= MOST_FRAME_BYTES,
         )
-
-    def stale(self, image: OpenImage, level: int, region: Region | None = None) -> bool:
-        """True where a write below has not reached `region` of `level` (or any of it) yet."""
-        if image.image.read_only:
-            # Nothing is ever written, and factors need not lead from level to level.
-            return False
-        pyramid = image.pyramid
-        region = region or Region.whole(image.shape(level))
-        for below in range(level):
-            grid, number = pyramid.levels[below], image.number_of(below)
-            chunks = grid.chunks.touched(image.below(region, level, below))
-            while True:
-                seen = self._deferred.changes
-                # In this order: what is deferred goes from there once it is touched.
-                if self._deferred.touches(number, below, chunks, grid.shard_of):
-                    return True
-                if self._dirty.touches(number, below, chunks):
-                    return True
-                # The other way about, what was dirty may have been deferred meanwhile.
-                if seen == self._deferred.changes:
-                    break
-        return False
-
-    def stale_chunks(self, image: OpenImage) -> list[int]:
-        """How many chunks of each level a write below has not reached yet."""
-        rank = len(image.image.axes)
-        counts: list[int] = []
-        stale: NDArray[np.int64] = np.empty((0, rank), np.int64)
-        for below, level in enumerate(image.pyramid.levels):
-            if below:
-                stale = distinct(stale // level.factors)
-            counts.append(len(stale))
-            # In this order: what is deferred goes from there once it is touched.
-            found = self._deferred.sets(image.number_of(below), below)
-            dirty = self._dirty.indices(image.number_of(below), below)
-            found.append(frozenset(image.neighbours(below, dirty)))
-            # Perhaps a million: no array is made of each.
-            numbers = itertools.chain.from_iterable(itertools.chain.from_iterable(found))
-            more = np.fromiter(numbers, np.int64).reshape(-1, rank)
-            stale = np.concatenate([stale, more])
-        return counts
 
     def parts(
         self, answer: Answer, cancelled: Callable[[], bool] = never
-    ) -> Iterator[tuple[Region, Array]]:
-        """The result, part by part: (box of the result, C-order array).
+    ) -> Iterator[tuple[Region, Payload]]:
+        """The result, part by part: (box of the result, C-order array or Frame).
 
         Closing the iterator stops the work; raises Cancelled where told to.
         """
         if answer.projection is not None:
             return self._projected(answer, answer.projection, cancelled)
-        whole = Region.whole(answer.shape)
-        return self._each(
-            (box, partial(self._part, answer, box, cancelled))
-            for box in _boxes(answer, whole, self._pixels(answer.dtype))
-        )
+        if not answer.frames and math.prod(answer.shape) <= self._pixels(answer.dtype):
+            return self._single(answer, cancelled)
+        return self._ahead.in_order(self._tasks(answer, cancelled))
+
+    def _single(
+        self, answer: Answer, cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[Region, Array]]:
+        """A small result as one part.
+
+        On this thread: what is at hand is copied faster than it is passed on. The rest
+        comes in turn, chunks side by side.
+        """
+        image, whole = answer.image, Region.whole(answer.shape)
+        if whole.size == 0:
+            return
+        out: Array = np.empty(answer.shape, dtype=image.image.dtype)
+        away = []
+        for at, source, inside in answer.lattice.places(answer.grid):
+            if cancelled():
+                raise Cancelled("the caller gave up")
+            paste = partial(self._chunks.paste, image, answer.level, at, source, out[inside])
+            if self._chunks.at_hand(image, answer.level, at):
+                paste()
+            else:
+                away.append(paste)
+        for _ in self._ahead.in_order((None, 0, paste) for paste in away):
+            if cancelled():
+                raise Cancelled("the caller gave up")
+        yield whole, answer.conversion.apply(out)
+
+    def _tasks(
+        self, answer: Answer, cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[Region, int, Callable[[], Payload]]]:
+        """Box of the result, bytes and task of each part, where nothing is projected."""
+        pixels = self._pixels(answer.dtype)
+
+        def plain(region: Region) -> Iterator[tuple[Region, int, Callable[[], Payload]]]:
+            for box in self._beside(answer, _boxes(answer, region, pixels)):
+                yield box, self._part_bytes, partial(self._part, answer, box, cancelled)
+
+        if not answer.frames:
+            yield from plain(Region.whole(answer.shape))
+            return
+        grid = answer.grid
+        whole = whole_cells(grid, answer.region)
+        for at in grid.indices(whole):
+            box = grid.region(at).relative_to(answer.region.offset)
+            if self._chunks.held(answer.image, answer.level, at):
+                yield from plain(box)
+            else:
+                task = partial(self._frame, answer, at, box, cancelled)
+                yield box, answer.image.chunk_bytes, task
+        for region in answer.region.subtract(whole):
+            yield from plain(region.relative_to(answer.region.offset))
+
+    def _beside(self, answer: Answer, boxes: Iterator[Region]) -> Iterator[Region]:
+        """`boxes` in an order in which neighbours are of different chunks, where there are some.
+
+        Threads that make them then do not wait for one another to load the same chunk.
+        """
+
+        def chunk(box: Region) -> Shape:
+            first = answer.lattice.part(box).offset
+            return tuple(map(int.__floordiv__, first, answer.grid.cell))
+
+        runs = (list(run) for _, run in itertools.groupby(boxes, chunk))
+        while some := list(itertools.islice(runs, self._ahead.most)):
+            for beside in itertools.zip_longest(*some):
+                yield from (box for box in beside if box is not None)
+
+    def _frame(
+        self, answer: Answer, at: Shape, box: Region, cancelled: Callable[[], bool]
+    ) -> Payload:
+        """A whole chunk as it is stored; its pixels where memory has newer ones by now."""
+        if cancelled():
+            raise Cancelled("the caller gave up")
+        data = self._chunks.frame(answer.image, answer.level, at)
+        if data is None:
+            return self._part(answer, box, cancelled)
+        return Frame(data, answer.image.image.layout.chunk_shape)
 
     def plan_plane(self, image: OpenImage, plane: Plane) -> PlaneAnswer:
         """Checks a read of a plane; raises as `plan` does."""
@@ -337,8 +231,12 @@ class Query:
         """As `parts`, of a plane: boxes of rows and columns."""
         limits = answer.image.shape(answer.placed.level)
         pixels = self._pixels(answer.image.image.dtype)
-        return self._each(
-            (Region(points.first, points.shape), partial(self._sample, answer, points, cancelled))
+        return self._ahead.in_order(
+            (
+                Region(points.first, points.shape),
+                self._part_bytes,
+                partial(self._sample, answer, points, cancelled),
+            )
             for points in answer.placed.tiles(limits, pixels)
         )
 
@@ -380,7 +278,7 @@ class Query:
         """The image's revision, and whether `region` of `level` is stale."""
         # In this order: a write that comes between makes it stale, or newer.
         revision = image.base.revision
-        return revision, region.size > 0 and self.stale(image, level, region)
+        return revision, region.size > 0 and self._staleness.stale(image, level, region)
 
     def _check_projected(self, nbytes: int) -> None:
         if nbytes > self._max_projected_bytes:
@@ -431,49 +329,24 @@ class Query:
         ready; else in order. Closing the iterator stops the work; raises Cancelled where
         told to.
         """
-        pieces = self._pieces(answers, cancelled)
-        # held: bytes of `_room`.
-        going: deque[tuple[Piece, int, Future[Array | None]]] = deque()
         begun: set[int] = set()
-        following = next(pieces, None)
+        groups = self._ahead.in_groups(
+            self._pieces(answers, cancelled), self._part_bytes, as_completed=as_completed
+        )
         try:
-            while True:
-                while following is not None and len(going) < BATCH_AHEAD * self._ahead:
-                    piece, nbytes, task = following
-                    held = nbytes if going else 0
-                    if not self._room.take(held):
-                        break
-                    going.append((piece, held, self._pool.submit(task)))
-                    following = next(pieces, None)
-                if not going:
-                    return
-                if as_completed:
-                    wait([future for *_, future in going], return_when=FIRST_COMPLETED)
-                    # What is ready comes to the front.
-                    going = deque(sorted(going, key=lambda entry: not entry[2].done()))
+            for group in groups:
                 done: list[Piece] = []
-                done_bytes = 0
-                while going and (not done or going[0][2].done()):
-                    piece, held, future = going.popleft()
-                    self._room.give(held)
-                    first = piece.number not in begun
+                for piece, payload in group:
+                    done.append(piece._replace(first=piece.number not in begun, payload=payload))
                     begun.add(piece.number)
-                    pixels = future.result()
-                    done.append(piece._replace(first=first, pixels=pixels))
-                    done_bytes += 0 if pixels is None else pixels.nbytes
-                    if done_bytes >= self._part_bytes:
-                        break
                 yield done
         finally:
-            for _, held, future in going:
-                self._room.give(held)
-                future.cancel()
-            wait([future for *_, future in going])
+            groups.close()
 
     def _pieces(
         self, answers: Iterable[Answer], cancelled: Callable[[], bool]
-    ) -> Iterator[tuple[Piece, int, Callable[[], Array | None]]]:
-        """For each piece: it, without pixels; its bytes; and what makes the pixels."""
+    ) -> Iterator[tuple[Piece, int, Callable[[], Payload | None]]]:
+        """For each piece: it, without payload; its bytes; and what makes the payload."""
         for number, answer in enumerate(answers):
             whole = Region.whole(answer.shape)
             if not answer.modified or whole.size == 0:
@@ -483,6 +356,10 @@ class Query:
             if answer.projection is not None:
                 make = self._projected_part
                 pixels = min(pixels, self._tile_pixels(answer, answer.projection))
+            if answer.frames and whole_cells(answer.grid, answer.region).size:
+                for box, nbytes, task in self._tasks(answer, cancelled):
+                    yield Piece(number, answer, False, box, None), nbytes, task
+                continue
             # A small one in one piece, whatever chunks it crosses: others are read beside it.
             small = whole.size <= pixels
             for box in [whole] if small else _boxes(answer, whole, pixels):
@@ -500,39 +377,17 @@ class Query:
         """Of a result: as many as there is room for the sums of."""
         return self._projection_bytes // projection.bytes_per_pixel(answer.image.image.dtype)
 
-    def close(self) -> None:
-        """Ends the pool; no read may be running."""
-        self._pool.shutdown()
-
-    def _each(
-        self, tasks: Iterable[tuple[_Key, Callable[[], Array]]]
-    ) -> Iterator[tuple[_Key, Array]]:
-        """What the tasks return, in their order; some run ahead on the pool."""
-        # held: bytes of `_room`.
-        going: deque[tuple[_Key, int, Future[Array]]] = deque()
-
-        def first() -> tuple[_Key, Array]:
-            done, held, future = going.popleft()
-            self._room.give(held)
-            return done, future.result()
-
-        try:
-            for key, task in tasks:
-                held = self._part_bytes if going else 0
-                while len(going) == self._ahead or not self._room.take(held):
-                    yield first()
-                    held = held if going else 0
-                going.append((key, held, self._pool.submit(task)))
-            while going:
-                yield first()
-        finally:
-            for _, held, future in going:
-                self._room.give(held)
-                future.cancel()
-            wait([future for *_, future in going])
-
     def _part(self, answer: Answer, box: Region, cancelled: Callable[[], bool]) -> Array:
-        """The pixels of a box of the result, where nothing is projected."""
+        """The pixels of a box of the result, where nothing is projected.
+
+        Those of a chunk that lie in one run need no copy.
+        """
+        places = list(itertools.islice(answer.lattice.part(box).places(answer.grid), 2))
+        if len(places) == 1:
+            (at, source, _), image = places[0], answer.image
+            view = self._chunks.view(image, answer.level, at, source)
+            if view is not None and view.flags.c_contiguous:
+                return answer.conversion.apply(view)
         return answer.conversion.apply(self._assemble(answer, box, cancelled))
 
     def _assemble(self, answer: Answer, box: Region, cancelled: Callable[[], bool]) -> Array:
@@ -579,12 +434,12 @@ class Query:
         )
         region = Region(tile.offset, below)
         tasks = (
-            (box, partial(self._assemble, answer, box, cancelled))
+            (box, self._part_bytes, partial(self._assemble, answer, box, cancelled))
             for box in _boxes(answer, region, self._pixels(dtype))
         )
-        pieces = self._each(tasks) if ahead else ((box, task()) for box, task in tasks)
+        pieces = self._ahead.in_order(tasks) if ahead else ((box, task()) for box, _, task in tasks)
         sums_bytes = tile.size * projection.bytes_per_pixel(dtype)
-        with self._budget.beside(sums_bytes + self._ahead * self._part_bytes):
+        with self._budget.beside(sums_bytes + self._ahead.most * self._part_bytes):
             sums = accumulator(projection, region.shape, dtype)
             for box, pixels in pieces:
                 sums.add(box.relative_to(tile.offset), pixels)
@@ -629,67 +484,3 @@ def _checked(steps: Shape, rank: int) -> Shape:
                 f"steps[{axis}] is {step}, not at least 1", field=f"steps[{axis}]"
             )
     return steps
-
-
-def distinct(indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows of `indices`, each once."""
-    if len(indices) == 0:
-        return indices
-    low, high = indices.min(axis=0), indices.max(axis=0)
-    spans = tuple(map(int, high - low + 1))
-    if math.prod(spans) >= 2**63:
-        return np.unique(indices, axis=0)
-    # Numbers are sorted many times faster than rows.
-    numbers = np.unique(np.ravel_multi_index(tuple((indices - low).T), spans))
-    rows: NDArray[np.int64] = np.stack(np.unravel_index(numbers, spans), axis=1) + low
-    return rows
-
-
-def cut(grid: Grid, region: Region, pixels: int) -> Iterator[Region]:
-    """Cuts `region` into boxes of at most about `pixels`, chunk-aligned where possible.
-
-    Each pixel of `region` is in one box. A box is a run of whole chunks (as far as
-    they lie in the region), or a slab of one chunk where a chunk is larger.
-    """
-    if region.size == 0:
-        return
-    rank = len(region.shape)
-    step = [min(c, n) for c, n in zip(grid.cell, region.shape, strict=True)]
-    # Join chunks along the fastest axes first, so that parts are long runs of the result;
-    # if one chunk is too large, cut it along the slowest axes.
-    for axis in reversed(range(rank)):
-        others = math.prod(step) // step[axis]
-        fit = pixels // (others * grid.cell[axis])
-        if fit > 1:
-            step[axis] = min(fit * grid.cell[axis], region.shape[axis])
-    for axis in range(rank):
-        others = math.prod(step) // step[axis]
-        if others * step[axis] > pixels:
-            step[axis] = max(1, pixels // others)
-    for bounds in _bounds(grid, region, step, rank):
-        yield Region(tuple(a for a, _ in bounds), tuple(b - a for a, b in bounds))
-
-
-def _bounds(
-    grid: Grid, region: Region, step: list[int], rank: int
-) -> Iterator[tuple[tuple[int, int], ...]]:
-    """(start, stop) along the first `rank` axes of each box, the last axis fastest.
-
-    Nothing is listed ahead: there may be more boxes than memory holds.
-    """
-    if rank == 0:
-        yield ()
-        return
-    axis = rank - 1
-    first, last, cell = region.offset[axis], region.stop[axis], grid.cell[axis]
-    for before in _bounds(grid, region, step, axis):
-        here = first
-        while here < last:
-            if step[axis] < cell:
-                # Stay within the chunk.
-                end = min(here + step[axis], (here // cell + 1) * cell)
-            else:
-                end = (here // cell) * cell + max(step[axis] // cell, 1) * cell
-            end = min(end, last)
-            yield (*before, (here, end))
-            here = end

@@ -35,7 +35,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ziggurat_engine.errors import UnsupportedVersion
+from ziggurat_engine.errors import NEWER, UnsupportedVersion
 from ziggurat_engine.region import Shape
 
 VERSION = 5
@@ -149,7 +149,8 @@ class State:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version > VERSION:
                 raise UnsupportedVersion(
-                    f"the state database has version {version}, known is {VERSION}"
+                    f"the state database has version {version}; this server knows {VERSION}:"
+                    f" {NEWER}"
                 )
             for newer in range(version + 1, VERSION + 1):
                 for statement in _TABLES.get(newer, "").split(";"):

@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import get_args
 
 import numpy as np
-from ziggurat_engine.kernels.protocol import Recipe
+import pytest
+from ziggurat_engine.kernels.protocol import Kernels, Recipe
+from ziggurat_engine.kernels.select import select
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Blosc, Codec, DTypeName
 
-IMPLEMENTATIONS = ("reference", "cpu")
+from tests.support import shim
+
+# The CUDA kernels on the CPU, see tests/support/card.py, and on a real device.
+CARDS = (
+    pytest.param("card", marks=pytest.mark.skipif(not shim.available(), reason="needs g++")),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+)
+IMPLEMENTATIONS = ("reference", "cpu", *CARDS)
 DTYPES = [np.dtype(name) for name in get_args(DTypeName)]
 THREADS = 2
 
@@ -35,6 +44,16 @@ CASES: list[tuple[Shape, Shape, Shape]] = [  # chunk, valid, factors
 
 # A window of so many pixels that narrow sums overflow.
 HUGE: tuple[Shape, Shape, Shape] = ((300, 300), (300, 299), (250, 200))
+
+
+def made(name: str) -> Kernels:
+    """One of IMPLEMENTATIONS, which the caller closes."""
+    if name == "card":
+        from tests.support.card import kernels_on
+
+        # One chunk wanted is enough for the card to decode it.
+        return kernels_on(decode_together=1)
+    return select(name, THREADS)
 
 
 def noise(shape: Shape, dtype: np.dtype[np.generic], seed: int = 0) -> Array:

@@ -26,17 +26,27 @@ from tests.contract.kernel_cases import (
     HUGE,
     IMPLEMENTATIONS,
     THREADS,
+    made,
     noise,
     recipe,
     same_bits,
 )
+from tests.support.gpu import missing
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")
 def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    made = select(request.param, THREADS)
-    yield made
-    made.close()
+    chosen = made(request.param)
+    yield chosen
+    chosen.close()
+
+
+@pytest.fixture(params=("reference", "cpu"))
+def chunkwise(request: pytest.FixtureRequest) -> Iterator[Kernels]:
+    """Those that take a chunk at a time; for batches see tests/unit/test_cuda_kernels.py."""
+    chosen = made(request.param)
+    yield chosen
+    chosen.close()
 
 
 # --- the fill value
@@ -232,9 +242,9 @@ def test_an_empty_batch_gives_nothing(kernels: Kernels) -> None:
     assert list(kernels.settle([], [], recipe(np.dtype("u2"), (2, 2)))) == []
 
 
-def test_few_results_are_ahead_of_the_consumer(kernels: Kernels) -> None:
+def test_few_results_are_ahead_of_the_consumer(chunkwise: Kernels) -> None:
     chunks = Counting(100)
-    batch = kernels.settle(chunks, [(4, 8)] * 100, recipe(np.dtype("u2"), (2, 2)))
+    batch = chunkwise.settle(chunks, [(4, 8)] * 100, recipe(np.dtype("u2"), (2, 2)))
     for consumed, _ in enumerate(itertools.islice(batch, 60), start=1):
         assert chunks.taken <= consumed + 2 * THREADS
 
@@ -249,16 +259,18 @@ def test_fewer_of_large_chunks_are_ahead(monkeypatch: pytest.MonkeyPatch) -> Non
     kernels.close()
 
 
-def test_a_batch_closed_early_abandons_the_rest(kernels: Kernels) -> None:
+def test_a_batch_closed_early_abandons_the_rest(chunkwise: Kernels) -> None:
     chunks = Counting(100)
-    batch = kernels.settle(chunks, [(4, 8)] * 100, recipe(np.dtype("u2"), (2, 2)))
+    batch = chunkwise.settle(chunks, [(4, 8)] * 100, recipe(np.dtype("u2"), (2, 2)))
     next(batch)
     batch.close()  # type: ignore[attr-defined]
     assert chunks.taken <= 1 + 2 * THREADS
-    assert len(list(kernels.settle(Counting(3), [(4, 8)] * 3, recipe(np.dtype("u2"))))) == 3
+    assert len(list(chunkwise.settle(Counting(3), [(4, 8)] * 3, recipe(np.dtype("u2"))))) == 3
 
 
-def test_an_error_is_raised_in_its_turn(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_raised_in_its_turn(
+    chunkwise: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encode = codec_module.encode
 
     def failing(array: Array, codec: Codec) -> bytes:
@@ -267,12 +279,12 @@ def test_an_error_is_raised_in_its_turn(kernels: Kernels, monkeypatch: pytest.Mo
         return encode(array, codec)
 
     monkeypatch.setattr(codec_module, "encode", failing)
-    batch = kernels.settle(Counting(20), [(4, 8)] * 20, recipe(np.dtype("u2")))
+    batch = chunkwise.settle(Counting(20), [(4, 8)] * 20, recipe(np.dtype("u2")))
     assert len(list(itertools.islice(batch, 7))) == 7
     with pytest.raises(InvalidArgument, match="eight"):
         next(batch)
     assert list(batch) == []
-    assert len(list(kernels.settle(Counting(7), [(4, 8)] * 7, recipe(np.dtype("u2"))))) == 7
+    assert len(list(chunkwise.settle(Counting(7), [(4, 8)] * 7, recipe(np.dtype("u2"))))) == 7
 
 
 def test_as_many_extents_as_chunks_are_needed(kernels: Kernels) -> None:
@@ -299,11 +311,12 @@ def test_many_threads_share_the_kernels(kernels: Kernels) -> None:
 # --- how kernels are chosen, and the compiled ones
 
 
-def test_auto_is_cpu_here() -> None:
-    for name, expected in (("auto", "cpu"), ("cpu", "cpu"), ("reference", "reference")):
-        made = select(name, 1)
-        assert made.name == expected
-        made.close()
+def test_auto_is_the_fastest_that_is_here() -> None:
+    fastest = "cpu" if missing() else "cuda"
+    for name, expected in (("auto", fastest), ("cpu", "cpu"), ("reference", "reference")):
+        chosen = select(name, 1)
+        assert chosen.name == expected
+        chosen.close()
 
 
 def test_bad_choices_are_refused() -> None:

@@ -13,10 +13,16 @@ from numcodecs import zstd
 from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.kernels import codec as codec_module
 from ziggurat_engine.kernels.protocol import Kernels
-from ziggurat_engine.kernels.select import select
 from ziggurat_engine.spec import Blosc, Codec, Gzip, Uncompressed, Zstd
 
-from tests.contract.kernel_cases import DTYPES, IMPLEMENTATIONS, THREADS, noise, recipe, same_bits
+from tests.contract.kernel_cases import (
+    DTYPES,
+    IMPLEMENTATIONS,
+    made,
+    noise,
+    recipe,
+    same_bits,
+)
 
 BLOSC_CODECS: list[Codec] = [
     Blosc(compressor=compressor, shuffle=shuffle, level=level)
@@ -46,9 +52,9 @@ def label(value: object) -> str:
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")
 def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    made = select(request.param, THREADS)
-    yield made
-    made.close()
+    chosen = made(request.param)
+    yield chosen
+    chosen.close()
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=label)

@@ -10,14 +10,13 @@ import pytest
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.kernels import reference
 from ziggurat_engine.kernels.protocol import Kernels, Recipe, Surrounded, halo
-from ziggurat_engine.kernels.select import select
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
 
 from tests.contract.kernel_cases import (
     DTYPES,
     IMPLEMENTATIONS,
-    THREADS,
+    made,
     noise,
     recipe,
     same_bits,
@@ -29,9 +28,9 @@ TOP = 2**64 - 1
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")
 def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    made = select(request.param, THREADS)
-    yield made
-    made.close()
+    chosen = made(request.param)
+    yield chosen
+    chosen.close()
 
 
 def parent(kernels: Kernels, chunk: Array, valid: Shape, factors: Shape, method: str) -> Array:

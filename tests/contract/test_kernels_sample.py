@@ -11,16 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ziggurat_engine.kernels import reference
 from ziggurat_engine.kernels.protocol import Kernels, Points
-from ziggurat_engine.kernels.select import select
 
-from tests.contract.kernel_cases import DTYPES, IMPLEMENTATIONS, THREADS, noise, same_bits
+from tests.contract.kernel_cases import DTYPES, IMPLEMENTATIONS, made, noise, same_bits
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")
 def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    made = select(request.param, THREADS)
-    yield made
-    made.close()
+    chosen = made(request.param)
+    yield chosen
+    chosen.close()
 
 
 FLOATS = st.floats(-3, 3)

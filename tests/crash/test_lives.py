@@ -610,7 +610,7 @@ class TestSettling:
             for shard in world.engine._dirty.shards():
                 world.engine._budget.release(shard.clear())
             image = world.engine.image(NAME)
-            assert world.engine.query.stale(image, 1)
+            assert world.engine.staleness.stale(image, 1)
             stream = world.streams()["left"]
             world.write(stream, writes[1])
             for level in range(3):
@@ -792,7 +792,7 @@ class TestDeferred:
                 for level in range(1, len(image.pyramid.levels)):
                     region = Region.whole(image.shape(level))
                     # What does not say that it is stale is right.
-                    if not after.engine.query.stale(image, level):
+                    if not after.engine.staleness.stale(image, level):
                         break
                     after.engine.builder.exact(image, level, region)
                 check_levels(after, level0)
@@ -812,7 +812,7 @@ class TestDeferred:
             world.write(stream, writes[1])
         for level in (1, 2):
             world.engine.builder.exact(image, level, Region.whole(image.shape(level)))
-            assert not world.engine.query.stale(image, level)
+            assert not world.engine.staleness.stale(image, level)
         check_levels(world, painted(*writes))
         world.write(stream, Write("left", len(writes) + 1, WHOLE, 11))
         for _ in world.engine.builder.build(image):
@@ -891,10 +891,10 @@ class TestDeferred:
         deferred.remove = late
         world.engine.builder.exact(image, 1, Region.whole(image.shape(1)))
         assert stream.received == 2
-        assert world.engine.query.stale(image, 1)
+        assert world.engine.staleness.stale(image, 1)
         for level in (1, 2):
             world.engine.builder.exact(image, level, Region.whole(image.shape(level)))
-            assert not world.engine.query.stale(image, level)
+            assert not world.engine.staleness.stale(image, level)
         check_levels(world, painted(Write("left", 2, PART, 2)))
 
     def test_a_build_of_what_is_deleted_ends_with_not_found(self, live):

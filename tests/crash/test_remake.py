@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ziggurat_engine.answers import Read
 from ziggurat_engine.build import Progress
 from ziggurat_engine.errors import (
     Cancelled,
     FailedPrecondition,
     NotFound,
 )
-from ziggurat_engine.query import Read, Reading
+from ziggurat_engine.leases import Reading
 from ziggurat_engine.region import Region
 from ziggurat_engine.selection import Selection
 from ziggurat_engine.store import omezarr

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import zarr
+from ziggurat_engine.answers import Read
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
-from ziggurat_engine.query import Read
 from ziggurat_engine.region import Region
 from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest

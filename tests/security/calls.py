@@ -55,9 +55,10 @@ class Caller:
         self.channel, self.metadata = channel, metadata
 
     def call(self, method: str, request: Any) -> list[bytes] | Failure:
-        """What `method` answers to one request, undecoded."""
+        """What `method` answers to one request, a message or its bytes; undecoded."""
         stub = self.channel.stream_stream(
-            f"/{SERVICE.full_name}/{method}", lambda message: message.SerializeToString()
+            f"/{SERVICE.full_name}/{method}",
+            lambda message: message if isinstance(message, bytes) else message.SerializeToString(),
         )
         try:
             return list(stub(iter([request]), metadata=self.metadata, timeout=SECONDS))

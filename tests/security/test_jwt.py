@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.server
+import itertools
 import json
 import threading
 import time
@@ -15,6 +17,7 @@ from typing import Any
 
 import grpc
 import jwt
+import numpy as np
 import pytest
 import ziggurat
 from cryptography.hazmat.primitives import serialization
@@ -130,15 +133,58 @@ def test_a_server_takes_both(trusting: Guarded) -> None:
 
 
 def test_a_stream_ends_when_it_expires(trusting: Guarded, key_file: Path) -> None:
-    server_leeway = 30
     with trusting.connect(signed()) as client:
         client.create("lab/stream", axes="yx", shape=(4, 4), dtype="uint8")
-    soon = signed(exp=time.time() - server_leeway + 4)
-    with trusting.connect(soon) as client:
-        writer = client.open("lab/stream").writer()
+    with contextlib.ExitStack() as stack:
+        writer = opened(trusting, stack)
         with pytest.raises(ziggurat.Unauthenticated, match="expired"):
             until(lambda: writer.flush() or writer.skip(1), "the writer to be told")
         writer.cancel()
+
+
+def test_a_writer_goes_on_with_another(trusting: Guarded) -> None:
+    """A function gives JWTs: one that is over soon, and then others."""
+    leeway = load(data="d").jwt_leeway_seconds
+    lives = iter(2.0**n for n in itertools.count())
+    opened = False
+
+    def token() -> str:
+        # Until a writer is open: on a busy machine one may be over before it is.
+        return signed(exp=time.time() + 600 if opened else time.time() - leeway + next(lives))
+
+    with trusting.connect() as client:
+        client.create("lab/long", axes="tyx", shape=(0, 4, 4), dtype="uint8", unbounded=True)
+    with trusting.connect(signed()) as steady, trusting.connect(token) as client:
+        (image,) = until(lambda: asked(client), "a token to reach the server in time")
+        (writer,) = until(lambda: asked(client, image), "a writer to be opened in time")
+        opened, t = True, 0
+        while not writer.reconnects:
+            writer.write(np.full((4, 4), t % 256, "uint8"), t=t)
+            writer.flush()
+            t += 1
+        writer.close()
+        read = steady.open("lab/long").read()
+    assert (read == np.arange(t).astype("uint8")[:, None, None]).all()
+    with trusting.connect() as client:
+        client.delete("lab/long")
+
+
+def asked(client: ziggurat.Client, image: Any = None) -> Any:
+    """The image, or a writer to it, in a tuple; nothing where the token was over before."""
+    with contextlib.suppress(ziggurat.Unauthenticated):
+        return (client.open("lab/long") if image is None else image.writer(),)
+    return ()
+
+
+def opened(trusting: Guarded, stack: contextlib.ExitStack) -> ziggurat.Writer:
+    """A writer whose JWT is over soon, yet not before it was opened."""
+    leeway = load(data="d").jwt_leeway_seconds
+    for seconds in (2, 4, 8, 16, 32):
+        soon = signed(exp=time.time() - leeway + seconds)
+        client = stack.enter_context(trusting.connect(soon))
+        with contextlib.suppress(ziggurat.Unauthenticated):
+            return client.open("lab/stream").writer()
+    raise AssertionError("no writer was opened in time")
 
 
 HOSTILE: dict[str, Callable[[], str]] = {
@@ -164,6 +210,9 @@ HOSTILE: dict[str, Callable[[], str]] = {
     "no issuer": lambda: signed(iss=None),
     "expired": lambda: signed(exp=time.time() - 100),
     "never expires": lambda: signed(exp=None),
+    "expires never": lambda: signed(exp=float("inf")),
+    "expires at no time": lambda: signed(exp=float("nan")),
+    "is somebody's list": lambda: signed(sub=["ada"]),
     "expires some day": lambda: signed(exp="tomorrow"),
     "not yet": lambda: signed(nbf=time.time() + 100),
     "nobody": lambda: signed(sub=None),
@@ -233,6 +282,10 @@ def test_secrets_and_strange_keys_are_no_keys(tmp_path: Path) -> None:
         {"kty": "new", "kid": "new"},
         {"kid": "empty"},
         "none",
+        {"kty": "RSA", "kid": "empty"},
+        {"kty": "RSA", "n": 7, "e": [], "kid": "numbers"},
+        {"kty": ["RSA"], "kid": "list"},
+        {**jwk("RS256", "x", SECRETS["RS256"]), "kid": ["RS256"]},
         jwk("RS256", "encrypts", SECRETS["RS256"], use="enc"),
         jwk("ES256", "good", SECRETS["ES256"]),
     ]
@@ -316,6 +369,12 @@ def test_a_place_without_keys(place: str, document: Any) -> None:
     Place.document = document
     with pytest.raises(Unauthenticated):
         Keys(place, 0, 0).find("RS256")
+
+
+def test_a_file_that_is_too_deep(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(10**5 * "[")
+    with pytest.raises(Unauthenticated):
+        Keys(str(tmp_path / "keys"), 0, 0).find("RS256")
 
 
 def test_only_from_where_the_settings_say(place: str) -> None:

@@ -101,6 +101,14 @@ def test_a_prefix_confines_every_call(guarded: Guarded, name: str) -> None:
         assert [image.name for image in client.list("other")] == ["other/run"]
 
 
+def test_what_is_no_message(guarded: Guarded) -> None:
+    for who in (guarded.people["boss"], guarded.admin_token):
+        for method in REQUESTS:
+            if method != "GetStatus":
+                found = guarded.caller(who).refused(method, b"\xff\xff\xff")
+                assert (found.code, found.fields) == (Code.INVALID_ARGUMENT, ("request",)), method
+
+
 def test_there_or_not_sounds_the_same(guarded: Guarded) -> None:
     boss = guarded.caller(guarded.people["boss"])
     for method, request in REQUESTS.items():

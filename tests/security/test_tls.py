@@ -71,6 +71,9 @@ def test_health_over_tls(mutual: ServerProcess, pem: dict[str, Path]) -> None:
     environment["ZIGGURAT_TLS_CERT"] = str(pem["server"])
     said = run("ziggurat-engine", "health", mutual.address, **environment)
     assert said.stdout == "SERVING\n"
+    everywhere = mutual.address.replace("127.0.0.1", "0.0.0.0")
+    said = run("ziggurat-engine", "health", ZIGGURAT_LISTEN=everywhere, **environment)
+    assert said.stdout == "SERVING\n"
     refused = run("ziggurat-engine", "health", mutual.address, "--timeout=5", code=1)
     assert "UNAVAILABLE" in refused.stdout
 
@@ -86,11 +89,14 @@ def test_a_server_of_another_ca(mutual: ServerProcess, pem, stranger) -> None:
             assert caught.value.reason == "TLS_FAILED"
 
 
-def test_a_client_of_another_ca(mutual: ServerProcess, pem, stranger) -> None:
-    """Nor one without a certificate, or that speaks no TLS."""
-    shown = {"cert": stranger["client"], "key": stranger["client_key"]}
+def test_a_client_of_another_ca(mutual: ServerProcess, pem, stranger, tmp_path: Path) -> None:
+    """Nor one whose certificate is over, that has none, or that speaks no TLS."""
+    shutil.copy(pem["ca"], tmp_path)
+    shutil.copy(pem["ca_key"], tmp_path)
+    over = certificates(tmp_path, days=-1)
     for client in (
-        connected(mutual, pem, **shown),
+        connected(mutual, pem, cert=stranger["client"], key=stranger["client_key"]),
+        connected(mutual, pem, cert=over["client"], key=over["client_key"]),
         ziggurat.connect(mutual.address, ca=pem["ca"]),
         ziggurat.connect(mutual.address),
     ):

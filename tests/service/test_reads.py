@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import tifffile
 import ziggurat
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ziggurat import _slabs
+from ziggurat._commands import cli
+from ziggurat._tiff import TiffStack
 from ziggurat_proto.v1 import read_pb2, service_pb2
 
 from tests.service.subject import INVALID, OUTSIDE, TOO_MUCH, Subject, check
@@ -487,3 +493,77 @@ def test_out_takes_any_result(stack: ziggurat.Image) -> None:
     assert (out == stack.read().max(axis=1, keepdims=True)).all()
     with pytest.raises(ziggurat.InvalidArgument):
         stack.read(resolution=1.0, out=np.zeros((1, 1, 1, 1), "uint16"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["--level", "1", "--box", "1,2:5,:,3:20"], {"box": np.s_[1:2, 2:5, :, 3:20], "level": 1}),
+        (["--resolution", "z=4,y=1.0"], {"resolution": {"z": 4.0, "y": 1.0}}),
+        (
+            ["--max-voxels", "3000", "--physical", "z=3:9,x=2:7.5"],
+            {"max_voxels": 3000, "physical": {"z": (3, 9), "x": (2, 7.5)}},
+        ),
+        (
+            ["--level0", "--level", "2", "--box", ":,1:8,3:30,:", "--exact"],
+            {"level0": True, "level": 2, "box": np.s_[:, 1:8, 3:30, :], "exact": True},
+        ),
+        (
+            ["--steps", "z=2,x=7", "--window", "100,30000", "--dtype", "uint8"],
+            {"steps": {"z": 2, "x": 7}, "window": (100, 30000), "dtype": "uint8"},
+        ),
+        (
+            ["--mean", "--along", "z", "--encoding", "blosc", "--steps", "y=3"],
+            {"projection": "mean", "along": "z", "steps": {"y": 3}},
+        ),
+    ],
+    ids=["box", "resolution", "physical", "level0", "steps", "projection"],
+)
+@pytest.mark.parametrize("slab_bytes", [2**26, 600])
+def test_the_command_writes_what_a_read_gives(
+    stack: ziggurat.Image,
+    arguments: list[str],
+    options: dict[str, Any],
+    slab_bytes: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_slabs, "SLAB_BYTES", slab_bytes)
+    file = tmp_path / "a.tif"
+    command = ["get", stack.name, str(file), "--server", stack.server, *arguments]
+    done = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    wanted = stack.fetch(**options)
+    found = tifffile.imread(file)
+    # The file's order is z, c.
+    assert same_bytes(np.squeeze(np.swapaxes(wanted.array, 0, 1)), np.squeeze(found))
+    spacing = dict(zip("czyx", wanted.spacing, strict=True))
+    with TiffStack(file) as made:
+        known = {axis: spacing[axis] for axis in made.voxel_size}
+        assert made.voxel_size == pytest.approx(known, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", "z"], "z=4,y=2"),
+        (["--physical", "z=4"], "z=2:4.5"),
+        (["--window", "5"], "100,2000"),
+        (["--resolution", "fine"], "2.5"),
+        (["--max-voxels", "5", "--level", "1"], "max_voxels"),
+        (["--max"], "along"),
+        (["--along", "z"], "along"),
+        (["--box", "1:1"], "no pixels"),
+        (["--dtype", "complex64"], "dtype"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_command_refuses(
+    stack: ziggurat.Image, arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.tif"
+    command = ["get", stack.name, str(file), "--server", stack.server, *arguments]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code in (1, 2)
+    assert said in done.output
+    assert not file.exists()

@@ -35,11 +35,15 @@ class LinkUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """How bad a line is, in each direction; `seed` where the drops are ours to draw."""
+    """How bad a line is, in each direction; `seed` where the drops are ours to draw.
+
+    bits_per_second: 0 where nothing limits it.
+    """
 
     delay_seconds: float
     loss: float
     seed: int = 0
+    bits_per_second: int = 0
 
 
 class Link(ABC):
@@ -63,6 +67,11 @@ class Link(ABC):
         forget: only on new connections. What is left of those from before never reaches
             the server any more, as if those clients had lost their power in the cut.
         """
+
+    @property
+    @abstractmethod
+    def brought(self) -> int:
+        """Bytes that came from servers so far."""
 
     @abstractmethod
     def calm(self) -> None:
@@ -142,6 +151,11 @@ class NamespaceLink(Link):
             _command("ip", "address", "add", self._here, "dev", self._near)
         self._there("ip", "link", "set", self._far, "up")
 
+    @property
+    def brought(self) -> int:
+        with open(f"/sys/class/net/{self._near}/statistics/rx_bytes") as file:
+            return int(file.read())
+
     def calm(self) -> None:
         _command("tc", "qdisc", "del", "dev", self._near, "root")
         self._there("tc", "qdisc", "del", "dev", self._far, "root")
@@ -164,7 +178,9 @@ class NamespaceLink(Link):
         _command("ip", "link", "add", self._near, "type", "veth", *peer)
 
     def _spoil(self, fault: Fault) -> None:
-        netem = ("netem", "limit", "10000", "delay", f"{fault.delay_seconds * 1000:g}ms")
+        netem = ["netem", "limit", "10000", "delay", f"{fault.delay_seconds * 1000:g}ms"]
+        if fault.bits_per_second:
+            netem += ["rate", f"{fault.bits_per_second}bit"]
         for run, name in ((_command, self._near), (self._there, self._far)):
             # Else what is lost at once is a segment of 64 KiB.
             run("ip", "link", "set", name, "gso_max_segs", "1")

@@ -24,7 +24,7 @@ T = TypeVar("T")
 class ProxyLink(Link):
     """A port here that leads to one server.
 
-    delay_seconds: in each direction.
+    delay_seconds: in each direction. bits_per_second: from the server; 0: no limit.
     reset_after: from how many to how many bytes towards the server, drawn from `seed`,
         until all connections are reset; then it begins anew.
     rude: a cut resets connections and refuses new ones, as a firewall would. Else bytes
@@ -37,16 +37,19 @@ class ProxyLink(Link):
         self,
         *,
         delay_seconds: float = 0.0,
+        bits_per_second: float = 0.0,
         reset_after: tuple[int, int] | None = None,
         rude: bool = False,
         seed: int = 0,
     ) -> None:
         self._delay, self._reset_after, self._rude = delay_seconds, reset_after, rude
+        self._seconds_per_byte = 8 / bits_per_second if bits_per_second else 0.0
         self._draw = random.Random(seed)
         self._left = self._next_reset()
         self.resets = 0
         # Bytes towards the server.
         self.carried = 0
+        self._brought = 0
         self._target: tuple[str, str] = ("", "")
         self._port = 0
         self._loop = asyncio.new_event_loop()
@@ -57,6 +60,10 @@ class ProxyLink(Link):
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._thread.start()
+
+    @property
+    def brought(self) -> int:
+        return self._brought
 
     def address(self, server: str) -> str:
         host, _, port = server.rpartition(":")
@@ -162,6 +169,9 @@ class ProxyLink(Link):
                 await target.drain()
                 if counted:
                     self._count(len(data))
+                else:
+                    self._brought += len(data)
+                    await asyncio.sleep(len(data) * self._seconds_per_byte)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(take())

@@ -97,12 +97,12 @@ class RawServer:
     def read(self, image: str, level: int = 0) -> np.ndarray:
         """A whole level, put together from what the generated code says of the answer."""
         request = read_pb2.ReadRequest(image=image, level=level)
-        header, *parts = self.call("ReadRegion", request)
-        name = image_pb2.DataType.Name(header.header.data_type).removeprefix("DATA_TYPE_").lower()
-        out = np.zeros(tuple(header.header.shape), name)
+        answers = self.call("ReadRegion", request)
+        header = answers[0].header
+        name = image_pb2.DataType.Name(header.data_type).removeprefix("DATA_TYPE_").lower()
+        out = np.zeros(tuple(header.shape), name)
         covered = np.zeros(out.shape, np.uint8)
-        for answer in parts:
-            part = answer.part
+        for part in (answer.part for answer in answers if answer.HasField("part")):
             box = tuple(slice(o, o + n) for o, n in zip(part.offset, part.shape, strict=True))
             out[box] = np.frombuffer(part.payload, np.dtype(name).newbyteorder("<")).reshape(
                 tuple(part.shape)

@@ -10,39 +10,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ziggurat_engine.errors import Cancelled
-from ziggurat_engine.pacing import InFlight, Rate, Turns
+from ziggurat_engine.pacing import FairOrder, InFlight, Rate
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=6), st.integers(20, 200))
 def test_turns_are_fair_by_bytes(sizes: list[int], rounds: int) -> None:
     """Each flow always has a message waiting: none gets a message more than another."""
-    turns, got = Turns(), Counter(dict.fromkeys(range(len(sizes)), 0))
-    waiting = {flow: turns.join(flow, size) for flow, size in enumerate(sizes)}
+    order, got = FairOrder(), Counter(dict.fromkeys(range(len(sizes)), 0))
+    waiting = {flow: order.join(flow, size) for flow, size in enumerate(sizes)}
     for _ in range(rounds):
-        (flow,) = [flow for flow, turn in waiting.items() if turns.next(turn)]
-        turns.leave(waiting[flow], served=True)
+        (flow,) = [flow for flow, turn in waiting.items() if order.next(turn)]
+        order.leave(waiting[flow], served=True)
         got[flow] += sizes[flow]
-        waiting[flow] = turns.join(flow, sizes[flow])
+        waiting[flow] = order.join(flow, sizes[flow])
         assert max(got.values()) - min(got.values()) <= 2 * max(sizes)
 
 
 def test_a_pause_saves_nothing_up() -> None:
-    turns = Turns()
+    order = FairOrder()
     for _ in range(10):
-        turn = turns.join("busy", 100)
-        turns.leave(turn, served=True)
-    late, busy = turns.join("late", 150), turns.join("busy", 100)
-    assert turns.next(busy)
-    turns.leave(busy, served=True)
-    assert turns.next(late)
+        turn = order.join("busy", 100)
+        order.leave(turn, served=True)
+    late, busy = order.join("late", 150), order.join("busy", 100)
+    assert order.next(busy)
+    order.leave(busy, served=True)
+    assert order.next(late)
 
 
 def test_one_that_gives_up_holds_nobody_up() -> None:
-    turns = Turns()
-    first, second = turns.join("a", 1), turns.join("b", 2)
-    assert turns.next(first)
-    turns.leave(first, served=False)
-    assert turns.next(second)
+    order = FairOrder()
+    first, second = order.join("a", 1), order.join("b", 2)
+    assert order.next(first)
+    order.leave(first, served=False)
+    assert order.next(second)
 
 
 def test_a_rate_is_kept() -> None:

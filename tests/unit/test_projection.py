@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ziggurat_engine.answers import Read
 from ziggurat_engine.config import Settings
 from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.engine import Engine
@@ -18,9 +19,9 @@ from ziggurat_engine.errors import Cancelled, InvalidArgument
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.lattice import Lattice
 from ziggurat_engine.projection import Projection, accumulator
-from ziggurat_engine.query import Read, cut
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
+from ziggurat_engine.tiles import cut
 
 INTEGERS = ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]
 FLOATS = ["float32", "float64"]

@@ -74,12 +74,12 @@ def test_the_payload_is_a_view_of_the_message() -> None:
     assert found.payload.obj is message
 
 
-@given(numbers, numbers, payloads)
-def test_parts_are_encoded(offset: list, shape: list, payload: bytes) -> None:
-    part = read_pb2.ReadPart(offset=offset, shape=shape, payload=payload)
+@given(numbers, numbers, payloads, numbers)
+def test_parts_are_encoded(offset: list, shape: list, payload: bytes, frame: list) -> None:
+    part = read_pb2.ReadPart(offset=offset, shape=shape, payload=payload, frame_shape=frame)
     wanted = read_pb2.ReadResponse(part=part).SerializeToString()
     box = Region(tuple(offset), tuple(shape))
-    found = wire.encode_part(box, memoryview(payload))
+    found = wire.encode_part(box, memoryview(payload), tuple(frame))
     assert type(found) is bytes, "anything else hangs the client"
     assert found == wanted
 
@@ -90,6 +90,9 @@ def test_headers_are_encoded() -> None:
     )
     found = wire.encode_header(header)
     assert read_pb2.ReadResponse.FromString(found).header == header
+    both = wire.encode_part(Region((1,), (2,)), memoryview(b"ab"), before=found)
+    part = read_pb2.ReadPart(offset=[1], shape=[2], payload=b"ab")
+    assert both == read_pb2.ReadResponse(header=header, part=part).SerializeToString()
 
 
 def varint(value: int) -> bytes:

@@ -18,6 +18,7 @@ from ziggurat._values import (
     CacheStatus,
     Channel,
     Codec,
+    DeviceStatus,
     Gzip,
     KernelStatus,
     Layout,
@@ -132,6 +133,18 @@ def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
             downsample_seconds=kernels.downsample_seconds,
             decoded_bytes=kernels.decoded_bytes,
             decode_seconds=kernels.decode_seconds,
+            cpu_batches=kernels.cpu_batches,
+        ),
+        devices=tuple(
+            DeviceStatus(
+                name=device.name,
+                state=device.state,
+                memory_bytes=device.memory_bytes,
+                batches=device.batches,
+                failures=device.failures,
+                last_failure=device.last_failure,
+            )
+            for device in status.devices
         ),
         limits=tuple(LimitStatus(each.name, each.value, each.used) for each in status.limits),
     )

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from ziggurat_proto.v1 import read_pb2
 
+from ziggurat._encoding import put_encoding
 from ziggurat._errors import InvalidArgument, ServerError
 from ziggurat._read import ReadResult, check_header, paste, result_of
 from ziggurat._request import Asked
 from ziggurat._rpc import Connection, messages
-from ziggurat._wire import Part
+from ziggurat._wire import part_of
 
 
 @dataclass(slots=True)
@@ -45,10 +46,7 @@ def read_each(
     """
     if not asked:
         return
-    request = read_pb2.ReadRegionsRequest(
-        reads=[read.message for read in asked], as_completed=as_completed
-    )
-    call = connection.read_many(request, timeout_seconds)
+    call = connection.read_many(_request(connection, asked, as_completed), timeout_seconds)
     going: dict[int, _Open] = {}
     missing = set(range(len(asked)))
     answers = messages(call, lambda answer: answer.pieces, connection.server)
@@ -63,9 +61,7 @@ def read_each(
             if found is None:
                 raise _wrong("a piece without a header")
             if piece.HasField("part"):
-                part = piece.part
-                view = Part(tuple(part.offset), tuple(part.shape), memoryview(part.payload))
-                found.left -= paste(view, found.array, read.dtype.newbyteorder("<"))
+                found.left -= paste(part_of(piece.part), found.array, read.dtype.newbyteorder("<"))
             if found.left <= 0:
                 if found.left:
                     raise _wrong(f"{-found.left} pixels too many")
@@ -104,6 +100,16 @@ def read_stack(
     for _ in read_each(connection, asked, out, True, timeout_seconds):
         pass
     return out
+
+
+def _request(
+    connection: Connection, asked: Sequence[Asked], as_completed: bool
+) -> read_pb2.ReadRegionsRequest:
+    for read in asked:
+        put_encoding(read.message, read.encoding, connection.server)
+    return read_pb2.ReadRegionsRequest(
+        reads=[read.message for read in asked], as_completed=as_completed
+    )
 
 
 def _opened(piece: read_pb2.ReadPiece, read: Asked, out: NDArray[Any] | None) -> _Open:

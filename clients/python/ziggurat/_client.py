@@ -38,13 +38,14 @@ def connect(
     Returns at once: the connection is made by the first call and made again after it
     was lost. A call or a read that the connection fails raises Unavailable and is not tried
     again; a Writer goes on by itself. What the server does not let this client do raises
-    Unauthenticated or PermissionDenied, and is tried again by nobody.
+    Unauthenticated or PermissionDenied, and is not tried again.
 
     What is left out of the first five is taken from ZIGGURAT_TOKEN, ZIGGURAT_CA,
     ZIGGURAT_CERT, ZIGGURAT_KEY and ZIGGURAT_INSECURE.
 
     token: goes with every call; or a function that gives it, which is asked for each call,
-        from any thread, and holds the call up meanwhile. It is pickled with the client.
+        from any thread, and holds the call up meanwhile; a Writer whose token has expired
+        goes on with the next. It is pickled with the client.
     ca: PEM file of the authorities to trust; TLS is spoken then.
     cert, key: PEM files of what this client shows to a server that wants to see something.
     insecure: a token may go over plain text to another machine.

@@ -184,19 +184,71 @@ def put(
 @cli.command()
 @click.argument("name")
 @click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
-@click.option("--level", default=0, show_default=True, help="0 is full resolution.")
+@click.option("--level", type=click.IntRange(0), help="0, full resolution, if nothing is said.")
 @click.option(
-    "--box", type=_options.box, metavar="A:B,...", help='In pixels of the level: "0:10,:,5:20"'
+    "--resolution",
+    type=_options.resolution,
+    metavar="SIZE | AXIS=SIZE,...",
+    help="The coarsest level that is so fine, in axis units: 2.5, or z=4,y=1",
+)
+@click.option(
+    "--max-voxels", type=click.IntRange(1), help="The finest level with no more in the box."
+)
+@click.option(
+    "--box",
+    type=_options.box,
+    metavar="A:B,...",
+    help='In pixels of --level, or else of level 0: "0:10,:,5:20"',
+)
+@click.option(
+    "--physical",
+    type=_options.intervals,
+    metavar="AXIS=A:B,...",
+    help="Instead, in axis units: z=2:4.5,x=0:30",
+)
+@click.option("--level0", is_flag=True, help="--box is in pixels of level 0, whatever --level is.")
+@click.option(
+    "--steps",
+    type=_options.steps,
+    metavar="AXIS=N,...",
+    help="Every n-th pixel: z=4,y=2",
+)
+@click.option("--max", "projection", flag_value="max", help="The largest along --along.")
+@click.option("--min", "projection", flag_value="min", help="The smallest.")
+@click.option("--mean", "projection", flag_value="mean", help="The mean.")
+@click.option("--along", metavar="AXES", help="Axes that become one pixel: z, or tz")
+@click.option("--dtype", help="Of the file: uint8. Values are rounded and clipped.")
+@click.option(
+    "--window",
+    type=_options.pair,
+    metavar="LOW,HIGH",
+    help="Stretched over the range of the type: 100,2000",
+)
+@click.option("--exact", is_flag=True, help="Wait until the level is exact there.")
+@click.option(
+    "--encoding",
+    type=click.Choice(["auto", "raw", "blosc"]),
+    default="auto",
+    show_default=True,
+    help="How pixels travel.",
 )
 @_connected
 def get(
-    client: ziggurat.Client, name: str, file: Path, level: int, box: tuple[slice, ...] | None
+    client: ziggurat.Client,
+    name: str,
+    file: Path,
+    box: tuple[slice, ...] | None,
+    **options: Any,
 ) -> None:
-    """Write a box of image NAME to a TIFF file, ImageJ or OME."""
+    """Write a box of image NAME to a TIFF file, ImageJ or OME.
+
+    Options are those of Image.read: the level is chosen, the box is placed in it, steps are
+    taken, axes are projected, values are converted.
+    """
     image = client.open(name)
+    given = {option: value for option, value in options.items() if value is not None}
     with progress_bar(f"reading {name}") as (advance, set_total):
-        set_total(image.level(level).nbytes if box is None else None)
-        kind = write_tiff(image, file, level=level, box=box, progress=advance)
+        kind = write_tiff(image, file, box=box, begin=set_total, progress=advance, **given)
     click.echo(f"{file}: {kind} TIFF, {bytes_text(file.stat().st_size)}")
 
 

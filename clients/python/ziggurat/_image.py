@@ -6,8 +6,6 @@ never kept. Indexing is level 0; `level(k)` gives the others.
 
 from __future__ import annotations
 
-import datetime
-import math
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Unpack, overload
@@ -19,6 +17,7 @@ from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 from ziggurat._answers import ImageInfo, image_info
 from ziggurat._batch import read_each, read_stack
 from ziggurat._build import PyramidBuild
+from ziggurat._described import Described
 from ziggurat._errors import OutOfRange
 from ziggurat._extras import extra
 from ziggurat._frametable import Frames, frames_of
@@ -26,14 +25,13 @@ from ziggurat._index import box_of
 from ziggurat._level import LevelView
 from ziggurat._read import ReadResult, read, read_plane
 from ziggurat._request import Asked, ReadOptions, asked, asked_plane
-from ziggurat._rpc import Connection, messages
-from ziggurat._spec import MAX_SIZE, method_of
+from ziggurat._rpc import messages
+from ziggurat._spec import method_of
 from ziggurat._stream import Durability
-from ziggurat._values import Channel, Layout, Level, Shape, StreamInfo
 from ziggurat._writer import Writer
 
 
-class Image:
+class Image(Described):
     """One image on a server; from `Client.create`, `open` or `list`.
 
     Shapes, offsets and indices are in pixels and axis order (t, c, z, y, x). Threads
@@ -45,150 +43,6 @@ class Image:
         image.level(2)[...]        all of level 2
         np.asarray(image)          all of level 0
     """
-
-    def __init__(self, connection: Connection, info: ImageInfo) -> None:
-        self._connection = connection
-        self._info = info
-
-    @property
-    def server(self) -> str:
-        """The address of its server, "host:port"."""
-        return self._connection.server
-
-    @property
-    def name(self) -> str:
-        """The path it was made under, in Unicode normal form C."""
-        return self._info.name
-
-    @property
-    def axes(self) -> str:
-        """Its axes in order, a part of "tczyx" that ends with "yx"."""
-        return self._info.axes
-
-    @property
-    def shape(self) -> Shape:
-        """Pixels of level 0 along each axis; where t is unbounded as of the last look."""
-        return self._info.shape
-
-    @property
-    def unbounded(self) -> bool:
-        """Whether the image grows along t as frames arrive; `refresh` tells how far it is."""
-        return self._info.unbounded
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes, 2 to 5."""
-        return len(self._info.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The pixel type in this machine's byte order."""
-        return self._info.dtype
-
-    @property
-    def size(self) -> int:
-        """The number of pixels of level 0."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Raw bytes of level 0."""
-        return self.size * self.dtype.itemsize
-
-    @property
-    def limits(self) -> Shape:
-        """Up to where it can be written along each axis: `shape`, 2**40 along an unbounded t."""
-        return (MAX_SIZE, *self.shape[1:]) if self.unbounded else self.shape
-
-    @property
-    def chunks(self) -> Shape:
-        """Pixels of a stored chunk along each axis, the same at every level."""
-        return self._info.layout.chunk_shape
-
-    @property
-    def scale(self) -> tuple[float, ...]:
-        """The pixel distance of level 0 along each axis, in `units`."""
-        return self._info.scale
-
-    @property
-    def translation(self) -> tuple[float, ...]:
-        """The centre of pixel 0 of level 0 along each axis, in `units`: the origin."""
-        return self.levels[0].translation
-
-    @property
-    def voxel_size(self) -> dict[str, float]:
-        """The distance between neighbouring pixels along each axis, in `units`."""
-        return dict(zip(self.axes, self._info.scale, strict=True))
-
-    @property
-    def units(self) -> dict[str, str]:
-        """The unit of each axis ("micrometer", "second"); "" where none was given."""
-        return dict(zip(self.axes, self._info.units, strict=True))
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        """How each pixel of axis c is shown, or nothing."""
-        return self._info.channels
-
-    @property
-    def fill_value(self) -> int | float:
-        """What pixels hold that were never written."""
-        return self._info.fill_value
-
-    @property
-    def layout(self) -> Layout:
-        """Chunks, shards and codec; the same for every level."""
-        return self._info.layout
-
-    @property
-    def downsampling(self) -> str:
-        """How a level is made from the one before: "mean"; see `Client.create`."""
-        return self._info.downsampling
-
-    @property
-    def kind(self) -> str:
-        """What the pixels are: "image" or "labels"."""
-        return self._info.kind
-
-    @property
-    def labels_of(self) -> str:
-        """The path of the image that these labels belong to; "" where they belong to none."""
-        return self._info.labels_of
-
-    @property
-    def adopted_from(self) -> str:
-        """Where others made it, on the server's machine; "" where it is the server's own."""
-        return self._info.adopted_from
-
-    @property
-    def read_only(self) -> bool:
-        """True where it is adopted, and not to be written to."""
-        return self._info.read_only
-
-    @property
-    def pyramid(self) -> str:
-        """When its levels are made: "live" or "deferred"; see `Client.create`."""
-        return self._info.pyramid
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """The resolution levels as of the last look, level 0 first."""
-        return self._info.levels
-
-    @property
-    def created(self) -> datetime.datetime:
-        """When it was made, in UTC."""
-        return self._info.created
-
-    @property
-    def revision(self) -> int:
-        """Grows with every accepted write and every start of the server, and never falls."""
-        return self._info.revision
-
-    @property
-    def streams(self) -> tuple[StreamInfo, ...]:
-        """What became of each write stream, by id, as of the last look."""
-        return self._info.streams
 
     def refresh(self, *, measure: bool = False) -> Image:
         """Asks the server again and returns this image.
@@ -245,6 +99,9 @@ class Image:
         exact: wait until the level is exact there, as of now; the server computes just
             what the box needs. Else it may be behind writes that were just acknowledged:
             see `fetch`.
+        encoding: how pixels travel: "raw"; "blosc": whole chunks as the server has stored
+            them, if it uses Blosc, decoded here (needs the extra "numcodecs"); "auto": "blosc"
+            where it can be had and the server's address is none of this machine.
         out: an array of the result's shape and dtype to fill in place, with
             any strides and byte order; it is also returned.
         timeout_seconds: None waits as long as it takes.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ziggurat._answers import ImageInfo
 from ziggurat._extras import extra
-from ziggurat._index import box_of, select
-from ziggurat._read import read_box
+from ziggurat._index import select
+from ziggurat._read import read, read_box
+from ziggurat._request import LevelOptions, ReadOptions, asked
 from ziggurat._rpc import Connection
 from ziggurat._values import Level, Shape
 
@@ -86,21 +87,19 @@ class LevelView:
         self,
         box: slice | tuple[slice, ...] | None = None,
         *,
-        exact: bool = False,
+        offset: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
         out: NDArray[Any] | None = None,
         timeout_seconds: float | None = None,
+        **options: Unpack[LevelOptions],
     ) -> NDArray[Any]:
-        """As `Image.read` for this level."""
-        return read_box(
-            self._connection,
-            self._info.name,
-            self.index,
-            box_of(box, None, None, self.shape),
-            self.dtype,
-            exact=exact,
-            out=out,
-            timeout_seconds=timeout_seconds,
-        ).array
+        """As `Image.read` for this level, with all of its keywords that choose no level."""
+        # Raises TypeError where a level is named again.
+        chosen = cast("ReadOptions", dict(level=self.index, **options))
+        request = asked(self._info, box, offset, shape, chosen)
+        found = read(self._connection, request, out, timeout_seconds)
+        assert found is not None
+        return found.array
 
     def to_dask(self, chunks: Any = "auto") -> Any:
         """This level as a dask array that reads when it is computed.

@@ -36,6 +36,47 @@ def axis_values(text: str) -> dict[str, float]:
         raise click.BadParameter(f'{text!r} is not like "z=0.5,y=0.1"') from None
 
 
+def resolution(text: str) -> float | dict[str, float]:
+    """A number for all spatial axes, or one for each: "2.5", "z=4,y=1"."""
+    if "=" in text:
+        return axis_values(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f'{text!r} is not like "2.5" or "z=4,y=1"') from None
+
+
+def intervals(text: str) -> dict[str, tuple[float, float]]:
+    """From where to where along named axes: "z=2:4.5,x=0:30"."""
+    try:
+        found = {}
+        for part in text.split(","):
+            axis, interval = part.split("=")
+            start, stop = interval.split(":")
+            found[axis.strip()] = (float(start), float(stop))
+    except ValueError:
+        raise click.BadParameter(f'{text!r} is not like "z=2:4.5,x=0:30"') from None
+    return found
+
+
+def steps(text: str) -> dict[str, int]:
+    """Whole numbers for named axes: "z=4,y=2"."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {axis.strip(): int(step) for axis, step in pairs}
+    except ValueError:
+        raise click.BadParameter(f'{text!r} is not like "z=4,y=2"') from None
+
+
+def pair(text: str) -> tuple[float, float]:
+    """Two numbers: "100,2000"."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise click.BadParameter(f'{text!r} is not like "100,2000"') from None
+    return low, high
+
+
 def size(text: str) -> int:
     """A number of bytes: "512MiB"."""
     try:

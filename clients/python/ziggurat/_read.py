@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ziggurat_proto.v1 import read_pb2
 
 from ziggurat._answers import dtype_of, method_name
+from ziggurat._encoding import decoded, put_encoding
 from ziggurat._errors import InvalidArgument, ServerError
 from ziggurat._index import Selection
 from ziggurat._request import Asked
@@ -36,6 +37,7 @@ class ReadResult:
     stale: acknowledged writes had not reached this box when the read began (never at
     level 0). revision: what to give as `if_newer_than` when the same is asked again.
     downsampling: the method that made the level; "" from a server that does not say.
+    encoding: "blosc" where whole chunks may have come as they are stored, else "raw".
     """
 
     array: NDArray[Any]
@@ -48,6 +50,7 @@ class ReadResult:
     shape: Shape
     steps: Shape
     downsampling: str = ""
+    encoding: str = "raw"
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -123,6 +126,7 @@ def read(
     """
     if asked.shape is not None:
         _check_out(out, asked.shape, asked.dtype)
+    put_encoding(asked.message, asked.encoding, connection.server)
     call = connection.read(asked.message, timeout_seconds)
     found = _received(call, connection, asked.dtype, out, lambda h: check_header(h, asked))
     return None if found is None else result_of(*found)
@@ -159,7 +163,7 @@ def _received(
     """The header and the pixels of a call; None where it says that nothing is newer."""
     answers = messages(call, decode_response, connection.server)
     try:
-        header = _header(answers)
+        header, part = _first(answers)
         check(header)
         if header.not_modified:
             return None
@@ -169,10 +173,13 @@ def _received(
         array = np.empty(shape, dtype) if out is None else out
         left = math.prod(shape)
         wire = dtype.newbyteorder("<")
-        for answer in answers:
-            if not isinstance(answer, Part):
+        if part is not None:
+            left -= paste(part, array, wire)
+        for again, part in answers:
+            if again is not None:
                 raise _wrong("a second header")
-            left -= paste(answer, array, wire)
+            assert part is not None
+            left -= paste(part, array, wire)
     finally:
         answers.close()
     if left:
@@ -193,6 +200,7 @@ def result_of(header: read_pb2.ReadHeader, array: NDArray[Any]) -> ReadResult:
         tuple(header.shape),
         tuple(header.steps) or (1,) * len(header.shape),
         method_name(header.downsampling) if header.downsampling else "",
+        "blosc" if header.encoding == read_pb2.ENCODING_BLOSC else "raw",
     )
 
 
@@ -209,11 +217,13 @@ def _check_out(out: NDArray[Any] | None, shape: Shape, dtype: np.dtype[Any]) -> 
         raise InvalidArgument("out is read-only", field="out")
 
 
-def _header(answers: Iterator[read_pb2.ReadHeader | Part]) -> read_pb2.ReadHeader:
-    header = next(answers, None)
-    if header is None or isinstance(header, Part):
+def _first(
+    answers: Iterator[tuple[read_pb2.ReadHeader | None, Part | None]],
+) -> tuple[read_pb2.ReadHeader, Part | None]:
+    header, part = next(answers, (None, None))
+    if header is None:
         raise _wrong("no header")
-    return header
+    return header, part
 
 
 def check_header(header: read_pb2.ReadHeader, asked: Asked) -> None:
@@ -240,11 +250,24 @@ def paste(part: Part, array: NDArray[Any], wire: np.dtype[Any]) -> int:
         raise _wrong(f"a part {part.offset} + {part.shape} for {array.ndim} axes")
     if any(o + n > limit for o, n, limit in zip(part.offset, part.shape, array.shape, strict=True)):
         raise _wrong(f"a part {part.offset} + {part.shape} outside the result {array.shape}")
-    if len(part.payload) != size * wire.itemsize:
+    if part.frame_shape:
+        pixels = _chunk(part, wire)
+    elif len(part.payload) != size * wire.itemsize:
         raise _wrong(f"a part of {len(part.payload)} bytes for {size} pixels")
-    pixels = np.frombuffer(part.payload, wire).reshape(part.shape)
+    else:
+        pixels = np.frombuffer(part.payload, wire).reshape(part.shape)
     array[tuple(slice(o, o + n) for o, n in zip(part.offset, part.shape, strict=True))] = pixels
     return size
+
+
+def _chunk(part: Part, wire: np.dtype[Any]) -> NDArray[Any]:
+    """The first pixels of an encoded chunk."""
+    if len(part.frame_shape) != len(part.shape) or any(
+        n > most for n, most in zip(part.shape, part.frame_shape, strict=True)
+    ):
+        raise _wrong(f"a part of {part.shape} out of a chunk of {part.frame_shape}")
+    chunk = decoded(part.payload, part.frame_shape, wire)
+    return chunk[tuple(map(slice, part.shape))]
 
 
 def _wrong(what: str) -> ServerError:

@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 from ziggurat_proto.v1 import read_pb2
 
 from ziggurat._answers import ImageInfo
+from ziggurat._encoding import checked_encoding
 from ziggurat._errors import InvalidArgument, OutOfRange
 from ziggurat._index import Selection, box_of, whole_numbers
 from ziggurat._spec import SPATIAL, data_type
@@ -33,12 +34,9 @@ _METHODS = {
 }
 
 
-class ReadOptions(TypedDict, total=False):
-    """The keyword arguments that `Image.read` explains."""
+class LevelOptions(TypedDict, total=False):
+    """The keyword arguments of `Image.read` that go with a level that is known."""
 
-    level: int | None
-    resolution: float | Mapping[str, float] | None
-    max_voxels: int | None
     level0: bool
     physical: Mapping[str, tuple[float, float]] | None
     steps: Sequence[int] | Mapping[str, int] | None
@@ -47,6 +45,15 @@ class ReadOptions(TypedDict, total=False):
     dtype: DTypeLike | None
     window: tuple[float, float] | None
     exact: bool
+    encoding: str
+
+
+class ReadOptions(LevelOptions, total=False):
+    """The keyword arguments that `Image.read` explains."""
+
+    level: int | None
+    resolution: float | Mapping[str, float] | None
+    max_voxels: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +61,13 @@ class Asked:
     """A request, and what the answer will be like.
 
     dtype: of the result. shape: of the result, None where the server chooses the level or
-    rounds the box.
+    rounds the box. encoding: as of `Image.read`.
     """
 
     message: read_pb2.ReadRequest
     dtype: np.dtype[Any]
     shape: Shape | None
+    encoding: str = "auto"
 
 
 def asked(
@@ -86,13 +94,14 @@ def asked(
         message.steps[:] = steps
     projected = _put_projection(message, info, options)
     _put_conversion(message, info, dtype, options.get("window"))
+    encoding = checked_encoding(options.get("encoding", "auto"))
     if placed is None:
-        return Asked(message, dtype, None)
+        return Asked(message, dtype, None, encoding)
     result = tuple(
         1 if axis in projected else -(-n // step)
         for axis, n, step in zip(info.axes, placed.shape, steps, strict=True)
     )
-    return Asked(message, dtype, result)
+    return Asked(message, dtype, result, encoding)
 
 
 def asked_plane(

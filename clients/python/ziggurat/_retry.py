@@ -21,6 +21,7 @@ from ziggurat._errors import (
     LimitExceeded,
     ServerError,
     StreamHeld,
+    Unauthenticated,
     Unavailable,
     ZigguratError,
 )
@@ -38,6 +39,8 @@ class Retry:
 
     retry_seconds: the budget once the stream was open.
     open_seconds: the budget of the first open.
+    renews: there is a new token for the next call, where the last one expired while it was
+        open.
     """
 
     def __init__(
@@ -45,11 +48,13 @@ class Retry:
         retry_seconds: float,
         open_seconds: float,
         *,
+        renews: bool = False,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._retry_seconds, self._open_seconds = retry_seconds, open_seconds
         self._clock, self._jitter = clock, jitter
+        self._renews = renews
         self.reopening = False
         # Since when there is no open call; None while there is one.
         self._down_since: float | None = clock()
@@ -105,6 +110,8 @@ class Retry:
 
     def _passes(self, error: ZigguratError, refused: bool) -> bool:
         """Whether it may go by itself; refused: the stream was not opened at all."""
+        if isinstance(error, Unauthenticated):
+            return self._renews and not refused and error.details.get("expired") == "true"
         if error.reason == "TLS_FAILED":
             # Certificates are renewed; but one that never was trusted will not be by waiting.
             return self.reopening

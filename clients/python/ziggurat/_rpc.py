@@ -151,6 +151,11 @@ class Connection:
         return self._stub.ListFrames(request, metadata=self._open())
 
     @property
+    def renews_token(self) -> bool:
+        """Whether each call may come with another token."""
+        return callable(self._credentials.token)
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called: no call will reach the server any more."""
         return self._closed

@@ -114,16 +114,18 @@ def status_table(status: ServerStatus, server: str) -> Table:
     table = _table("", "")
     table.show_header = False
     table.add_row("server", server)
+    cards = {f"card {number} ": card for number, card in enumerate(status.devices)}
     groups: dict[str, Any] = {
-        "": status,
+        "": dataclasses.replace(status, devices=()),
         "cache ": status.cache,
         "settle ": status.settle,
         "kernel ": status.kernel_totals,
+        **cards,
     }
     for name, group in groups.items():
         for field in dataclasses.fields(group):
             value = getattr(group, field.name)
-            if not dataclasses.is_dataclass(value) and field.name != "limits":
+            if not dataclasses.is_dataclass(value) and value != () and field.name != "limits":
                 table.add_row(*_said(name + field.name, value))
     for limit in status.limits:
         of_bytes = "bytes" in limit.name

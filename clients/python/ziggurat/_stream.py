@@ -87,7 +87,11 @@ class Stream:
             )
         )
         limit = connection.timeout_seconds
-        self._retry = Retry(retry_seconds, retry_seconds if limit is None else limit)
+        self._retry = Retry(
+            retry_seconds,
+            retry_seconds if limit is None else limit,
+            renews=connection.renews_token,
+        )
         self._spool = spool
         self.changed = threading.Condition()
         self.window = Window(window_bytes, spool)

@@ -1,27 +1,23 @@
 """How does a box of a level become a TIFF file?
 
 As an ImageJ hyperstack where ImageJ can read it (uint8, uint16, float32, below 4 GB:
-ImageJ has no BigTIFF), else as OME-TIFF, BigTIFF where it is large. Planes are read
-and written in slabs of bounded size; the file's order is t, z, c, which both know.
+ImageJ has no BigTIFF), else as OME-TIFF, BigTIFF where it is large. Planes come from
+_slabs.py; the file's order is t, z, c, which both know.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ziggurat._errors import InvalidArgument
 from ziggurat._image import Image
-from ziggurat._index import Selection, box_of
-from ziggurat._level import LevelView
+from ziggurat._request import ReadOptions
+from ziggurat._slabs import Slabs
 
-SLAB_BYTES = 64 * 2**20
 # TIFF counts bytes in 32 bits; what is left is room for its directories.
 CLASSIC_BYTES = 2**32 - 2**25
 
@@ -33,41 +29,39 @@ def write_tiff(
     image: Image,
     path: str | Path,
     *,
-    level: int = 0,
     box: tuple[slice, ...] | None = None,
+    begin: Callable[[int], None] = lambda _: None,
     progress: Callable[[int], None] = lambda _: None,
+    **options: Unpack[ReadOptions],
 ) -> str:
-    """Writes a box of a level; returns "imagej" or "ome". Replaces a file at `path`.
+    """Writes what `Image.read` would give; returns "imagej" or "ome". Replaces a file at `path`.
 
-    box: slices without a step in pixels of `level`; None: all. progress: called with
-    the bytes of each plane. Memory: a slab of 64 MiB, at least one plane.
+    box, options: as of `Image.read`. begin: called with the bytes of all pixels, progress
+    with those of each plane. Memory: a slab of 64 MiB, at least one plane.
     Raises OutOfRange, InvalidArgument for an empty box, OSError, and read errors.
     """
     import tifffile
 
-    view = image.level(level)
-    chosen = box_of(box, None, None, view.shape)
-    if chosen.empty:
-        raise InvalidArgument("box holds no pixels", field="box")
+    slabs = Slabs(image, box, **options)
+    begin(slabs.nbytes)
     order = [image.axes.index(a) for a in _ORDER if a in image.axes]
-    shape = tuple(chosen.shape[i] for i in order)
-    nbytes = math.prod(shape) * image.dtype.itemsize
-    imagej = image.dtype.name in _IMAGEJ_DTYPES and nbytes < CLASSIC_BYTES
-    big = nbytes >= CLASSIC_BYTES
+    shape = tuple(slabs.shape[i] for i in order)
+    imagej = slabs.dtype.name in _IMAGEJ_DTYPES and slabs.nbytes < CLASSIC_BYTES
+    big = slabs.nbytes >= CLASSIC_BYTES
     with tifffile.TiffWriter(path, bigtiff=big, imagej=imagej, ome=not imagej) as file:
         file.write(
-            _counted(_planes(view, chosen), progress),
+            _counted(slabs.planes(), progress),
             shape=shape,
-            dtype=image.dtype,
+            dtype=slabs.dtype,
             photometric="minisblack",
             contiguous=True,
-            **(_imagej_options(image, view) if imagej else _ome_options(image, view)),
+            **(_imagej_options(image, slabs) if imagej else _ome_options(image, slabs)),
         )
     return "imagej" if imagej else "ome"
 
 
-def _imagej_options(image: Image, view: LevelView) -> dict[str, Any]:
-    scale = dict(zip(image.axes, view.scale, strict=True))
+def _imagej_options(image: Image, slabs: Slabs) -> dict[str, Any]:
+    scale = dict(zip(image.axes, slabs.spacing, strict=True))
     unit = image.units["x"]
     metadata: dict[str, Any] = {"axes": _file_axes(image)}
     if unit:
@@ -90,9 +84,9 @@ def _imagej_options(image: Image, view: LevelView) -> dict[str, Any]:
     return options
 
 
-def _ome_options(image: Image, view: LevelView) -> dict[str, Any]:
+def _ome_options(image: Image, slabs: Slabs) -> dict[str, Any]:
     metadata: dict[str, Any] = {"axes": _file_axes(image), "Name": image.name}
-    for axis, size in zip(image.axes, view.scale, strict=True):
+    for axis, size in zip(image.axes, slabs.spacing, strict=True):
         unit = image.units[axis]
         if unit and axis in "zyx":
             metadata[f"PhysicalSize{axis.upper()}"] = size
@@ -145,37 +139,3 @@ def _counted(
     for plane in planes:
         yield plane
         progress(plane.nbytes)
-
-
-def _planes(view: LevelView, box: Selection) -> Iterator[NDArray[Any]]:
-    """The planes (Y, X) of `box` in the order t, z, c, read in slabs along z and c."""
-    spans = {
-        axis: range(o, o + n) for axis, o, n in zip(view.axes, box.offset, box.shape, strict=True)
-    }
-    plane_bytes = len(spans["y"]) * len(spans["x"]) * view.dtype.itemsize
-    count = max(1, SLAB_BYTES // plane_bytes)
-    channels, slices = spans.get("c", range(1)), spans.get("z", range(1))
-    wide = len(channels) if len(channels) <= count else 1
-    deep = max(1, count // wide) if wide == len(channels) else 1
-    for t, z in itertools.product(spans.get("t", range(1)), slices[::deep]):
-        last = min(z + deep, slices.stop)
-        for c in channels[::wide]:
-            at = {"t": slice(t, t + 1), "c": slice(c, c + wide), "z": slice(z, last)}
-            slab = _slab(view, [at[a] for a in view.axes[:-2]], spans["y"], spans["x"])
-            # (c, z, y, x), whichever of c and z the image has.
-            cube = slab.reshape(wide, last - z, *slab.shape[-2:])
-            yield from (cube[k, j] for j, k in itertools.product(range(last - z), range(wide)))
-
-
-def _slab(view: LevelView, before: list[slice], ys: range, xs: range) -> NDArray[Any]:
-    """Reads one slab, in bands of rows where a single call might be refused as too large."""
-    rows = max(1, SLAB_BYTES // (len(xs) * view.dtype.itemsize))
-    counts = [s.stop - s.start for s in before]
-    if len(ys) <= rows:
-        return view.read((*before, slice(ys.start, ys.stop), slice(xs.start, xs.stop)))
-    slab = np.empty((*counts, len(ys), len(xs)), view.dtype)
-    for y in ys[::rows]:
-        band = slice(y, min(y + rows, ys.stop))
-        out = slab[..., y - ys.start : band.stop - ys.start, :]
-        view.read((*before, band, slice(xs.start, xs.stop)), out=out)
-    return slab

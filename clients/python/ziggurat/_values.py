@@ -237,7 +237,8 @@ class KernelStatus:
     """What the server encoded, downsampled and decoded since it started.
 
     chunks, raw_bytes: encoded, downsampled or both. encoded_bytes: of the frames.
-    Seconds are of all threads together.
+    Seconds are of all threads together. cpu_batches: where there are cards, batches that the
+    CPU did.
     """
 
     chunks: int
@@ -248,6 +249,24 @@ class KernelStatus:
     downsample_seconds: float
     decoded_bytes: int
     decode_seconds: float
+    cpu_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """A card of the server, and what it did since the server started.
+
+    state: "ready", "paused" (out of memory; tried again in a minute) or "lost" (not used before
+    a restart). memory_bytes: what the server holds of its memory. failures: batches that
+    the CPU had to do in its place; last_failure: why the last.
+    """
+
+    name: str
+    state: str
+    memory_bytes: int
+    batches: int
+    failures: int
+    last_failure: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +283,10 @@ class LimitStatus:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How the server is. draining: it was told to stop and finishes what it has."""
+    """How the server is. draining: it was told to stop and finishes what it has.
+
+    kernels: "cuda", "cpu" or "reference"; devices: the cards that work for them.
+    """
 
     version: str
     uptime_seconds: float
@@ -275,6 +297,7 @@ class ServerStatus:
     cache: CacheStatus
     settle: SettleStatus
     kernel_totals: KernelStatus
+    devices: tuple[DeviceStatus, ...]
     limits: tuple[LimitStatus, ...] = ()
 
 

@@ -12,10 +12,12 @@ bytes on the way down. The bytes are those of the contract (write.proto, read.pr
                      22 <length> <payload>
                      28 <timestamp>                 zigzag varint, where there is one
                      32 <length> <metadata>         where there is some
-    ReadResponse   12 <length of ReadPart>
+    ReadResponse   0a <length of ReadHeader>       in the first one
+                   12 <length of ReadPart>
       ReadPart       0a <length> <offset ...>       packed varints
                      12 <length> <shape ...>        packed varints
                      1a <length> <payload>
+                     22 <length> <frame_shape ...>  packed varints, where there is one
 
 Lengths and numbers are varints: seven bits a byte, the lowest first, the top bit set
 on all but the last. Fields that hold their default (0, empty) are left out. Encoding
@@ -42,12 +44,20 @@ class Part(NamedTuple):
     """One box of a read; `payload` is a view of the received message.
 
     offset, shape: pixels, one an axis, relative to the header's offset.
-    payload: prod(shape) pixels, little-endian, C order.
+    payload: prod(shape) pixels, little-endian, C order. frame_shape: not (): a Blosc frame of
+    such pixels, of which the part is the first ones.
     """
 
     offset: tuple[int, ...]
     shape: tuple[int, ...]
     payload: memoryview
+    frame_shape: tuple[int, ...] = ()
+
+
+def part_of(part: read_pb2.ReadPart) -> Part:
+    """What generated code has parsed."""
+    payload = memoryview(part.payload)
+    return Part(tuple(part.offset), tuple(part.shape), payload, tuple(part.frame_shape))
 
 
 def encode_region(
@@ -91,14 +101,14 @@ def encode_region(
     return b"".join((outer, head, payload, tail))
 
 
-def decode_response(message: bytes) -> read_pb2.ReadHeader | Part:
-    """The member of a ReadResponse; a Part's payload is not copied.
+def decode_response(message: bytes) -> tuple[read_pb2.ReadHeader | None, Part | None]:
+    """Header and part of a ReadResponse, as far as they are there; a payload is not copied.
 
-    Raises ServerError where `message` is not a ReadResponse with a member.
+    Raises ServerError where `message` is not a ReadResponse with one of them.
     """
-    part = _usual_part(message)
-    if part is not None:
-        return part
+    found = _usual(message)
+    if found is not None:
+        return found
     try:
         response = read_pb2.ReadResponse.FromString(message)
     except DecodeError:
@@ -106,44 +116,61 @@ def decode_response(message: bytes) -> read_pb2.ReadHeader | Part:
             f"a message of {len(message)} bytes is not a ReadResponse: is this a Ziggurat server?",
             reason="MALFORMED_MESSAGE",
         ) from None
-    member = response.WhichOneof("message")
-    if member == "header":
-        return response.header
-    if member == "part":
-        found = response.part
-        return Part(tuple(found.offset), tuple(found.shape), memoryview(found.payload))
-    raise ServerError("a ReadResponse has neither header nor part", reason="MALFORMED_MESSAGE")
+    header = response.header if response.HasField("header") else None
+    part = part_of(response.part) if response.HasField("part") else None
+    if header is None and part is None:
+        raise ServerError("a ReadResponse has neither header nor part", reason="MALFORMED_MESSAGE")
+    return header, part
 
 
-def _usual_part(message: bytes) -> Part | None:
-    """The part, or None for whatever the generated code has to look at."""
-    end = len(message)
-    if end < 2 or message[0] != 0x12:
-        return None
+def _usual(message: bytes) -> tuple[read_pb2.ReadHeader | None, Part | None] | None:
+    """What a part, perhaps behind a header, holds; None for what generated code has to look at."""
+    header, at = None, 0
     try:
-        size, at = _get_varint(message, 1)
-        if at + size != end:
-            return None
-        offset: list[int] = []
-        shape: list[int] = []
-        payload = memoryview(b"")
-        while at < end:
-            tag = message[at]
-            size, at = _get_varint(message, at + 1)
-            if at + size > end:
+        if message.startswith(b"\x0a"):
+            size, start = _get_varint(message, 1)
+            at = start + size
+            if message[at] != 0x12:
                 return None
-            if tag == 0x1A:
-                payload = memoryview(message)[at : at + size]
-            elif tag == 0x0A:
-                _get_packed(offset, message, at, at + size)
-            elif tag == 0x12:
-                _get_packed(shape, message, at, at + size)
-            else:
-                return None
-            at += size
-    except (IndexError, _UnusualError):
+            header = read_pb2.ReadHeader.FromString(message[start:at])
+        part = _usual_part(message, at)
+    except (IndexError, DecodeError, _UnusualError):
         return None
-    return Part(tuple(offset), tuple(shape), payload)
+    return None if part is None else (header, part)
+
+
+def _usual_part(message: bytes, at: int) -> Part | None:
+    """The part that `message` ends with, from `at`, where it has the usual form.
+
+    Else None, IndexError or _UnusualError.
+    """
+    end = len(message)
+    if message[at] != 0x12:
+        return None
+    size, at = _get_varint(message, at + 1)
+    if at + size != end:
+        return None
+    offset: list[int] = []
+    shape: list[int] = []
+    frame_shape: list[int] = []
+    payload = memoryview(b"")
+    while at < end:
+        tag = message[at]
+        size, at = _get_varint(message, at + 1)
+        if at + size > end:
+            return None
+        if tag == 0x1A:
+            payload = memoryview(message)[at : at + size]
+        elif tag == 0x0A:
+            _get_packed(offset, message, at, at + size)
+        elif tag == 0x12:
+            _get_packed(shape, message, at, at + size)
+        elif tag == 0x22:
+            _get_packed(frame_shape, message, at, at + size)
+        else:
+            return None
+        at += size
+    return Part(tuple(offset), tuple(shape), payload, tuple(frame_shape))
 
 
 class _UnusualError(Exception):

@@ -45,6 +45,10 @@ class CleanChunks:
         """Bytes of chunks kept now."""
         return self._residents.nbytes
 
+    def __contains__(self, key: ChunkKey) -> bool:
+        """Whether the chunk is kept; counts as no use of it."""
+        return key in self._residents
+
     def get_or_load(self, key: ChunkKey, load: Callable[[], Array | None]) -> Array | None:
         """The chunk, or None where the store has none.
 

@@ -76,6 +76,9 @@ class Residents:
         yield from self._probation
         yield from self._protected
 
+    def __contains__(self, key: ChunkKey) -> bool:
+        return key in self._probation or key in self._protected
+
     def use(self, key: ChunkKey) -> Array | None:
         """The chunk, None where it is not kept. Counts as a use of it."""
         kept = self._protected.get(key)

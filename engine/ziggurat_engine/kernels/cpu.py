@@ -42,15 +42,17 @@ _Result = TypeVar("_Result")
 class CpuKernels:
     """Kernels on `threads` threads of their own, shared by all batches.
 
-    threads: at least 1, or InvalidArgument. `decode` works on the caller's thread.
+    threads: at least 1, or InvalidArgument. meter: of kernels that these work for. `decode`
+    works on the caller's thread.
     """
 
     name = "cpu"
+    devices = ()
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, meter: Meter | None = None) -> None:
         if threads < 1:
             raise InvalidArgument(f"threads must be at least 1, got {threads}", field="threads")
-        self._meter = Meter()
+        self._meter = meter or Meter()
         self._ahead = 2 * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kernel")
 
@@ -77,8 +79,13 @@ class CpuKernels:
         reads the arrays any more.
         Raises InvalidArgument for an unknown method.
         """
+        return self.settle_pairs(zip(chunks, valid, strict=True), recipe)
+
+    def settle_pairs(
+        self, pairs: Iterable[tuple[Array, Shape]], recipe: Recipe
+    ) -> Generator[Settled, None, None]:
+        """As `settle`, for chunks each with its extent."""
         method = method_for(recipe, METHODS)
-        pairs = zip(chunks, valid, strict=True)
         return self._each(
             lambda pair: reference.settle(
                 *pair, recipe, method, _fill.is_filled, coding.encode, self._meter
@@ -87,7 +94,7 @@ class CpuKernels:
             lambda pair: pair[0].nbytes,
         )
 
-    def downsample(self, blocks: Sequence[Surrounded], recipe: Recipe) -> Generator[Array]:
+    def downsample(self, blocks: Iterable[Surrounded], recipe: Recipe) -> Generator[Array]:
         """See Kernels.downsample; at work as `settle` is."""
         return self._each(
             reference.over_blocks(recipe, METHODS, HALO_METHODS, self._meter),

@@ -114,6 +114,8 @@ class KernelTotals:
 
     chunks, raw_bytes: settled, and blocks downsampled. encoded_bytes: of frames; encoding
     includes looking whether all is fill value. downsampled_bytes: of what was read for it.
+    cpu_batches: of kernels with devices, those that the CPU did: no device has code for them, or
+    one failed.
     """
 
     chunks: int = 0
@@ -124,6 +126,24 @@ class KernelTotals:
     downsample_seconds: float = 0.0
     decoded_bytes: int = 0
     decode_seconds: float = 0.0
+    cpu_batches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTotals:
+    """A device that kernels use, and what it did since they were made.
+
+    state: "ready", "paused" (out of memory, tried again later) or "lost" (not before a restart).
+    memory_bytes: of its memory, what they hold. failures: batches that it gave back, and what
+    else went wrong; last_failure: what the last was.
+    """
+
+    name: str
+    state: str = "ready"
+    memory_bytes: int = 0
+    batches: int = 0
+    failures: int = 0
+    last_failure: str = ""
 
 
 def halo(downsampling: str, factors: Shape) -> Shape:
@@ -136,12 +156,17 @@ class Kernels(Protocol):
 
     @property
     def name(self) -> str:
-        """What status shows, such as "cpu"."""
+        """What status shows: "cuda", "cpu" or "reference"."""
         ...
 
     @property
     def totals(self) -> KernelTotals:
         """What was done so far, for status; a copy."""
+        ...
+
+    @property
+    def devices(self) -> Sequence[DeviceTotals]:
+        """The devices that work for them, for status."""
         ...
 
     def settle(

@@ -366,6 +366,7 @@ class ReferenceKernels:
     """Kernels that work on the caller's thread, one chunk when it is asked for."""
 
     name = "reference"
+    devices = ()
 
     def __init__(self) -> None:
         self._meter = Meter()

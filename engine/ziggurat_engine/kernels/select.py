@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
-from ziggurat_engine.errors import InvalidArgument
+import logging
+
+from ziggurat_engine.errors import FailedPrecondition, InvalidArgument
 from ziggurat_engine.kernels.protocol import Kernels
 
+log = logging.getLogger(__name__)
 
-def select(name: str, threads: int) -> Kernels:
+DEVICE_MEMORY_BYTES = 4 * 2**30
+DEVICE_BATCH_BYTES = 64 * 2**20
+
+
+def select(
+    name: str,
+    threads: int,
+    *,
+    device_memory_bytes: int = DEVICE_MEMORY_BYTES,
+    device_batch_bytes: int = DEVICE_BATCH_BYTES,
+) -> Kernels:
     """The kernels of that name; "auto" is the fastest that works here.
 
-    name: "auto", "cpu" or "reference". threads: how many the kernels may start.
-    Raises InvalidArgument for another name, or where threads < 1.
+    name: "auto", "cuda", "cpu" or "reference". threads: how many the kernels may start beside
+    one for each device. device_memory_bytes, device_batch_bytes: of each CUDA device, what
+    may be held, and raw pixels that go there at a time.
+    Raises InvalidArgument for another name, where threads < 1 or the memory has no room for a
+    batch; FailedPrecondition where "cuda" is asked for and there is no usable device.
     """
+    if name in ("auto", "cuda"):
+        # Imported when asked for: CuPy takes a second, and is an extra.
+        from ziggurat_engine.kernels.cuda.cupy_device import find
+        from ziggurat_engine.kernels.cuda.errors import DeviceError
+
+        try:
+            devices = find()
+        except DeviceError as error:
+            if name == "cuda":
+                raise FailedPrecondition(f"kernels = cuda: {error}") from error
+            log.info("no CUDA: %s", error)
+        else:
+            from ziggurat_engine.kernels.cuda.kernels import CudaKernels
+
+            return CudaKernels(
+                devices,
+                threads,
+                device_memory_bytes=device_memory_bytes,
+                batch_bytes=device_batch_bytes,
+            )
     if name in ("auto", "cpu"):
         from ziggurat_engine.kernels.cpu import CpuKernels  # the compiler takes a second to import
 
@@ -21,5 +57,5 @@ def select(name: str, threads: int) -> Kernels:
 
         return ReferenceKernels()
     raise InvalidArgument(
-        f"kernels {name!r} are not one of auto, cpu, reference", field="kernels.name"
+        f"kernels {name!r} are not one of auto, cuda, cpu, reference", field="kernels.name"
     )

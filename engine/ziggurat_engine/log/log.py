@@ -168,6 +168,11 @@ class Log:
         )
         chain = Chain(self._fs, live)
         yield from chain.records()
+        if chain.torn is not None:
+            _log.warning(
+                "%s: log cut at position %d: it and %d records behind it were never durable",
+                *chain.torn,
+            )
         chain.make_durable()
         self._begin(live, chain.end)
 

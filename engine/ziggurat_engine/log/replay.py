@@ -16,17 +16,15 @@ is searched for such a record, whether a chain leads there or not.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ziggurat_engine.errors import Corrupt, UnsupportedVersion
+from ziggurat_engine.errors import NEWER, Corrupt, UnsupportedVersion
 from ziggurat_engine.log import record, segment
 from ziggurat_engine.log.record import Header, Kind, Record
 from ziggurat_engine.log.segment import Segment
 from ziggurat_engine.vfs import FileSystem, ReadFile
-
-_log = logging.getLogger(__name__)
 
 _SCAN_BYTES = 1 << 20
 
@@ -40,6 +38,14 @@ class Replayed(NamedTuple):
     record: Record
     payload: memoryview
     """A Region's pixels; otherwise empty. Valid as long as it is held."""
+
+
+class Torn(NamedTuple):
+    """Where the log was cut: what is behind was never durable. lost: records that lie there."""
+
+    path: Path
+    position: int
+    lost: int
 
 
 class _Link(NamedTuple):
@@ -66,6 +72,8 @@ class Chain:
         self._durable = 0
         self.end = self._links[0].start if self._links else 0
         """The position behind the last record; known once `records` is exhausted."""
+        self.torn: Torn | None = None
+        """Where it was cut, if it was; known then, too."""
 
     def records(self) -> Iterator[Replayed]:
         """All records, in order. Corrupt; UnsupportedVersion; OSError."""
@@ -91,7 +99,7 @@ class Chain:
         """Leaves self.end at the limit, or at the first record that is not right."""
         self.end = link.start
         while self.end != link.limit:
-            found = _read(file, link.segment, self.end)
+            found = read_record(file, link.segment, self.end)
             if found is None:
                 return
             header, data = found
@@ -127,12 +135,7 @@ class Chain:
                 file.close()
         self.end = position
         if lost or torn:
-            _log.warning(
-                "%s: log cut at position %d: it and %d records behind it were never durable",
-                self._links[index].segment.path,
-                position,
-                lost,
-            )
+            self.torn = Torn(self._links[index].segment.path, position, lost)
 
 
 def _link(fs: FileSystem, segments: Sequence[Segment]) -> list[_Link]:
@@ -141,7 +144,7 @@ def _link(fs: FileSystem, segments: Sequence[Segment]) -> list[_Link]:
     for each in reversed(segments):
         file = fs.open_read(each.path)
         try:
-            found = _read(file, each, each.base + segment.FIRST)
+            found = read_record(file, each, each.base + segment.FIRST)
         finally:
             file.close()
         begin = None
@@ -153,7 +156,7 @@ def _link(fs: FileSystem, segments: Sequence[Segment]) -> list[_Link]:
     return links[::-1]
 
 
-def _read(file: ReadFile, at: Segment, position: int) -> tuple[Header, bytes] | None:
+def read_record(file: ReadFile, at: Segment, position: int) -> tuple[Header, bytes] | None:
     """The record at `position` and what is behind its header; None if it is not right."""
     offset = position - at.base
     header = _header(file.pread(record.HEADER_BYTES, offset), at, position)
@@ -186,7 +189,7 @@ def _header(data: bytes, at: Segment, position: int) -> Header | None:
     if header.version > record.VERSION:
         raise UnsupportedVersion(
             f"{at.path} holds a log record of format {header.version} at position {position}; "
-            f"this server knows {record.VERSION}",
+            f"this server knows {record.VERSION}: {NEWER}",
             path=at.path,
             position=position,
         )

@@ -32,7 +32,7 @@ import struct
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ziggurat_engine.errors import Corrupt, UnsupportedVersion
+from ziggurat_engine.errors import NEWER, Corrupt, UnsupportedVersion
 from ziggurat_engine.log import record
 from ziggurat_engine.vfs import BlockFile, FileSystem
 
@@ -115,7 +115,7 @@ def unpack_header(data: bytes, path: Path) -> Header | None:
     _, version, state, *rest = _HEADER.unpack_from(data)
     if version > VERSION:
         raise UnsupportedVersion(
-            f"{path} is a log segment of format {version}; this server knows {VERSION}",
+            f"{path} is a log segment of format {version}; this server knows {VERSION}: {NEWER}",
             path=path,
         )
     return Header(State(state), *rest)

@@ -62,7 +62,7 @@ class Issuer:
             )
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("the token has expired", expired="true") from None
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise Unauthenticated(f"the token does not count: {error}") from None
         return found
 

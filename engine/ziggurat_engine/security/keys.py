@@ -104,7 +104,7 @@ class Keys:
         self._next_refresh = now + max(self._least_seconds, self._refresh_seconds)
         try:
             known = _parsed(self._read())
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
             log.error(
                 "jwt_keys = %s can't be had; those known before count: %s", self._place, error
             )
@@ -133,9 +133,10 @@ def _parsed(text: bytes) -> dict[str | None, jwt.PyJWK]:
             continue
         try:
             key = jwt.PyJWK(entry)
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
             log.warning("a key of the issuer is of no use: %s", error)
             continue
-        if key.algorithm_name in ALGORITHMS:
-            known[key.key_id] = key
+        name = key.key_id
+        if key.algorithm_name in ALGORITHMS and (name is None or isinstance(name, str)):
+            known[name] = key
     return known

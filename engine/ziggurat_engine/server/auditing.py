@@ -52,15 +52,15 @@ class Auditing(grpc.ServerInterceptor):
         def streamed(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             seen = _Stream(requests) if change == "stream" else _Request(requests)
             over = f"{change}.close" if change == "stream" else change
-            whole = False
+            ended = False
             try:
                 for answer in inner(seen, context):
                     if isinstance(answer, write_pb2.WriteResponse) and seen.answered(answer):
                         self._record(context, f"{change}.open", "OK", dict(seen.facts))
                     yield answer
-                whole = True
+                ended = context.is_active()
             finally:
-                result = "OK" if whole and context.is_active() else _result(context)
+                result = "OK" if ended and seen.done else _result(context)
                 self._record(context, over, result, seen.facts | seen.counts)
 
         return wrapped(handler, streamed if handler.response_streaming else answered)
@@ -82,6 +82,8 @@ class _Request:
         self._requests = requests
         self.facts: dict[str, Any] = {}
         self.counts: dict[str, int] = {}
+        # Whether all was done that the caller wants, where the call ends by itself.
+        self.done = True
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -118,6 +120,7 @@ class _Stream(_Request):
 
     def __init__(self, requests: Iterator[Any]) -> None:
         super().__init__(requests)
+        self.done = False
         self.counts = {"regions": 0, "bytes": 0, "skipped_frames": 0, "durable": 0}
 
     def look(self, request: Any) -> None:
@@ -136,6 +139,7 @@ class _Stream(_Request):
     def answered(self, answer: Any) -> bool:
         kind = answer.WhichOneof("message")
         self.counts["durable"] = getattr(answer, kind).durable
+        self.done = kind == "closed"
         return bool(kind == "opened")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
+from ziggurat_engine.answers import Answer, PlaneAnswer, Read
 from ziggurat_engine.build import Progress
 from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.engine import Status
@@ -21,10 +22,10 @@ from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.planes import Interpolation, Plane
 from ziggurat_engine.projection import Method
-from ziggurat_engine.query import Answer, PlaneAnswer, Query, Read
 from ziggurat_engine.region import Region
 from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Blosc, Downsampling, Gzip, Image, ImageSpec, Model, Zstd
+from ziggurat_engine.staleness import Staleness
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.streams import StreamInfo
 
@@ -61,6 +62,11 @@ _INTERPOLATIONS: dict[int, Interpolation] = {
     read_pb2.INTERPOLATION_UNSPECIFIED: "linear",
     read_pb2.INTERPOLATION_NEAREST: "nearest",
     read_pb2.INTERPOLATION_LINEAR: "linear",
+}
+_ENCODINGS = {
+    read_pb2.ENCODING_UNSPECIFIED: "raw",
+    read_pb2.ENCODING_RAW: "raw",
+    read_pb2.ENCODING_BLOSC: "blosc",
 }
 _PROJECTIONS: dict[int, Method] = {
     read_pb2.Projection.METHOD_MAX: "max",
@@ -109,12 +115,12 @@ def _downsampling(image: Image) -> str:
 
 
 def image_message(
-    open_image: OpenImage, query: Query, streams: Iterable[StreamInfo], *, measure: bool
+    open_image: OpenImage, staleness: Staleness, streams: Iterable[StreamInfo], *, measure: bool
 ) -> image_pb2.Image:
     """An Image; `measure` also counts what lies in the store."""
     image = open_image.image
     adopted = image.adopted
-    stale_chunks = query.stale_chunks(open_image)
+    stale_chunks = staleness.stale_chunks(open_image)
     message = image_pb2.Image(
         name=image.name,
         data_type=_NUMBERS[image.data_type],
@@ -147,7 +153,7 @@ def image_message(
             factors=level.factors,
             scale=level.scale,
             translation=level.translation,
-            stale=query.stale(open_image, k),
+            stale=staleness.stale(open_image, k),
             stale_chunks=stale_chunks[k],
         )
         if measure:
@@ -196,6 +202,7 @@ def read_of(request: read_pb2.ReadRequest) -> Read:
         project,
         _conversion(request.conversion),
         request.if_newer_than if request.HasField("if_newer_than") else None,
+        _known(_ENCODINGS, request.encoding, "encoding") == "blosc",
     )
 
 
@@ -249,6 +256,7 @@ def header_message(answer: Answer) -> read_pb2.ReadHeader:
         steps=() if max(answer.lattice.steps) == 1 else answer.lattice.steps,
         not_modified=not answer.modified,
         downsampling=_downsampling(answer.image.image),
+        encoding=read_pb2.ENCODING_BLOSC if answer.frames else read_pb2.ENCODING_UNSPECIFIED,
     )
 
 
@@ -324,6 +332,9 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
         ),
         recovering=status.recovering,
         kernel_totals=service_pb2.KernelStatus(**dataclasses.asdict(status.kernel_totals)),
+        devices=[
+            service_pb2.DeviceStatus(**dataclasses.asdict(device)) for device in status.devices
+        ],
         limits=[service_pb2.LimitStatus(**dataclasses.asdict(use)) for use in status.limits],
     )
 

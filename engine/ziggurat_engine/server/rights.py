@@ -13,6 +13,7 @@ from ziggurat_proto.v1 import service_pb2, write_pb2
 
 from ziggurat_engine.errors import PermissionDenied
 from ziggurat_engine.security.caller import Caller, Scope
+from ziggurat_engine.server import wire
 
 Names = Iterable[tuple[str, str]]
 
@@ -76,7 +77,8 @@ class Rule:
 
         Whether there is one is not looked at, and so not told.
         """
-        if caller.prefix:
+        # What is no message names nothing, and the handler refuses it.
+        if caller.prefix and not isinstance(request, wire.Malformed):
             for field, name in self.names(request):
                 if not caller.covers(name):
                     raise PermissionDenied(

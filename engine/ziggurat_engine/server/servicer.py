@@ -18,14 +18,14 @@ from google.protobuf.message import Message
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat_engine import __version__
+from ziggurat_engine.answers import Answer, Frame, Payload, PlaneAnswer
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.query import Answer, PlaneAnswer, Reading
-from ziggurat_engine.region import Region
-from ziggurat_engine.security.caller import ANONYMOUS
+from ziggurat_engine.leases import Reading
+from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.server import convert, wire
-from ziggurat_engine.server.caller import caller_of
+from ziggurat_engine.server.caller import let_in
 from ziggurat_engine.server.status import abort
 from ziggurat_engine.server.write_call import Waits, WriteCall
 
@@ -98,7 +98,7 @@ class _Calls:
     def list_images(
         self, request: service_pb2.ListImagesRequest, context: grpc.ServicerContext
     ) -> service_pb2.ListImagesResponse:
-        caller = caller_of(context) or ANONYMOUS
+        caller = let_in(context)
         # A page token is the last name of the page before.
         names = [
             name
@@ -118,7 +118,7 @@ class _Calls:
     def _described(self, image: OpenImage, *, measure: bool = False) -> image_pb2.Image:
         streams = self._engine.ingest.streams(image)
         for now in image.steady():
-            message = convert.image_message(now, self._engine.query, streams, measure=measure)
+            message = convert.image_message(now, self._engine.staleness, streams, measure=measure)
         return message
 
     def delete_image(
@@ -162,10 +162,13 @@ class _Calls:
         gone = _gone(context)
         with Reading() as reading:
             answer = self._answer(reading, request, gone)
-            yield wire.encode_header(convert.header_message(answer))
-            if answer.modified:
-                for box, pixels in self._engine.query.parts(answer, gone):
-                    yield wire.encode_part(box, pixels.data.cast("B"))
+            header = wire.encode_header(convert.header_message(answer))
+            if answer.projection is not None:
+                # Its first part may be long in coming.
+                yield header
+                header = b""
+            parts = self._engine.query.parts(answer, gone) if answer.modified else ()
+            yield from _messages(header, parts)
 
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
@@ -179,9 +182,8 @@ class _Calls:
 
         with Reading() as reading:
             answer = self._planned(reading, image, plan, request.exact, gone)
-            yield wire.encode_header(convert.plane_header(answer))
-            for box, pixels in query.plane_parts(answer, gone):
-                yield wire.encode_part(box, pixels.data.cast("B"))
+            header = wire.encode_header(convert.plane_header(answer))
+            yield from _messages(header, query.plane_parts(answer, gone))
 
     def read_regions(
         self, request: read_pb2.ReadRegionsRequest, context: grpc.ServicerContext
@@ -200,8 +202,8 @@ class _Calls:
                 message: list[bytes | memoryview] = []
                 for piece in pieces:
                     header = convert.header_message(piece.answer) if piece.first else None
-                    payload = None if piece.pixels is None else piece.pixels.data.cast("B")
-                    message += wire.encode_piece(piece.number, header, piece.box, payload)
+                    payload = (None,) if piece.payload is None else _sent(piece.payload)
+                    message += wire.encode_piece(piece.number, header, piece.box, *payload)
                 yield b"".join(message)
 
     def _answers(
@@ -251,8 +253,25 @@ class _Calls:
     def write_stream(
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
-        check = (caller_of(context) or ANONYMOUS).check
+        check = let_in(context).check
         return WriteCall(self._engine, requests, context, check, self._waits).responses()
+
+
+def _messages(header: bytes, parts: Iterable[tuple[Region, Payload]]) -> Iterator[bytes]:
+    """The header, with the first part where there is one; then the others."""
+    for box, payload in parts:
+        # Each message costs the threads of both sides a turn, as much as 100 KB do.
+        yield wire.encode_part(box, *_sent(payload), before=header)
+        header = b""
+    if header:
+        yield header
+
+
+def _sent(payload: Payload) -> tuple[memoryview, Shape]:
+    """The bytes of a part, and the shape of the frame that they are; () of pixels."""
+    if isinstance(payload, Frame):
+        return memoryview(payload.data), payload.shape
+    return payload.data.cast("B"), ()
 
 
 def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:

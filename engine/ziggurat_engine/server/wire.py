@@ -16,10 +16,12 @@ read.proto:
       ReadPiece      08 <index>
                      12 <length of ReadHeader>      with the first of its read
                      1a <length of ReadPart>
-    ReadResponse   12 <length of ReadPart>
+    ReadResponse   0a <length of ReadHeader>       in the first one
+                   12 <length of ReadPart>
       ReadPart       0a <length> <offset ...>       packed varints
                      12 <length> <shape ...>        packed varints
                      1a <length> <payload>
+                     22 <length> <frame_shape ...>  packed varints, where there is one
 
 A tag is field number * 8 + wire type (0 varint, 2 length and bytes). What is encoded
 equals the generated code's bytes; what is decoded may be any valid message: one that
@@ -84,16 +86,24 @@ def decode_write_request(message: bytes) -> WriteMessage:
     )
 
 
-def encode_part(box: Region, payload: memoryview) -> bytes:
-    """A ReadResponse with a ReadPart; the payload, contiguous, is copied once."""
-    head = b"".join((_packed(0x0A, box.offset), _packed(0x12, box.shape)))
-    if payload.nbytes:
-        head += b"\x1a" + _varint(payload.nbytes)
-    return b"".join((b"\x12", _varint(len(head) + payload.nbytes), head, payload))
+def encode_part(
+    box: Region, payload: memoryview, frame_shape: Shape = (), *, before: bytes = b""
+) -> bytes:
+    """A ReadResponse with a ReadPart; the payload, contiguous, is copied once.
+
+    before: what `encode_header` gave, where the header is to come with it.
+    """
+    head, tail = _around_payload(box, payload, frame_shape)
+    length = _varint(len(head) + payload.nbytes + len(tail))
+    return b"".join((before, b"\x12", length, head, payload, tail))
 
 
 def encode_piece(
-    index: int, header: read_pb2.ReadHeader | None, box: Region, payload: memoryview | None
+    index: int,
+    header: read_pb2.ReadHeader | None,
+    box: Region,
+    payload: memoryview | None,
+    frame_shape: Shape = (),
 ) -> list[bytes | memoryview]:
     """A piece of a ReadRegionsResponse, to be joined; the payload, contiguous, is not copied."""
     head = b"\x08" + _varint(index) if index else b""
@@ -102,12 +112,19 @@ def encode_piece(
         head += b"\x12" + _varint(len(said)) + said
     if payload is None:
         return [b"\x0a", _varint(len(head)), head]
-    part = b"".join((_packed(0x0A, box.offset), _packed(0x12, box.shape)))
+    part, tail = _around_payload(box, payload, frame_shape)
+    nbytes = len(part) + payload.nbytes + len(tail)
+    part_length = b"\x1a" + _varint(nbytes)
+    length = len(head) + len(part_length) + nbytes
+    return [b"\x0a", _varint(length), head, part_length, part, payload, tail]
+
+
+def _around_payload(box: Region, payload: memoryview, frame_shape: Shape) -> tuple[bytes, bytes]:
+    """What comes before and behind the payload in a ReadPart."""
+    head = _packed(0x0A, box.offset) + _packed(0x12, box.shape)
     if payload.nbytes:
-        part += b"\x1a" + _varint(payload.nbytes)
-    part_length = b"\x1a" + _varint(len(part) + payload.nbytes)
-    length = len(head) + len(part_length) + len(part) + payload.nbytes
-    return [b"\x0a", _varint(length), head, part_length, part, payload]
+        head += b"\x1a" + _varint(payload.nbytes)
+    return head, _packed(0x22, frame_shape)
 
 
 def encode_header(header: read_pb2.ReadHeader) -> bytes:

@@ -160,6 +160,41 @@ class ChunkArray:
         self._gate.check()
         return frame
 
+    def frames(self, shard: Shape) -> Iterator[tuple[Shape, bytes]]:
+        """Every chunk that `shard` holds, with its frame: all of one version; none where absent.
+
+        Opens the object anew. Raises as `read`, the first time before the first chunk.
+        """
+        key = self.key(shard)
+        if not self._sharded:
+            frame = self._store.get(key)
+            if frame is not None:
+                yield shard, frame
+            return
+        handle = self._open(key)
+        if handle is None:
+            return
+        with handle.reader:
+            for chunk in self.level.chunks_of(shard).indices():
+                span = handle.index.get(self._position(shard, chunk))
+                if span is not None:
+                    yield chunk, _read(key, handle, *span)
+
+    def holds(self, chunk: Shape) -> bool:
+        """True where `chunk` is not absent; raises as `read`."""
+        shard = self.level.shard_of(chunk)
+        key = self.key(shard)
+        if self._sharded:
+            with self._lease(key) as handle:
+                return (
+                    handle is not None
+                    and handle.index.get(self._position(shard, chunk)) is not None
+                )
+        reader = self._store.open(key)
+        if reader is not None:
+            reader.close()
+        return reader is not None
+
     def replace(
         self,
         shard: Shape,

@@ -131,11 +131,11 @@ class Catalog:
 
     def scan(self) -> None:
         """Finds the images of the store; to be called once, before the other methods."""
-        for name, labels_of in self._find():
+        for name, labels_of in self.find():
             if labels_of is not None:
                 self._attached[name] = labels_of
             try:
-                self._load(name)
+                self._load(name, labels_of)
             except DataError as error:
                 _log.warning("image %r is skipped: %s", name, error)
                 self._refused.add(name)
@@ -159,14 +159,14 @@ class Catalog:
         documents = omezarr.documents(image)
         with self._reserved(name, taken=False, labels_of=image.labels_of):
             try:
-                self._store.create_tree(_key(name, image.labels_of), documents)
+                self._store.create_tree(key_of(name, image.labels_of), documents)
             except FileExistsError as error:
                 raise _taken(name) from error
             if image.labels_of is not None:
                 try:
                     self._list_label(name, image.labels_of, there=True)
                 except BaseException:
-                    self._store.delete_tree(_key(name, image.labels_of))
+                    self._store.delete_tree(key_of(name, image.labels_of))
                     raise
             stored = self._build(image)
             with self._lock:
@@ -199,7 +199,7 @@ class Catalog:
     def free_array(self, stored: StoredImage) -> int:
         """The first of as many array names as the image has levels above 0, none of them taken."""
         image, count = stored.image, len(stored.arrays) - 1
-        taken = set(self._store.list(_key(image.name, image.labels_of))[1])
+        taken = set(self._store.list(key_of(image.name, image.labels_of))[1])
         first = image.first_array + count
         while taken & {str(first + k) for k in range(count)}:
             first += count
@@ -241,7 +241,7 @@ class Catalog:
                 return stored
             if name not in self._images and name not in self._refused:
                 raise _missing(name)
-            stored = self._images[name] = self._build(self._load(name))
+            stored = self._images[name] = self._build(self._load(name, self._attached.get(name)))
             self._refused.discard(name)
             return stored
 
@@ -277,7 +277,7 @@ class Catalog:
         """
         stored = self.load(name)
         labels_of = stored.image.labels_of
-        key = _key(name, labels_of)
+        key = key_of(name, labels_of)
         with self._reserved(name, taken=True):
             with self._lock:
                 del self._images[name]
@@ -318,7 +318,7 @@ class Catalog:
 
         What others have written there stays.
         """
-        label, key = name.rpartition("/")[2], f"{_key(image)}/{LABELS}/zarr.json"
+        label, key = name.rpartition("/")[2], f"{key_of(image)}/{LABELS}/zarr.json"
         with self._listing:
             old = self._store.get(key)
             new = omezarr.labels_document(old, label, there=there)
@@ -356,9 +356,12 @@ class Catalog:
                 self._busy.discard(name)
                 self._arriving.pop(name, None)
 
-    def _load(self, name: str) -> Image:
-        labels_of = self._attached.get(name)
-        data = self._store.get(f"{_key(name, labels_of)}/zarr.json")
+    def look(self, name: str, labels_of: str | None = None) -> StoredImage:
+        """The image that lies there now, of which the catalog takes no note; errors as `load`."""
+        return self._build(self._load(name, labels_of))
+
+    def _load(self, name: str, labels_of: str | None) -> Image:
+        data = self._store.get(f"{key_of(name, labels_of)}/zarr.json")
         if data is None:
             raise Corrupt(f"image {name!r} has no zarr.json")
         return omezarr.read_image(data, name, labels_of)
@@ -366,7 +369,7 @@ class Catalog:
     def _build(self, image: Image) -> StoredImage:
         gate = Gate(image.name)
         upper = Gate(image.name, gate)
-        key = _key(image.name, image.labels_of)
+        key = key_of(image.name, image.labels_of)
         arrays = self._arrays(image, gate, upper)
         metadata = ImageMetadata(self._store, key, gate, image)
         frames = FrameTable(self._store, key, gate, image)
@@ -374,7 +377,7 @@ class Catalog:
 
     def _arrays(self, image: Image, gate: Gate, upper: Gate) -> tuple[ChunkArray, ...]:
         pyramid = pyramid_of(image)
-        key, adopted = _key(image.name, image.labels_of), image.adopted
+        key, adopted = key_of(image.name, image.labels_of), image.adopted
         store: Objects = self._store
         places = [(image.array_name(k), DEFAULT_KEYS) for k in range(len(pyramid.levels))]
         if adopted is not None:
@@ -387,8 +390,11 @@ class Catalog:
             for k, ((path, keys), level) in enumerate(zip(places, pyramid.levels, strict=True))
         )
 
-    def _find(self) -> Iterator[tuple[str, str | None]]:
-        """(name, the image it is a label image of), from a walk of the directories above images."""
+    def find(self) -> Iterator[tuple[str, str | None]]:
+        """(name, the image it is a label image of), from a walk of the directories above images.
+
+        Whether they can be used or not; nothing is changed.
+        """
         above = [""]
         while above:
             parent = above.pop()
@@ -406,7 +412,7 @@ class Catalog:
                     above.append(path)
 
     def _find_labels(self, image: str) -> Iterator[tuple[str, str]]:
-        for segment in self._store.list(f"{_key(image)}/{LABELS}")[1]:
+        for segment in self._store.list(f"{key_of(image)}/{LABELS}")[1]:
             name = f"{image}/{LABELS}/{segment}"
             if _is_name(name):
                 yield name, image
@@ -414,7 +420,8 @@ class Catalog:
                 _log.warning("labels %r of %r are skipped: no image has this name", segment, image)
 
 
-def _key(name: str, labels_of: str | None = None) -> str:
+def key_of(name: str, labels_of: str | None = None) -> str:
+    """Where an image lies; `labels_of`: the image in which it lies."""
     return name + SUFFIX if labels_of is None else labels_of + SUFFIX + name[len(labels_of) :]
 
 

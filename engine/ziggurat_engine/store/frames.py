@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ziggurat_engine.errors import Corrupt, UnsupportedVersion
+from ziggurat_engine.errors import NEWER, Corrupt, UnsupportedVersion
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Image
 from ziggurat_engine.store.array import Gate
@@ -127,7 +127,10 @@ class FrameTable:
             try:
                 found = json.loads(data)["attributes"]["ziggurat"]
                 if found["version"] != VERSION:
-                    raise UnsupportedVersion(f"{self._prefix}: of version {found['version']!r}")
+                    raise UnsupportedVersion(
+                        f"{self._prefix}: of version {found['version']!r}; this server knows"
+                        f" {VERSION}: {NEWER}"
+                    )
                 self._last = dict(zip(found["streams"], found["last"], strict=True))
                 self._rows = int(found["rows"])
             except (ValueError, KeyError, TypeError) as error:

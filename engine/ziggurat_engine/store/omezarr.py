@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ziggurat_engine.errors import Corrupt, UnsupportedVersion
+from ziggurat_engine.errors import NEWER, Corrupt, UnsupportedVersion
 from ziggurat_engine.layout import pyramid_of
 from ziggurat_engine.spec import Axis, Blosc, Channel, Codec, Gzip, Image, Uncompressed, Zstd
 
@@ -153,7 +153,7 @@ def read_image(document: bytes, name: str, labels_of: str | None = None) -> Imag
     if version not in VERSIONS:
         raise UnsupportedVersion(
             f"image {name!r}: described in version {version!r};"
-            f" this is for versions up to {VERSIONS[-1]}"
+            f" this is for versions up to {VERSIONS[-1]}: {NEWER}"
         )
     try:
         image = Image.model_validate(described["image"])

@@ -8,17 +8,26 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENCODING_UNSPECIFIED: _ClassVar[Encoding]
+    ENCODING_RAW: _ClassVar[Encoding]
+    ENCODING_BLOSC: _ClassVar[Encoding]
+
 class Interpolation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     INTERPOLATION_UNSPECIFIED: _ClassVar[Interpolation]
     INTERPOLATION_NEAREST: _ClassVar[Interpolation]
     INTERPOLATION_LINEAR: _ClassVar[Interpolation]
+ENCODING_UNSPECIFIED: Encoding
+ENCODING_RAW: Encoding
+ENCODING_BLOSC: Encoding
 INTERPOLATION_UNSPECIFIED: Interpolation
 INTERPOLATION_NEAREST: Interpolation
 INTERPOLATION_LINEAR: Interpolation
 
 class ReadRequest(_message.Message):
-    __slots__ = ("image", "level", "resolution", "max_voxels", "offset", "shape", "level0_box", "physical_box", "exact", "steps", "projection", "conversion", "if_newer_than")
+    __slots__ = ("image", "level", "resolution", "max_voxels", "offset", "shape", "level0_box", "physical_box", "exact", "steps", "projection", "conversion", "if_newer_than", "encoding")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +41,7 @@ class ReadRequest(_message.Message):
     PROJECTION_FIELD_NUMBER: _ClassVar[int]
     CONVERSION_FIELD_NUMBER: _ClassVar[int]
     IF_NEWER_THAN_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
     image: str
     level: int
     resolution: Resolution
@@ -45,7 +55,8 @@ class ReadRequest(_message.Message):
     projection: Projection
     conversion: Conversion
     if_newer_than: int
-    def __init__(self, image: _Optional[str] = ..., level: _Optional[int] = ..., resolution: _Optional[_Union[Resolution, _Mapping]] = ..., max_voxels: _Optional[int] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., level0_box: _Optional[_Union[Box, _Mapping]] = ..., physical_box: _Optional[_Union[PhysicalBox, _Mapping]] = ..., exact: _Optional[bool] = ..., steps: _Optional[_Iterable[int]] = ..., projection: _Optional[_Union[Projection, _Mapping]] = ..., conversion: _Optional[_Union[Conversion, _Mapping]] = ..., if_newer_than: _Optional[int] = ...) -> None: ...
+    encoding: Encoding
+    def __init__(self, image: _Optional[str] = ..., level: _Optional[int] = ..., resolution: _Optional[_Union[Resolution, _Mapping]] = ..., max_voxels: _Optional[int] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., level0_box: _Optional[_Union[Box, _Mapping]] = ..., physical_box: _Optional[_Union[PhysicalBox, _Mapping]] = ..., exact: _Optional[bool] = ..., steps: _Optional[_Iterable[int]] = ..., projection: _Optional[_Union[Projection, _Mapping]] = ..., conversion: _Optional[_Union[Conversion, _Mapping]] = ..., if_newer_than: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ...) -> None: ...
 
 class Box(_message.Message):
     __slots__ = ("offset", "shape")
@@ -207,7 +218,7 @@ class ReadResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[ReadHeader, _Mapping]] = ..., part: _Optional[_Union[ReadPart, _Mapping]] = ...) -> None: ...
 
 class ReadHeader(_message.Message):
-    __slots__ = ("level", "data_type", "offset", "shape", "scale", "translation", "stale", "revision", "result_shape", "steps", "not_modified", "downsampling")
+    __slots__ = ("level", "data_type", "offset", "shape", "scale", "translation", "stale", "revision", "result_shape", "steps", "not_modified", "downsampling", "encoding")
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +231,7 @@ class ReadHeader(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     NOT_MODIFIED_FIELD_NUMBER: _ClassVar[int]
     DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
     level: int
     data_type: _image_pb2.DataType
     offset: _containers.RepeatedScalarFieldContainer[int]
@@ -232,14 +244,17 @@ class ReadHeader(_message.Message):
     steps: _containers.RepeatedScalarFieldContainer[int]
     not_modified: bool
     downsampling: _image_pb2.Downsampling
-    def __init__(self, level: _Optional[int] = ..., data_type: _Optional[_Union[_image_pb2.DataType, str]] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., revision: _Optional[int] = ..., result_shape: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ..., not_modified: _Optional[bool] = ..., downsampling: _Optional[_Union[_image_pb2.Downsampling, str]] = ...) -> None: ...
+    encoding: Encoding
+    def __init__(self, level: _Optional[int] = ..., data_type: _Optional[_Union[_image_pb2.DataType, str]] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., revision: _Optional[int] = ..., result_shape: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ..., not_modified: _Optional[bool] = ..., downsampling: _Optional[_Union[_image_pb2.Downsampling, str]] = ..., encoding: _Optional[_Union[Encoding, str]] = ...) -> None: ...
 
 class ReadPart(_message.Message):
-    __slots__ = ("offset", "shape", "payload")
+    __slots__ = ("offset", "shape", "payload", "frame_shape")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    FRAME_SHAPE_FIELD_NUMBER: _ClassVar[int]
     offset: _containers.RepeatedScalarFieldContainer[int]
     shape: _containers.RepeatedScalarFieldContainer[int]
     payload: bytes
-    def __init__(self, offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    frame_shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., frame_shape: _Optional[_Iterable[int]] = ...) -> None: ...

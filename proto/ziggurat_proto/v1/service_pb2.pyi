@@ -88,7 +88,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatus(_message.Message):
-    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle", "log", "recovering", "kernel_totals", "limits")
+    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle", "log", "recovering", "kernel_totals", "devices", "limits")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class ServerStatus(_message.Message):
     LOG_FIELD_NUMBER: _ClassVar[int]
     RECOVERING_FIELD_NUMBER: _ClassVar[int]
     KERNEL_TOTALS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_seconds: float
@@ -112,8 +113,25 @@ class ServerStatus(_message.Message):
     log: LogStatus
     recovering: bool
     kernel_totals: KernelStatus
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
     limits: _containers.RepeatedCompositeFieldContainer[LimitStatus]
-    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ..., log: _Optional[_Union[LogStatus, _Mapping]] = ..., recovering: _Optional[bool] = ..., kernel_totals: _Optional[_Union[KernelStatus, _Mapping]] = ..., limits: _Optional[_Iterable[_Union[LimitStatus, _Mapping]]] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ..., log: _Optional[_Union[LogStatus, _Mapping]] = ..., recovering: _Optional[bool] = ..., kernel_totals: _Optional[_Union[KernelStatus, _Mapping]] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., limits: _Optional[_Iterable[_Union[LimitStatus, _Mapping]]] = ...) -> None: ...
+
+class DeviceStatus(_message.Message):
+    __slots__ = ("name", "state", "memory_bytes", "batches", "failures", "last_failure")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: str
+    memory_bytes: int
+    batches: int
+    failures: int
+    last_failure: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., batches: _Optional[int] = ..., failures: _Optional[int] = ..., last_failure: _Optional[str] = ...) -> None: ...
 
 class LimitStatus(_message.Message):
     __slots__ = ("name", "value", "used")
@@ -126,7 +144,7 @@ class LimitStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[int] = ..., used: _Optional[int] = ...) -> None: ...
 
 class KernelStatus(_message.Message):
-    __slots__ = ("chunks", "raw_bytes", "encoded_bytes", "encode_seconds", "downsampled_bytes", "downsample_seconds", "decoded_bytes", "decode_seconds")
+    __slots__ = ("chunks", "raw_bytes", "encoded_bytes", "encode_seconds", "downsampled_bytes", "downsample_seconds", "decoded_bytes", "decode_seconds", "cpu_batches")
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
     ENCODED_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +153,7 @@ class KernelStatus(_message.Message):
     DOWNSAMPLE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DECODED_BYTES_FIELD_NUMBER: _ClassVar[int]
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CPU_BATCHES_FIELD_NUMBER: _ClassVar[int]
     chunks: int
     raw_bytes: int
     encoded_bytes: int
@@ -143,7 +162,8 @@ class KernelStatus(_message.Message):
     downsample_seconds: float
     decoded_bytes: int
     decode_seconds: float
-    def __init__(self, chunks: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., encoded_bytes: _Optional[int] = ..., encode_seconds: _Optional[float] = ..., downsampled_bytes: _Optional[int] = ..., downsample_seconds: _Optional[float] = ..., decoded_bytes: _Optional[int] = ..., decode_seconds: _Optional[float] = ...) -> None: ...
+    cpu_batches: int
+    def __init__(self, chunks: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., encoded_bytes: _Optional[int] = ..., encode_seconds: _Optional[float] = ..., downsampled_bytes: _Optional[int] = ..., downsample_seconds: _Optional[float] = ..., decoded_bytes: _Optional[int] = ..., decode_seconds: _Optional[float] = ..., cpu_batches: _Optional[int] = ...) -> None: ...
 
 class LogStatus(_message.Message):
     __slots__ = ("bytes", "appended_bytes", "syncs", "failed_syncs", "sync_seconds_max", "replayed_bytes", "error")

@@ -121,6 +121,7 @@ class Connection:
     server = "nowhere:7447"
     timeout_seconds = 5.0
     closed = False
+    renews_token = False
 
     def __init__(self, levels=(), script=None, tile=(1, 1, 2, 3, 5)):
         self.levels, self.script, self.tile = levels, script, tile

@@ -4,7 +4,9 @@ import grpc
 import numpy as np
 import pytest
 import ziggurat
+from numcodecs import blosc
 from ziggurat._answers import image_info
+from ziggurat._encoding import is_local, put_encoding
 from ziggurat_proto.v1 import read_pb2
 
 from tests.unit.client.support import RpcFailure, fake_image, image_message, part
@@ -144,6 +146,68 @@ def test_an_answer_that_does_not_fit(answers, said):
     image._connection.answers = answers
     with pytest.raises(ziggurat.ServerError, match=said):
         image.read()
+
+
+def frame(pixels, **said):
+    encoded = {"payload": blosc.compress(pixels, b"lz4", 1), "frame_shape": pixels.shape}
+    found = read_pb2.ReadPart(**({"offset": [0, 0], "shape": [4, 6]} | encoded | said))
+    return read_pb2.ReadResponse(part=found).SerializeToString()
+
+
+CHUNK = np.arange(64, dtype=np.uint16).reshape(8, 8)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (8, 8)])
+def test_encoded_chunks(shape):
+    image = fake_image("yx", np.zeros(shape, np.uint16))
+    image._connection.answers = [header(shape=shape), frame(CHUNK, shape=shape)]
+    np.testing.assert_array_equal(image.read(encoding="blosc"), CHUNK[: shape[0], : shape[1]])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"payload": b"abc"},
+        {"payload": blosc.compress(CHUNK[1:], b"lz4", 1)},
+        {"payload": blosc.compress(CHUNK, b"lz4", 1)[:-1]},
+        {"payload": blosc.compress(CHUNK, b"lz4", 1)[:16] + b"\xff" * 90},
+        {"frame_shape": (8, 8, 1)},
+        {"frame_shape": (3, 8)},
+        {"frame_shape": (64, 1)},
+    ],
+)
+def test_an_encoded_chunk_that_does_not_fit(said):
+    image = fake_image("yx", np.zeros((4, 6), np.uint16))
+    image._connection.answers = [header(), frame(CHUNK, **said)]
+    with pytest.raises(ziggurat.ServerError):
+        image.read(encoding="blosc")
+
+
+@pytest.mark.parametrize(
+    ("server", "local"),
+    [
+        ("127.0.0.1:7447", True),
+        ("[::1]:7447", True),
+        ("localhost:1", True),
+        ("unix:/run/z", True),
+        ("10.0.0.7:7447", False),
+        ("microscope:7447", False),
+    ],
+)
+def test_who_is_asked_for_pixels(server, local):
+    assert is_local(server) is local
+    for encoding, asked_for in (("auto", not local), ("raw", False), ("blosc", True)):
+        message = read_pb2.ReadRequest()
+        put_encoding(message, encoding, server)
+        assert message.encoding == (read_pb2.ENCODING_BLOSC if asked_for else 0)
+
+
+def test_an_encoding_that_nobody_knows(image):
+    with pytest.raises(ziggurat.InvalidArgument) as caught:
+        image.read(encoding="zip")
+    assert caught.value.field == "encoding"
+    with pytest.raises(TypeError, match="level"):
+        image.level(1).read(level=0)
 
 
 def test_an_error_in_mid_read():

@@ -37,6 +37,21 @@ def test_delays_grow_and_begin_anew_with_progress(retry):
     assert retry.decide(GONE) == 0.05
 
 
+def test_a_token_that_expired_is_renewed_once(clock):
+    expired = ziggurat.Unauthenticated("over", details={"expired": "true"})
+    for renews in (False, True):
+        retry = Retry(300, 30, clock=clock, renews=renews)
+        assert retry.decide(expired) is expired
+        retry.opened()
+        decision = retry.decide(expired)
+        assert isinstance(decision, float) if renews else decision is expired
+        # The new one does not count either.
+        assert retry.decide(expired) is expired
+        retry.opened()
+        revoked = ziggurat.Unauthenticated("revoked")
+        assert retry.decide(revoked) is revoked
+
+
 def test_jitter_never_makes_it_longer(clock):
     retry = Retry(300.0, 30.0, clock=clock, jitter=lambda: 0.0)
     assert retry.decide(GONE) == 0.025
@@ -102,6 +117,10 @@ def test_what_the_server_asks_to_wait_is_waited(retry, clock):
         (ziggurat.NotFound("no"), False, False, False),
         (ziggurat.FailedPrecondition("no"), False, False, False),
         (ziggurat.DataLoss("no"), False, False, False),
+        (ziggurat.Unauthenticated("no"), False, False, False),
+        (ziggurat.PermissionDenied("no"), False, False, False),
+        # Certificates are renewed; one that was never good is not waited for.
+        (ziggurat.Unavailable("no", reason="TLS_FAILED"), False, True, True),
     ],
     ids=lambda value: getattr(value, "reason", value),
 )

@@ -15,6 +15,7 @@ EXPORTED = {
     "Blosc",
     "BuildProgress",
     "CacheStatus",
+    "DeviceStatus",
     "Cancelled",
     "Channel",
     "Client",
@@ -117,6 +118,7 @@ def test_the_command_says_what_is_missing():
         ("image.to_dask()", "dask"),
         ("image.store(None)", "dask"),
         ("ziggurat.zarr_store(image)", "zarr"),
+        ("image.read(encoding='blosc')", "numcodecs"),
     ],
 )
 def test_a_call_says_which_extra_is_missing(monkeypatch, call, package):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 import ziggurat
-from ziggurat import _tiffout
+from ziggurat import _slabs, _tiffout
 from ziggurat._tiff import TiffStack
 from ziggurat._tiffmeta import unit_name
 from ziggurat._tiffout import write_tiff
@@ -192,7 +192,7 @@ def described(dtype):
 @pytest.mark.parametrize("slab_bytes", [1, 3000, 30000, 2**26])
 @pytest.mark.parametrize("dtype", ["u2", "i4"])
 def test_out_and_in_again(dtype, slab_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(_tiffout, "SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(_slabs, "SLAB_BYTES", slab_bytes)
     data, image = described(dtype)
     path = tmp_path / "a.tif"
     seen = []

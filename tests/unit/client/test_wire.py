@@ -40,20 +40,23 @@ def test_region_refuses_what_is_no_uint64(wrong):
         encode_region(1, [wrong], [1], b"x")
 
 
-@given(numbers, numbers, payloads)
-def test_part_equals_generated(offset, shape, payload):
-    part = read_pb2.ReadPart(offset=offset, shape=shape, payload=payload)
-    found = decode_response(read_pb2.ReadResponse(part=part).SerializeToString())
+@given(numbers, numbers, payloads, numbers)
+def test_part_equals_generated(offset, shape, payload, frame):
+    part = read_pb2.ReadPart(offset=offset, shape=shape, payload=payload, frame_shape=frame)
+    header, found = decode_response(read_pb2.ReadResponse(part=part).SerializeToString())
+    assert header is None
     assert isinstance(found, Part)
-    assert found == (tuple(offset), tuple(shape), payload)
+    assert found == (tuple(offset), tuple(shape), payload, tuple(frame))
 
 
 def test_payload_is_a_view_of_the_message():
     part = read_pb2.ReadPart(offset=[0], shape=[4], payload=b"abcd")
-    message = read_pb2.ReadResponse(part=part).SerializeToString()
-    found = decode_response(message)
-    assert found.payload.obj is message
-    assert found.payload.readonly
+    for header in (None, read_pb2.ReadHeader(level=3, shape=[4])):
+        message = read_pb2.ReadResponse(header=header, part=part).SerializeToString()
+        said, found = decode_response(message)
+        assert said == header
+        assert found.payload.obj is message
+        assert found.payload.readonly
 
 
 def varint(value):
@@ -96,17 +99,18 @@ def agrees_with_generated(message):
         expected = read_pb2.ReadResponse.FromString(message)
     except Exception:
         expected = None
-    if expected is None or expected.WhichOneof("message") is None:
+    if expected is None or not (expected.HasField("header") or expected.HasField("part")):
         with pytest.raises(ServerError) as caught:
             decode_response(message)
         assert caught.value.reason == "MALFORMED_MESSAGE"
         return
-    found = decode_response(message)
-    if expected.WhichOneof("message") == "header":
-        assert found == expected.header
+    header, found = decode_response(message)
+    assert header == (expected.header if expected.HasField("header") else None)
+    if not expected.HasField("part"):
+        assert found is None
         return
     part = expected.part
-    assert found == (tuple(part.offset), tuple(part.shape), part.payload)
+    assert found == (tuple(part.offset), tuple(part.shape), part.payload, tuple(part.frame_shape))
 
 
 @given(st.lists(st.one_of(parts, headers, unknown), min_size=1, max_size=3).map(b"".join))

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.query import cut, distinct
 from ziggurat_engine.region import Region
+from ziggurat_engine.staleness import distinct
+from ziggurat_engine.tiles import cut, whole_cells
 
 
 @st.composite
@@ -60,6 +61,19 @@ def test_parts_are_not_much_larger_than_asked(case: tuple[Grid, Region, int]) ->
 def test_a_plane_of_half_a_mebipixel_is_one_part(cell: tuple[int, ...], count: int) -> None:
     grid = Grid((64, 512, 1024), cell)
     assert len(list(cut(grid, Region((3, 0, 0), (1, 512, 1024)), 2**19))) == count
+
+
+@given(cases())
+def test_whole_cells(case: tuple[Grid, Region, int]) -> None:
+    grid, box, _ = case
+    wanted = {at for at in grid.indices() if box.contains(grid.region(at))} if box.size else set()
+    whole = whole_cells(grid, box)
+    assert set(grid.indices(whole)) == wanted
+    covered = np.zeros(grid.shape, int)
+    for part in (*map(grid.region, wanted), *box.subtract(whole)):
+        covered[part.slices()] += 1
+    assert (covered[box.slices()] == 1).all()
+    assert covered.sum() == box.size
 
 
 def test_one_huge_chunk_is_cut() -> None:

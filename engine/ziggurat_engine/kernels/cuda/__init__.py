@@ -1,0 +1,1 @@
+"""Settle and decode on NVIDIA cards; nothing above imports CuPy."""

@@ -1,0 +1,90 @@
+"""How is CUDA C++ compiled where there is neither a card nor a driver?
+
+NVRTC comes as a wheel and needs nothing of the machine. This is its C interface (NVRTC User Guide,
+"Basic Usage"), as far as a translation unit with name expressions needs it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+class CompileError(Exception):
+    """The compiler's log."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """cubin: machine code. ptx: what it was made of. symbols: of each name, what it is called."""
+
+    cubin: bytes
+    ptx: str
+    symbols: dict[str, str]
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    # Wheels for CUDA 13 keep all libraries in one directory, those for 12 one in each package.
+    spec = importlib.util.find_spec("nvidia")
+    found = [
+        path
+        for root in (spec.submodule_search_locations or () if spec else ())
+        for path in sorted(Path(root).glob("*/lib/libnvrtc.so.*"))
+    ]
+    if not found:
+        raise FileNotFoundError("no libnvrtc.so in the package nvidia-cuda-nvrtc")
+    return ctypes.CDLL(str(found[-1]))
+
+
+def version() -> tuple[int, int]:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
+
+
+def compiled(source: str, names: Sequence[str], options: Sequence[str]) -> Compiled:
+    """Compiles `names`. Lets go of the GIL; raises CompileError."""
+    library = _library()
+    program = ctypes.c_void_p()
+    _check(
+        library.nvrtcCreateProgram(
+            ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None
+        )
+    )
+    try:
+        for name in names:
+            _check(library.nvrtcAddNameExpression(program, name.encode()))
+        given = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+        if library.nvrtcCompileProgram(program, len(options), given):
+            raise CompileError(_text(program, "ProgramLog"))
+        lowered = {}
+        for name in names:
+            symbol = ctypes.c_char_p()
+            _check(library.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(symbol)))
+            lowered[name] = (symbol.value or b"").decode()
+        return Compiled(_bytes(program, "CUBIN"), _text(program, "PTX"), lowered)
+    finally:
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _text(program: ctypes.c_void_p, what: str) -> str:
+    return _bytes(program, what).rstrip(b"\0").decode()
+
+
+def _bytes(program: ctypes.c_void_p, what: str) -> bytes:
+    size = ctypes.c_size_t()
+    _check(getattr(_library(), f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
+    data = ctypes.create_string_buffer(size.value)
+    _check(getattr(_library(), f"nvrtcGet{what}")(program, data))
+    return data.raw
+
+
+def _check(result: int) -> None:
+    if result:
+        _library().nvrtcGetErrorString.restype = ctypes.c_char_p
+        raise CompileError(_library().nvrtcGetErrorString(result).decode())
