@@ -36,6 +36,9 @@ AT_REST = {
     "ziggurat_cache_budget_bytes",
     "ziggurat_disk_size_bytes",
     "ziggurat_settle_failing_shards",
+    # Only a scan is read ahead.
+    "ziggurat_read_ahead_chunks_total",
+    "ziggurat_read_ahead_used_chunks_total",
     "ziggurat_kernel_cpu_batches_total",
     "process_max_fds",
     "process_start_time_seconds",

@@ -276,6 +276,31 @@ METRICS: tuple[Metric, ...] = (
         _status(lambda s: s.evictions),
     ),
     Metric(
+        "ziggurat_store_read_requests",
+        "counter",
+        "requests to the store for chunks; neighbours come in one",
+        _status(lambda s: s.read_requests),
+    ),
+    Metric(
+        "ziggurat_store_read_bytes",
+        "counter",
+        "bytes that they brought",
+        _status(lambda s: s.read_bytes),
+        unit="bytes",
+    ),
+    Metric(
+        "ziggurat_read_ahead_chunks",
+        "counter",
+        "chunks loaded before anybody asked",
+        _status(lambda s: s.read_ahead),
+    ),
+    Metric(
+        "ziggurat_read_ahead_used_chunks",
+        "counter",
+        "those of them that were asked for later",
+        _status(lambda s: s.read_ahead_used),
+    ),
+    Metric(
         "ziggurat_settle_shards",
         "counter",
         "shards that were stored",

@@ -176,7 +176,7 @@ class ChunkArray:
             if len(inside) == 1:
                 continue
             key = self.key(shard)
-            with self._lease(key) as handle:
+            with spans.span("store.read", key=key), self._lease(key) as handle:
                 if handle is None:
                     continue
                 index = handle.index
