@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import ziggurat
 from ziggurat_engine.errors import Corrupt, FailedPrecondition, InvalidArgument, NotFound
+from ziggurat_engine.state import State
 from ziggurat_engine.upkeep import backup as backups
 from ziggurat_engine.upkeep.backup import backup
 from ziggurat_engine.vfs import OsFileSystem
@@ -256,6 +257,56 @@ def test_what_is_refused(data, tmp_path):
     (data / "state.sqlite").write_bytes(b"nothing" * 1000)
     with pytest.raises(Corrupt):
         backup(data, tmp_path / "copy")
+
+
+def test_an_image_that_lost_its_document(data, tmp_path):
+    """Nobody deleted it: what is left of it, and what the copy has of it, stays."""
+    copy, lost = tmp_path / "copy", group(data, "lab/gzip") / "zarr.json"
+    backup(data, copy)
+    content = lost.read_bytes()
+    lost.unlink()
+    backup(data, copy)
+    assert (group(copy, "lab/gzip") / "zarr.json").read_bytes() == content
+    backup(data, tmp_path / "new")
+    for made in (copy, tmp_path / "new"):
+        shards = files(group(made, "lab/gzip") / "0")
+        assert shards == files(group(data, "lab/gzip") / "0") != {}
+
+
+def test_a_log_that_is_elsewhere(data, tmp_path):
+    """An earlier backup is whole until it is known with what it is to be replaced."""
+    copy, log = tmp_path / "copy", tmp_path / "log"
+    backup(data, copy)
+    shutil.move(data / "log", log)
+    before = files(copy)
+    with pytest.raises(NotFound, match="--log"):
+        backup(data, copy)
+    (data / "log").mkdir()
+    (data / "log" / "identity").write_text("another")
+    with closing(State.open(data / "state.sqlite")) as state:
+        state.save_log((log / "identity").read_text(), needed=True)
+    with pytest.raises(FailedPrecondition, match="last used with"):
+        backup(data, copy)
+    assert files(copy) == before
+    backup(data, copy, log=log)
+    assert defects(copy) == []
+
+
+def test_a_backup_of_another_directory(data, tmp_path):
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    backup(data, copy)
+    before = files(copy)
+    shutil.copytree(data, other)
+    (other / "log" / "identity").write_text("another")
+    with closing(State.open(other / "state.sqlite")) as state:
+        state.save_log("another", needed=True)
+    shutil.rmtree(other / "images" / "lab")
+    with pytest.raises(InvalidArgument, match="another directory"):
+        backup(other, copy)
+    assert files(copy) == before
+    # It may have got another log since.
+    shutil.copytree(group(data, "lab/gzip"), group(other, "lab/gzip"))
+    backup(other, copy)
 
 
 def test_a_copy_that_is_in_use(data, tmp_path):

@@ -178,6 +178,19 @@ def test_what_is_refused(data, serve: Callable[..., ServerProcess]):
         mended(server.data)
 
 
+def test_what_may_not_be_locked_is_not_touched(data):
+    """A server may hold a lock that only it may open."""
+    (data / "tmp" / "a-write-under-way").write_text("")
+    (data / "lock").unlink()
+    # Not even root may write to it.
+    (data / "lock").symlink_to("/sys/kernel/uevent_seqnum")
+    with pytest.raises(OSError, match="lock"):
+        mended(data)
+    assert (data / "tmp" / "a-write-under-way").exists()
+    mended(data, dry_run=True)
+    assert (data / "tmp" / "a-write-under-way").exists()
+
+
 def test_the_command(data):
     payload(data)
     no_description(data)

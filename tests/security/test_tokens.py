@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import stat
 import time
@@ -297,3 +298,34 @@ def test_at_or_below() -> None:
     assert all(map(caller.covers, ("a/b", "a/b/c", "a/b/labels/x")))
     assert not any(map(caller.covers, ("a", "a/bc", "a/b2/c", "b/a/b", "a/b/../c", "a/b/", "")))
     assert all(map(Caller("k", "n", Scope.READ).covers, ("a", "b/c")))
+
+
+def test_a_file_that_can_be_read_again_counts(tmp_path: Path) -> None:
+    """What kept it from being read (a mode, an owner, no descriptor left) need not change it."""
+    file = TokenFile(tmp_path)
+    token, text = file.create("camera", Scope.WRITE)
+    tokens = Tokens(file)
+    check = tokens.caller(text).check
+    file.revoke(token.id)
+    content = file.path.read_bytes()
+    file.path.write_bytes(b"x" * len(content))
+    times = file.path.stat()
+    with pytest.raises(errors.Unauthenticated):
+        tokens.caller("zgt_another_token")
+    check()
+    file.path.write_bytes(content)
+    os.utime(file.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(errors.Unauthenticated):
+        tokens.caller("zgt_another_token")
+    with pytest.raises(errors.Unauthenticated, match="revoked"):
+        check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_the_owner_of_the_file_stays(tmp_path: Path) -> None:
+    file = TokenFile(tmp_path)
+    file.create("camera", Scope.WRITE)
+    os.chown(file.path, 7447, 7447)
+    file.revoke("camera")
+    found = file.path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (7447, 7447, 0o600)

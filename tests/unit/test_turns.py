@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from ziggurat_engine.turns import Turns
@@ -83,4 +84,16 @@ def test_threads_run_side_by_side() -> None:
     line = turns.line()
     met = [line.submit(lambda: meeting.wait(SECONDS)) for _ in range(4)]
     assert sorted(each.result(SECONDS) for each in met) == [0, 1, 2, 3]
+    turns.close()
+
+
+def test_who_sleeps_is_woken_for_one_task_alone() -> None:
+    """A thread that was woken and does not run yet is not there for the next task as well."""
+    turns = Turns(2, "test")
+    for _ in range(20):
+        turns.line().submit(lambda: None).result(SECONDS)
+        until(lambda: turns._idle > 0, "the thread to sleep")
+        meet = partial(threading.Barrier(2).wait, SECONDS)
+        met = [turns.line().submit(meet) for _ in range(2)]
+        assert sorted(each.result(SECONDS) for each in met) == [0, 1]
     turns.close()

@@ -155,6 +155,8 @@ class Tokens:
         self._file = file
         self._lock = threading.Lock()
         self._seen = self._look()
+        # The file of which the log says that it can't be read.
+        self._told: _Seen | None = None
         self._known = {token.id: token for token in file.read()}
         self._next = time.monotonic() + RELOAD_SECONDS
 
@@ -189,14 +191,17 @@ class Tokens:
         return self._known
 
     def _reload(self) -> None:
+        seen = self._seen
         try:
+            # Before it is read: what replaces it meanwhile is seen the next time.
             seen = self._look()
             if seen != self._seen:
-                # Before it is read: what replaces it meanwhile is seen the next time.
-                self._seen = seen
                 self._known = {token.id: token for token in self._file.read()}
+                self._seen = seen
         except Exception:  # somebody edited it: what counted before counts until that is mended
-            log.exception("tokens can't be read; those that were known still count")
+            if seen is None or seen != self._told:
+                self._told = seen
+                log.exception("tokens can't be read; those that were known still count")
 
     def _look(self) -> _Seen | None:
         try:

@@ -85,7 +85,8 @@ def backup(
     May run beside a server that uses `path`. `target` is empty, not there, or an earlier
     backup of it that no server has used, of which what did not change is left. link: by hard links.
     Raises NotFound, InvalidArgument for a wrong directory, FailedPrecondition where `target`
-    is in use, DataError where `path` can't be read, Unavailable where it changes too fast; OSError.
+    is in use, or `log` not the log that goes with `path`, DataError where `path` can't be
+    read, Unavailable where it changes too fast; OSError.
     """
     started = time.monotonic()
     path, target = path.absolute(), target.absolute()
@@ -102,6 +103,7 @@ def backup(
         stack.callback(source.close)
         copy = Holding(fs, target)
         stack.callback(copy.close)
+        _check_goes_with(source, copy)
         made = _Making(source, copy, Copier(target / "tmp", link=link), threads, tell)
         made.all()
     made.done.seconds = time.monotonic() - started
@@ -116,6 +118,35 @@ def _check(path: Path, target: Path) -> None:
         raise InvalidArgument(f"{target}: it is inside, or around, {path}", field="target")
     if target.exists() and any(target.iterdir()) and not _is_backup(target):
         raise InvalidArgument(f"{target}: neither empty nor a backup of earlier", field="target")
+
+
+def _check_goes_with(source: Holding, copy: Holding) -> None:
+    """Before anything of an earlier backup is touched: is it of this directory, with this log?"""
+    identity = _log_identity(source.log)
+    if identity is None:
+        raise NotFound(f"{source.log}: there is no log; say with --log where it is")
+    with closing(database.read(source.path / database.NAME)) as state:
+        known = state.log()
+    if known is not None and known[1] and known[0] != identity:
+        raise FailedPrecondition(
+            f"{source.log} is not the log that {source.path} was last used with, which may hold"
+            " acknowledged frames; say with --log where that is"
+        )
+    if identity == _log_identity(copy.log):
+        return
+    # A directory may have got another log since.
+    theirs = {each.uid for each in copy.images() if isinstance(each, Found)}
+    if theirs and not any(
+        isinstance(each, Found) and each.uid in theirs for each in source.images()
+    ):
+        raise InvalidArgument(f"{copy.path}: a backup of another directory", field="target")
+
+
+def _log_identity(log: Path) -> str | None:
+    try:
+        return (log / "identity").read_text(errors="replace")
+    except FileNotFoundError:
+        return None
 
 
 def _is_backup(path: Path) -> bool:
@@ -229,7 +260,9 @@ class _Making:
             # Documents of groups say how much there is of what follows: it is copied later.
             for name in ("zarr.json", "frames/zarr.json"):
                 left.add(f"{key}/{name}".removeprefix(f"{top}/"))
-                self._copier.copy(source / key / name, target / key / name)
+                # An image that is there has one, or has lost it: the copy's is all there is then.
+                if name != "zarr.json" or (source / key / name).exists():
+                    self._copier.copy(source / key / name, target / key / name)
         listed = f"{top}/{LABELS}/zarr.json"
         self._copier.copy(source / listed, target / listed)
         yield from self._copier.tree(source / top, target / top, left.__contains__)
@@ -240,7 +273,9 @@ class _Making:
             key = key_of(*image)
             now, then = self._source.objects.get(f"{key}/zarr.json"), None
             if now is None:
-                shutil.rmtree(self._copy.path / "images" / key, ignore_errors=True)
+                # Where only the document is gone the pixels are not to go, too.
+                if not (self._source.path / "images" / key).is_dir():
+                    shutil.rmtree(self._copy.path / "images" / key, ignore_errors=True)
                 continue
             then = self._copy.objects.get(f"{key}/zarr.json")
             if _identity(now) != _identity(then):

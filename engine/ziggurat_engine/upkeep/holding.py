@@ -101,17 +101,18 @@ class Holding:
             if found is not None:
                 yield found
 
-    def lock(self) -> FileLock | None:
+    def lock(self, *, to_write: bool = False) -> FileLock | None:
         """The directory's lock; None where a server holds it. OSError.
 
-        Where nothing can be written nobody writes, and there is nothing to be locked.
+        Where this process may not lock it, nothing is locked, unless it is `to_write`: it may
+        be that only the lock is another's.
         """
         try:
             return self.fs.lock(self.path / "lock")
         except BlockingIOError:
             return None
         except OSError as error:
-            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if to_write or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
             return _NoLock()
 

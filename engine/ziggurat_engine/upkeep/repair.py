@@ -315,7 +315,7 @@ def repair(
     with ExitStack() as stack:
         holding = Holding(OsFileSystem(), path, log_path)
         stack.callback(holding.close)
-        lock = holding.lock()
+        lock = holding.lock(to_write=not dry_run)
         if lock is None:
             raise FailedPrecondition(f"{path}: a server uses this directory; stop it first")
         stack.callback(lock.close)
