@@ -185,6 +185,8 @@ def files(directory: Path) -> dict[str, bytes]:
 def test_without_a_server(data, tmp_path, serve, link):
     copy = tmp_path / "copy"
     (data / "theirs.txt").write_text("kept as well")
+    # As where the server listens on "unix:DIR/socket".
+    os.mkfifo(data / "socket")
     db = sqlite3.connect(data / "theirs.sqlite")
     with db:
         db.execute("CREATE TABLE t (x)")

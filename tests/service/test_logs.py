@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -90,6 +91,30 @@ def test_what_a_caller_says_is_shortened(logged: ServerProcess) -> None:
     error = get_image(logged, "x" * 1000)
     line = call_of(logged, request_id=dict(error.trailing_metadata())["x-request-id"])
     assert (line["code"], len(line["image"]), len(line["details"])) == ("NOT_FOUND", 515, 515)
+
+
+def test_a_caller_who_leaves_before_it_asks_is_no_fault_of_the_server(
+    logged: ServerProcess,
+) -> None:
+    raw, gone = RawServer(logged.address), threading.Event()
+    read = raw.channel.stream_stream("/ziggurat.v1.Ziggurat/ReadRegion")
+
+    def found() -> list[dict[str, Any]]:
+        with pytest.raises(grpc.RpcError):
+            list(read(_nothing(gone), timeout=0.5, metadata=[("x-request-id", "left")]))
+        return [line for line in lines(logged) if line.get("request_id") == "left"]
+
+    try:
+        said = until(found, "a line for a call that was left")
+    finally:
+        gone.set()
+        raw.close()
+    assert {(line["code"], line["level"]) for line in said} == {("CANCELLED", "info")}
+
+
+def _nothing(gone: threading.Event) -> Iterator[bytes]:
+    gone.wait()
+    yield from ()
 
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129], ids=["empty", "space", "long"])

@@ -162,7 +162,9 @@ class _Call:
             ended = grpc.StatusCode.CANCELLED
             raise
         except BaseException:
-            ended = grpc.StatusCode.UNKNOWN
+            # So it is, too, where gRPC raises since the caller went before it had said all.
+            left = not context.is_active()
+            ended = grpc.StatusCode.CANCELLED if left else grpc.StatusCode.UNKNOWN
             raise
         finally:
             self._end(context, ended, time.perf_counter() - start)

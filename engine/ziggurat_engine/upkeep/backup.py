@@ -216,6 +216,9 @@ class _Making:
                 continue
             if entry.is_dir():
                 self._run(plain.tree(entry, target / entry.name, _nothing))
+            elif not entry.is_file():
+                # Sockets, on one of which the server may listen, or gone by now.
+                continue
             elif _is_database(entry):
                 with closing(database.snapshot(entry)) as memory:
                     (target / entry.name).unlink(missing_ok=True)
