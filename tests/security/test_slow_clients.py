@@ -154,14 +154,15 @@ def test_calls_that_send_no_request(short, calls) -> None:
     if refused:  # else this machine was slower than they are allowed to be
         said = failure(refused[0])
         assert (said.code, said.quotas, said.retry_seconds) == (TOO_MUCH, ("max_calls",), 1)
-    assert [call.exception().code() for call in silent] == [grpc.StatusCode.CANCELLED] * CALLS
+    ended = {call.exception().code() for call in silent}
+    # Those that a question came before got no place.
+    assert grpc.StatusCode.CANCELLED in ended <= {grpc.StatusCode.CANCELLED, TOO_MUCH}
     silence.over.set()
 
     def served() -> bool:
         try:
             return bool(calls.call("GetStatus", service_pb2.GetStatusRequest()).limits)
-        except grpc.RpcError as error:
-            assert error.code() is TOO_MUCH
+        except grpc.RpcError:
             return False
 
     # A client hears of its end a moment before its place is free.
