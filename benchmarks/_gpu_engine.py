@@ -77,32 +77,38 @@ def chunks_of(pixels: NDArray[np.uint16], sizes: Sizes) -> list[Array]:
 def settling(
     kernels: dict[str, Kernels], chunks: Sequence[Array], sizes: Sizes, *, zstd: bool
 ) -> list[Row]:
-    """Raw bytes of level 0 per second, all levels made; and c-blosc, compressing level 0 alone."""
+    """Raw bytes of level 0 per second, all levels made; and c-blosc, compressing level 0 alone.
+
+    At last without a codec: only downsampling.
+    """
     raw = sum(chunk.nbytes for chunk in chunks)
     rows: list[Row] = []
-    for codec in CODECS:
-        row: Row = {"name": f"settle {codec.compressor} {codec.shuffle}", "raw_bytes": raw}
+    for codec in (*CODECS, None):
+        kind = f"{codec.compressor} {codec.shuffle}" if codec else "nothing, downsample"
+        row: Row = {"name": f"settle {kind}", "raw_bytes": raw}
         for name, made in kernels.items():
-            if name == "cuda" and codec.compressor == "zstd" and not zstd:
+            if name == "cuda" and codec and codec.compressor == "zstd" and not zstd:
                 continue
             encoded = 0
 
-            def work(made: Kernels = made, codec: Codec = codec) -> None:
+            def work(made: Kernels = made, codec: Codec | None = codec) -> None:
                 nonlocal encoded
                 encoded = _all_levels(made, chunks, codec)
 
             row[f"{name}_bytes_per_second"] = raw / seconds(work, max(1, sizes.rounds // 2))
-            row[f"{name}_ratio"] = raw / encoded
-        row["c_blosc_bytes_per_second"] = _c_blosc(chunks, codec, raw)
+            if codec:
+                row[f"{name}_ratio"] = raw / encoded
+        if codec:
+            row["c_blosc_bytes_per_second"] = _c_blosc(chunks, codec, raw)
         rows.append(row)
     return rows
 
 
-def _all_levels(kernels: Kernels, chunks: Sequence[Array], codec: Codec) -> int:
+def _all_levels(kernels: Kernels, chunks: Sequence[Array], codec: Codec | None) -> int:
     """Settles level 0 and as many chunks for the levels above as it has; bytes of level 0."""
     encoded, count, first = 0, len(chunks), True
     while count:
-        factors = _FACTORS if count > 1 else None
+        factors = _FACTORS if count > 1 or codec is None else None
         recipe = Recipe(codec, np.uint16(0), factors)
         some = chunks[:count]
         for settled in kernels.settle(some, [some[0].shape] * count, recipe):

@@ -4,9 +4,9 @@
 
 An image of camera noise is written once through the engine. All contenders read that
 store: ziggurat over gRPC, TensorStore and zarr-python in the process that asks, Tiled over
-HTTP where it is installed (`pip install 'tiled[client,server]'`). They take turns. A
-turn begins cold: nothing is decoded in any cache, while the files are in the page cache of
-the system. Then the same boxes are read again, warm.
+HTTP where it is installed (uv run --group bench --with 'tiled[client,server]' python ...).
+They take turns. A turn begins cold: nothing is decoded in any cache, while the files are in
+the page cache of the system. Then the same boxes are read again, warm.
 
 Before any time is told, every contender's answers are compared with the pixels that were
 written. Rates are in MB/s of raw pixels, MB = 10^6 bytes; "read" is how many bytes the

@@ -68,7 +68,8 @@ class Chunks:
         away = [at for at in chunks if not self.at_hand(image, level, at)]
         if len(away) < 2:
             return None
-        return Fetched(image.arrays[level].read_joined(away), changes)
+        with self._counting_errors():
+            return Fetched(image.arrays[level].read_joined(away), changes)
 
     def load_ahead(self, image: OpenImage, level: int, at: Shape) -> None:
         """Loads a chunk for whoever may ask for it; nothing where memory has newer pixels."""

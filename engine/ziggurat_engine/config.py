@@ -8,16 +8,20 @@ together is refused here, by the names of both.
 
 from __future__ import annotations
 
+import json
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
+    BaseModel,
     ByteSize,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -28,6 +32,8 @@ from pydantic_settings import (
 )
 
 from ziggurat_engine.cgroup import cores, memory_bytes
+from ziggurat_engine.errors import InvalidArgument
+from ziggurat_engine.names import check_name
 
 MIB = 2**20
 
@@ -39,6 +45,32 @@ LEAST_SEGMENTS = 4
 Bytes: TypeAlias = Annotated[ByteSize, Field(gt=0)]
 # gRPC counts in milliseconds that have 31 bits.
 Seconds: TypeAlias = Annotated[float, Field(ge=0.001, le=1e6)]
+
+
+class Quota(BaseModel):
+    """What the images at and below a prefix may use together; see quotas.py. None: no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefix: str = Field(description='path of images ("lab/"), by whole segments; "": of all')
+    max_stored_bytes: Bytes | None = Field(
+        default=None, description="bytes of their files on disk: all levels, metadata and frames"
+    )
+    max_streams: PositiveInt | None = Field(
+        default=None, description="write streams to them that are open at a time"
+    )
+    max_bytes_per_second: Bytes | None = Field(
+        default=None, description="bytes that their streams send; who is faster is slowed down"
+    )
+    max_images: PositiveInt | None = Field(default=None, description="how many there may be")
+
+    @field_validator("prefix")
+    @classmethod
+    def _path(cls, prefix: str) -> str:
+        try:
+            return check_name(prefix.rstrip("/"), "prefix") if prefix.strip("/") else ""
+        except InvalidArgument as error:
+            raise ValueError(error.message) from None
 
 
 _toml_file: ContextVar[Path | None] = ContextVar("toml_file")
@@ -173,7 +205,8 @@ class Settings(BaseSettings):
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
     max_read_bytes: Bytes = Field(
-        default=ByteSize(8 * 1024 * MIB), description="most of one result that is read"
+        default=ByteSize(8 * 1024 * MIB),
+        description="most that one call reads, of all its boxes together",
     )
     read_ahead_bytes: Bytes = Field(
         default=ByteSize(32 * MIB),
@@ -189,6 +222,10 @@ class Settings(BaseSettings):
     read_projection_bytes: Bytes = Field(
         default=ByteSize(64 * MIB),
         description="memory for the sums of a projection; read_threads of them at a time",
+    )
+    max_projected_bytes: Bytes = Field(
+        default=ByteSize(4 * 2**40),
+        description="most pixels that one projection looks through, written or not",
     )
     max_message_bytes: Bytes = Field(
         default=ByteSize(16 * MIB), description="most of one message from a client"
@@ -210,6 +247,38 @@ class Settings(BaseSettings):
     )
     max_calls: PositiveInt = Field(
         default=128, description="other calls at a time; each holds a thread"
+    )
+    max_inflight_bytes: Bytes = Field(
+        default=ByteSize(256 * MIB),
+        description="of all streams, messages that are received and neither in the log nor in the"
+        " cache; beyond it a stream has one message and 4 MiB that wait",
+    )
+    max_images: PositiveInt = Field(default=100_000, description="images in the server")
+    max_connections: PositiveInt = Field(
+        default=256, description="connections at a time; one more is closed at once"
+    )
+    handshake_seconds: Seconds = Field(
+        default=20.0,
+        description="a connection that has not said by then that it speaks HTTP/2 is closed",
+    )
+    connection_idle_seconds: Seconds = Field(
+        default=3600.0,
+        description="a connection without a call for this long is closed; clients"
+        " connect again by themselves",
+    )
+    first_message_seconds: Seconds = Field(
+        default=20.0, description="a call that has not brought its first message by then ends"
+    )
+    stream_idle_seconds: Seconds = Field(
+        default=3600.0,
+        description="a write call that brought no message for this long ends; it may be resumed",
+    )
+    send_stall_seconds: Seconds = Field(
+        default=900.0,
+        description="a call of which the client has not taken an answer for this long ends",
+    )
+    quotas: tuple[Quota, ...] = Field(
+        default=(), description="limits by prefix of names, a table [[quotas]] each; see Quota"
     )
     drain_seconds: PositiveFloat = Field(
         default=30.0, description="how long calls may go on once the server was told to stop"
@@ -261,6 +330,32 @@ class Settings(BaseSettings):
     tune_malloc: bool = Field(
         default=True, description="re-execute the server with malloc settings for large messages"
     )
+
+    @field_validator("quotas", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        for low, high in (
+            ("max_message_bytes", "max_inflight_bytes"),
+            ("first_message_seconds", "stream_idle_seconds"),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(
+                    f"{low} = {getattr(self, low)} is more than {high} = {getattr(self, high)}"
+                )
+        prefixes = [quota.prefix for quota in self.quotas]
+        for k, quota in enumerate(self.quotas):
+            where = f"quotas[{k}], prefix {quota.prefix!r}"
+            if quota.prefix in prefixes[:k]:
+                raise ValueError(f"{where}: there is one already")
+            for name in ("max_streams", "max_images"):
+                value, most = getattr(quota, name), getattr(self, name)
+                if value is not None and value > most:
+                    raise ValueError(f"{where}: {name} = {value} is more than the server's, {most}")
+        return self
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -38,6 +38,7 @@ from ziggurat_engine.log import Log, LogStats
 from ziggurat_engine.measures import Counted, Measures, Used
 from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
+from ziggurat_engine.quotas import LimitUse, Quotas
 from ziggurat_engine.readahead import ReadAhead
 from ziggurat_engine.recover import Recovered, Recovery
 from ziggurat_engine.remake import Remaker
@@ -97,6 +98,7 @@ class Status:
     replayed_bytes: int
     kernel_totals: KernelTotals
     devices: Sequence[DeviceTotals]
+    limits: tuple[LimitUse, ...]
 
 
 class Engine:
@@ -136,11 +138,17 @@ class Engine:
                 after=max(self._state.applied().values(), default=0),
             )
             undo.callback(self._log.close)
+            self._quotas = Quotas(
+                settings.quotas,
+                settings.max_images,
+                lambda prefix: self._catalog.count(prefix),  # noqa: PLW0108 - it comes later
+            )
             self._catalog = Catalog.open(
                 fs,
                 settings.data,
                 max_open_shards=settings.max_open_shards,
                 stages=self.measures.stages,
+                metered=self._quotas.stored if self._quotas.measured else None,
             )
             self._kernels = kernels or select(
                 settings.kernels,
@@ -187,9 +195,12 @@ class Engine:
             self._journal,
             self._frames,
             self._space,
+            self._quotas,
+            self._images,
             measures,
             max_streams=settings.max_streams,
             max_metadata_bytes=settings.max_metadata_bytes,
+            max_inflight_bytes=settings.max_inflight_bytes,
             lease_seconds=settings.stream_lease_seconds,
         )
         self.staleness = Staleness(self._dirty, self._deferred)
@@ -206,6 +217,7 @@ class Engine:
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
             projection_bytes=settings.read_projection_bytes,
+            max_projected_bytes=settings.max_projected_bytes,
             max_batch_boxes=settings.max_batch_boxes,
         )
         self._remaker = remaker = Remaker(self._catalog, self._images, self._settler, self._state)
@@ -251,7 +263,7 @@ class Engine:
         """Makes an image; its metadata is durable when it returns.
 
         Raises InvalidArgument, AlreadyExists, OSError; NotFound where its labels_of is none,
-        FailedPrecondition where that is adopted.
+        FailedPrecondition where that is adopted; LimitExceeded where there are too many.
         """
         self._check_ready()
         settings = self._settings
@@ -279,7 +291,8 @@ class Engine:
                 name="warm",
                 daemon=True,
             ).start()
-        return self._images.create(image)
+        with self._quotas.one_more_image(image.name):
+            return self._images.create(image)
 
     def image(self, name: str, field: str = "name", *, there: bool = True) -> OpenImage:
         """The image called `name`, in any Unicode normal form; else NotFound for `field`.
@@ -473,7 +486,17 @@ class Engine:
             replayed_bytes=self._recovery.bytes_done,
             kernel_totals=self._kernels.totals,
             devices=self._kernels.devices,
+            limits=tuple(self._limits()),
         )
+
+    def _limits(self) -> Iterator[LimitUse]:
+        """The limits of which it can be said how much is used."""
+        settings = self._settings
+        yield LimitUse("max_images", settings.max_images, self._catalog.count())
+        yield LimitUse("max_streams", settings.max_streams, self.ingest.open_streams)
+        used = self.ingest.in_flight.nbytes
+        yield LimitUse("max_inflight_bytes", settings.max_inflight_bytes, used)
+        yield from self._quotas.uses(self.ingest.held_images())
 
 
 def _lock(fs: FileSystem, directory: Path) -> FileLock:

@@ -108,9 +108,33 @@ class AlreadyExists(RequestError):
 
 
 class LimitExceeded(RequestError):
-    """A configured limit, named in `details`, does not allow this."""
+    """A configured limit does not allow this.
+
+    limit: its name, that of a setting. value: what it is set to. asked: what was asked for, in
+    the same unit. retry_seconds: the same may be allowed after so long, since others use it up;
+    None: it never will. All of them are in `details` as well.
+    """
 
     reason = "LIMIT_EXCEEDED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str = "",
+        value: float = 0,
+        asked: float = 0,
+        retry_seconds: float | None = None,
+        field: str = "",
+        **details: object,
+    ) -> None:
+        if limit:
+            details |= {"limit": limit, "value": value, "asked": asked}
+        if retry_seconds is not None:
+            details["retry_seconds"] = retry_seconds
+        super().__init__(message, field=field, **details)
+        self.limit = limit
+        self.retry_seconds = retry_seconds
 
 
 class AccessError(ZigguratError):

@@ -25,16 +25,19 @@ from ziggurat_engine.errors import (
     InvalidArgument,
     LimitExceeded,
     NotFound,
+    OutOfRange,
     StreamHeld,
     Unavailable,
     ZigguratError,
 )
 from ziggurat_engine.frames import Frames, check_metadata, pack, row_of
-from ziggurat_engine.images import OpenImage
+from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.journal import Journal, StreamKey
 from ziggurat_engine.log import Appended, Close, Skip
 from ziggurat_engine.log import Region as Record
 from ziggurat_engine.measures import Measures
+from ziggurat_engine.pacing import InFlight
+from ziggurat_engine.quotas import Account, Quotas
 from ziggurat_engine.region import Region
 from ziggurat_engine.settle import Settler, never
 from ziggurat_engine.space import Space
@@ -43,6 +46,10 @@ from ziggurat_engine.state import StreamState
 from ziggurat_engine.streams import Outcome, Pending, Stream, StreamInfo, remembered
 
 MAX_STREAM_ID_BYTES = 128
+# As far as the database counts, and messages do.
+MAX_FRAMES = 2**63 - 1
+# After how long a place among the streams may have become free.
+RETRY_SECONDS = 1.0
 
 
 class Ingest:
@@ -56,10 +63,13 @@ class Ingest:
         journal: Journal,
         frames: Frames,
         space: Space,
+        quotas: Quotas,
+        images: Images,
         measures: Measures,
         *,
         max_streams: int,
         max_metadata_bytes: int,
+        max_inflight_bytes: int,
         lease_seconds: float,
     ) -> None:
         self._dirty = dirty
@@ -69,6 +79,9 @@ class Ingest:
         self._frames = frames
         self._max_metadata_bytes = max_metadata_bytes
         self._space = space
+        self._quotas = quotas
+        self._images = images
+        self.in_flight = InFlight(max_inflight_bytes)
         self._measures = measures
         self._max_streams = max_streams
         self._lease_seconds = lease_seconds
@@ -106,6 +119,11 @@ class Ingest:
         with self._lock:
             return sum(stream.held for stream in self._streams.values())
 
+    def held_images(self) -> list[str]:
+        """The image of each stream that somebody writes to now."""
+        with self._lock:
+            return [s.image.image.name for s in self._streams.values() if s.held]
+
     def open(
         self,
         image: OpenImage,
@@ -122,8 +140,8 @@ class Ingest:
 
         Raises FailedPrecondition where the image is adopted read-only, NotFound where it is
         deleted, StreamHeld while another caller writes to the stream, InvalidArgument for a bad id,
-        LimitExceeded above max_streams, Unavailable once the engine is stopping, OSError
-        where what it expects can't be recorded.
+        LimitExceeded above max_streams of the server or a quota, Unavailable once the engine is
+        stopping, OSError where what it expects can't be recorded.
         """
         size = len(stream_id.encode("utf-8", "surrogatepass"))
         if not 1 <= size <= MAX_STREAM_ID_BYTES:
@@ -138,12 +156,16 @@ class Ingest:
                 raise Unavailable("the server is stopping")
             # With the lock, as `refuse`: an image is never deleted while a stream is held.
             self._check_taken(image)
-            if sum(stream.held for stream in self._streams.values()) >= self._max_streams:
+            held = [s.image.image.name for s in self._streams.values() if s.held]
+            if len(held) >= self._max_streams:
                 raise LimitExceeded(
                     f"max_streams = {self._max_streams} are open",
                     limit="max_streams",
-                    max_streams=self._max_streams,
+                    value=self._max_streams,
+                    asked=self._max_streams + 1,
+                    retry_seconds=RETRY_SECONDS,
                 )
+            self._quotas.check_streams(image.image.name, held)
             key = (image.number, stream_id)
             stream = self._streams.get(key)
             if stream is None:
@@ -245,6 +267,19 @@ class Ingest:
                 lambda: not any(stream.held for stream in self._streams.values()), timeout_seconds
             )
 
+    def pace(self, stream: Stream, nbytes: int, cancelled: Callable[[], bool] = never) -> None:
+        """Returns when a message of so many bytes may be taken, however fast they come.
+
+        Raises Cancelled where told to, Unavailable where the engine is stopping.
+        """
+        name, flow = stream.image.image.name, "/".join(stream.key)
+        try:
+            self._quotas.pace(name, flow, nbytes, lambda: self.draining or cancelled())
+        except Cancelled:
+            if self.draining:
+                raise Unavailable("the server is stopping") from None
+            raise
+
     def write(
         self,
         stream: Stream,
@@ -264,7 +299,8 @@ class Ingest:
         be written, and DiskFull where it soon couldn't be, having changed nothing;
         Unavailable where memory is full and the store fails: part of the region may
         then be written, and the same number is wanted again. Both also where it is adopted
-        and can't be stored now, having changed nothing.
+        and can't be stored now, having changed nothing. LimitExceeded where a quota of stored
+        bytes has no room, having changed nothing.
         """
         since = time.perf_counter()
         image = stream.image
@@ -275,14 +311,36 @@ class Ingest:
             return
         self._space.check()
         self._settler.check_storable(image)
+        if image.image.adopted is None:
+            nbytes = pixels.nbytes + len(metadata)
+            self._quotas.check_stored(image.image.name, nbytes, self._settle)
         said = pack(timestamp_ns, metadata)
         # What covers whole shards is stored at once: writing it twice would gain nothing,
         # unless there is something to say of it.
         cells = image.pyramid.levels[0].shards
         logged = stream.logged and (bool(said) or not covers_cells(cells, region))
         record = Record(bytes.fromhex(image.image.uid), stream.stream_id, sequence, region, said)
-        with self._budget.beside(payload.nbytes), image.base.write_order:
-            appended = self._journal.append(record, payload) if logged else None
+        self.in_flight.take(payload.nbytes)
+        try:
+            self._accept(stream, record, pixels, payload if logged else None, since)
+        finally:
+            self.in_flight.give(payload.nbytes)
+
+    def _accept(
+        self,
+        stream: Stream,
+        record: Record,
+        pixels: Array,
+        logged: memoryview | None,
+        since: float,
+    ) -> None:
+        """Takes a region that was checked.
+
+        logged: what the log gets of it, if it does. since: when it came, on the performance clock.
+        """
+        image, region = stream.image, record.box
+        with self._budget.beside(pixels.nbytes), image.base.write_order:
+            appended = None if logged is None else self._journal.append(record, logged)
             # Before the pixels: when they are stored the image's metadata has to reach so far.
             image.grow(region)
             try:
@@ -298,6 +356,7 @@ class Ingest:
         stream.counters.regions += 1
         stream.counters.bytes += pixels.nbytes
         self._measures.usage.wrote(stream.prefix, pixels.nbytes)
+        self._quotas.wrote(image.image.name, pixels.nbytes)
         self._received(stream, record, tick, order, appended, since)
         self._measures.received.add(time.perf_counter() - since)
 
@@ -305,17 +364,29 @@ class Ingest:
         """Merges a region of level 0 that the log holds already; returns its tick."""
         image.grow(region)
         tick = self._merge(image, region, pixels_of(image, region, payload))
+        self._quotas.wrote(image.image.name, payload.nbytes)
         image.base.renew(tick)
         return tick
 
     def skip(self, stream: Stream, sequence: int, frames: int) -> None:
-        """Accepts that `frames` frames will not come; raises as `write` does."""
+        """Accepts that `frames` frames will not come; raises as `write` does.
+
+        OutOfRange where more were skipped than can be counted.
+        """
         since = time.perf_counter()
         if frames < 1:
             raise InvalidArgument(f"skip.frames is {frames}, not at least 1", field="skip.frames")
         if not self._wanted(stream, sequence, "skip.sequence"):
             return
+        total = stream.counters.skipped_frames + frames
+        if total > MAX_FRAMES:
+            raise OutOfRange(
+                f"skip.frames: {total} skipped frames of a stream are more than {MAX_FRAMES}",
+                field="skip.frames",
+            )
         self._space.check()
+        if stream.image.image.adopted is None:
+            self._quotas.check_stored(stream.image.image.name, 1, self._settle)
         record = Skip(bytes.fromhex(stream.key[0]), stream.stream_id, sequence, frames)
         with stream.image.base.write_order:
             appended = self._journal.append(record) if stream.logged else None
@@ -509,6 +580,12 @@ class Ingest:
         for parts in by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
             tick = self._settler.merge(image, 0, parts, pixels)
         return tick
+
+    def _settle(self, account: Account) -> None:
+        """Stores what memory has of all images that `account` holds for; raises as `flush`."""
+        for image in self._images.opened():
+            if image.image.adopted is None and account.holds(image.image.name):
+                self._settler.drain_all(image, deferred=False)
 
     def _batch_chunks(self, image: OpenImage) -> int:
         # One region may touch more chunks than memory holds: an eighth at a time.

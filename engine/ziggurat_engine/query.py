@@ -67,6 +67,7 @@ class Query:
         part_bytes: int,
         max_read_bytes: int,
         projection_bytes: int,
+        max_projected_bytes: int,
         max_batch_boxes: int,
     ) -> None:
         self._chunks = chunks
@@ -79,6 +80,7 @@ class Query:
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
         self._projection_bytes = projection_bytes
+        self._max_projected_bytes = max_projected_bytes
         self._max_batch_boxes = max_batch_boxes
 
     def plan(self, image: OpenImage, read: Read) -> Answer:
@@ -95,6 +97,7 @@ class Query:
             names = [axis.name for axis in image.image.axes]
             projection = projection_of(names, *read.project)
             check_projection(projection, shape, dtype)
+            self._check_projected(math.prod(shape) * dtype.itemsize)
             shape = projection.shape(shape)
         read.conversion.check()
         target = read.conversion.of(dtype)
@@ -301,12 +304,29 @@ class Query:
         revision = image.base.revision
         return revision, region.size > 0 and self._staleness.stale(image, level, region)
 
+    def _check_projected(self, nbytes: int) -> None:
+        if nbytes > self._max_projected_bytes:
+            raise LimitExceeded(
+                f"projection: {nbytes} bytes of pixels are more than max_projected_bytes ="
+                f" {self._max_projected_bytes}; a coarser level, or steps, have fewer",
+                field="projection",
+                limit="max_projected_bytes",
+                value=self._max_projected_bytes,
+                asked=nbytes,
+            )
+
+    def check_total(self, nbytes: int) -> None:
+        """LimitExceeded where the results of one call have so many bytes together."""
+        if nbytes > self._max_read_bytes:
+            raise self._too_much(nbytes, "reads")
+
     def _too_much(self, nbytes: int, field_: str) -> LimitExceeded:
         return LimitExceeded(
             f"{nbytes} bytes are more than max_read_bytes = {self._max_read_bytes}",
             field=field_,
             limit="max_read_bytes",
-            limit_bytes=self._max_read_bytes,
+            value=self._max_read_bytes,
+            asked=nbytes,
         )
 
     def check_batch(self, count: int) -> None:
@@ -316,7 +336,8 @@ class Query:
                 f"{count} reads are more than max_batch_boxes = {self._max_batch_boxes}",
                 field="reads",
                 limit="max_batch_boxes",
-                limit_boxes=self._max_batch_boxes,
+                value=self._max_batch_boxes,
+                asked=count,
             )
 
     def batch(

@@ -26,9 +26,10 @@ from dataclasses import replace
 from typing import cast
 
 from ziggurat_engine.errors import Cancelled, FailedPrecondition, ZigguratError
+from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.layout import remade
-from ziggurat_engine.region import Region
+from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.settle import Settler
 from ziggurat_engine.spec import Downsampling
 from ziggurat_engine.state import Change, State
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Shards noted in one transaction.
 BATCH_SHARDS = 256
+# Of more than so many only those that are stored are noted: finding them takes a walk.
+MOST_NAMED_CHUNKS = 2**18
 # How soon who waits for readers sees that the engine is being closed.
 STOP_SECONDS = 0.2
 
@@ -249,16 +252,55 @@ class Remaker:
             return
         grid = image.pyramid.levels[0]
         lazy = image.lazy(0)
-        chunks = grid.chunks.touched(region)
-        shards = iter(grid.shards.indices(region))
-        while batch := list(itertools.islice(shards, BATCH_SHARDS)):
-            some = {
-                shard: list(grid.chunks_of(shard).intersect(chunks).indices()) for shard in batch
-            }
+        touched = grid.chunks.touched(region)
+        if touched.size <= MOST_NAMED_CHUNKS:
+            named = self._all_chunks(image, touched)
+        else:
+            named = self._stored_chunks(image, touched)
+        while batch := list(itertools.islice(named, BATCH_SHARDS)):
+            some: dict[Shape, set[Shape]] = {}
+            for shard, chunks in batch:
+                some.setdefault(shard, set()).update(chunks)
             # A deletion waits for what is inside, and then forgets it.
             with image.stored.gate.inside():
                 # First here: were it noted first, what was made before it came here would leave
                 # a place without a note.
                 for shard, indices in some.items():
-                    self._settler.defer(image, 0, shard, indices, lazy=lazy)
+                    self._settler.defer(image, 0, shard, sorted(indices), lazy=lazy)
                 self._state.mark_all_stale(image.image.uid, image.noted(0), some)
+
+    def _all_chunks(
+        self, image: OpenImage, touched: Region
+    ) -> Iterator[tuple[Shape, Iterable[Shape]]]:
+        """The chunks in the box `touched`, by shard."""
+        level = image.pyramid.levels[0]
+        counts = zip(level.shards.cell, level.chunks.cell, strict=True)
+        per_shard = tuple(s // c for s, c in counts)
+        for shard in Grid(level.chunks.counts, per_shard).indices(touched):
+            yield shard, level.chunks_of(shard).intersect(touched).indices()
+
+    def _stored_chunks(
+        self, image: OpenImage, touched: Region
+    ) -> Iterator[tuple[Shape, Iterable[Shape]]]:
+        """The chunks in the box `touched` of which level 1 may not have the block; by shard.
+
+        Those that are stored, those of which the blocks depend on them, and those below what
+        level 1 has. Of a large image that is mostly empty all would be too many to name, for
+        memory and for the database. What is stored from now on brings its own blocks.
+        """
+        lower, upper = image.pyramid.levels[:2]
+        for _, chunks in image.arrays[0].present():
+            yield from self._by_shard(image, image.neighbours(0, chunks), touched)
+        for _, chunks in image.arrays[1].present():
+            regions = (image.pyramid.project(upper.chunks.region(c), 1, 0) for c in chunks)
+            below = itertools.chain.from_iterable(map(lower.chunks.indices, regions))
+            yield from self._by_shard(image, below, touched)
+
+    def _by_shard(
+        self, image: OpenImage, chunks: Iterable[Shape], touched: Region
+    ) -> Iterator[tuple[Shape, Iterable[Shape]]]:
+        found: dict[Shape, set[Shape]] = {}
+        for chunk in chunks:
+            if touched.holds(chunk):
+                found.setdefault(image.pyramid.levels[0].shard_of(chunk), set()).add(chunk)
+        yield from found.items()

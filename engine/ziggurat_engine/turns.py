@@ -93,7 +93,8 @@ class Turns:
             self._changed.notify()
         elif len(self._threads) < self._most:
             name = f"{self._name}-{len(self._threads)}"
-            self._threads.append(threading.Thread(target=self._run, name=name))
+            # Daemons: a process that ends without `close` does not wait for them.
+            self._threads.append(threading.Thread(target=self._run, name=name, daemon=True))
             self._threads[-1].start()
 
     def _run(self) -> None:

@@ -6,6 +6,7 @@ import grpc
 import pytest
 import ziggurat
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from ziggurat_engine.security.caller import Scope
 from ziggurat_engine.server.rights import RULES
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2, write_pb2
@@ -18,11 +19,12 @@ NEEDED = {
     method.name: RULES[f"/{SERVICE.full_name}/{method.name}"].scope for method in SERVICE.methods
 }
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
 def test_no_rpc_is_without_a_scope() -> None:
-    """Of our service and of health; a scope less than to read only of health."""
-    for service in (SERVICE, HEALTH):
+    """Of our service, health and reflection; a scope less than to read only of health."""
+    for service in (SERVICE, HEALTH, REFLECTION):
         declared = {
             path.rpartition("/")[2] for path in RULES if path.startswith(f"/{service.full_name}/")
         }
@@ -210,6 +212,23 @@ def test_health_needs_no_token(guarded: Guarded) -> None:
         health_pb2.HealthCheckResponse.FromString,
     )
     assert check(health_pb2.HealthCheckRequest(), timeout=60).status == 1
+
+
+def test_reflection_is_for_those_who_may_read(guarded: Guarded) -> None:
+    ask = guarded.channel.stream_stream(
+        f"/{REFLECTION.full_name}/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    with pytest.raises(grpc.RpcError) as caught:
+        list(ask(iter([request]), timeout=60))
+    assert caught.value.code() is Code.UNAUTHENTICATED
+    reader = guarded.caller(guarded.people["reader"])
+    (answer,) = ask(iter([request]), metadata=reader.metadata, timeout=60)
+    names = {service.name for service in answer.list_services_response.service}
+    # All that the server has is in the table.
+    assert names == {service.full_name for service in (SERVICE, HEALTH, REFLECTION)}
 
 
 HEADERS = {

@@ -310,7 +310,7 @@ def test_read_larger_than_the_limit(raw: RawServer, name: str) -> None:
     check(error.value, TOO_MUCH, "LIMIT_EXCEEDED", "shape")
     said = failure(error.value)
     assert str(2**24) in said.message
-    assert said.metadata["limit_bytes"] == str(2**24)
+    assert said.metadata["value"] == str(2**24)
     assert said.metadata["limit"] == "max_read_bytes"
     # What fits into the limit is read.
     rows = 2**24 // (30 * 20 * 2)

@@ -100,7 +100,7 @@ def test_a_read_above_the_limit(client: ziggurat.Client, name: str) -> None:
     image = client.create(name, **SPEC | {"shape": (20_000, 30, 20)})
     with pytest.raises(ziggurat.LimitExceeded, match=str(2**24)) as error:
         image.read()
-    assert error.value.details["limit_bytes"] == str(2**24)
+    assert error.value.details["value"] == str(2**24)
 
 
 def test_a_second_writer(client: ziggurat.Client, image: ziggurat.Image) -> None:

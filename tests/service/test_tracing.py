@@ -122,7 +122,9 @@ def test_the_steps_of_writing_storing_and_reading(
     assert len(loads) == 2 * 2 * 2
     assert {attributes(span)["ziggurat.request_id"] for span in loads} == {"mine"}
     stored = [span for span in kept.named("store.read") if span.trace_id == call.trace_id]
-    assert {tuple(kept.above(span)) for span in stored} == {("cache.load", call.name)}
+    # A chunk alone is read where it is loaded; those beside each other are before, together.
+    assert stored
+    assert all(kept.above(span)[-1] == call.name for span in stored)
     codes = {attributes(span)["rpc.grpc.status_code"] for span in kept.named(f"/{CALL}/GetImage")}
     assert grpc.StatusCode.NOT_FOUND.value[0] in codes
 

@@ -35,7 +35,7 @@ STREAMED = {"BuildPyramid", "ReadRegion", "ReadRegions", "ReadPlane"}
 
 
 class Failure(NamedTuple):
-    """What a status said. fields: those that BadRequest names."""
+    """What a status said. fields: those that BadRequest names; quotas: that QuotaFailure does."""
 
     code: grpc.StatusCode
     reason: str
@@ -43,20 +43,32 @@ class Failure(NamedTuple):
     fields: tuple[str, ...]
     metadata: dict[str, str]
     message: str
+    quotas: tuple[str, ...] = ()
+    retry_seconds: float | None = None
 
 
 def failure(error: grpc.RpcError) -> Failure:
     """The whole of a status; reason and domain are empty where it carries no ErrorInfo."""
-    info, fields = error_details_pb2.ErrorInfo(), []
+    info, fields, quotas = error_details_pb2.ErrorInfo(), [], []
+    quota, retry = error_details_pb2.QuotaFailure(), error_details_pb2.RetryInfo()
     status = rpc_status.from_call(error)
     for packed in status.details if status is not None else ():
         bad = error_details_pb2.BadRequest()
         if packed.Unpack(bad):
             fields += [violation.field for violation in bad.field_violations]
-        else:
+        elif packed.Unpack(quota):
+            quotas += [violation.subject for violation in quota.violations]
+        elif not packed.Unpack(retry):
             assert packed.Unpack(info), packed.type_url
     return Failure(
-        error.code(), info.reason, info.domain, tuple(fields), dict(info.metadata), error.details()
+        error.code(),
+        info.reason,
+        info.domain,
+        tuple(fields),
+        dict(info.metadata),
+        error.details(),
+        tuple(quotas),
+        retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
     )
 
 

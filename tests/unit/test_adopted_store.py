@@ -111,8 +111,8 @@ def test_another_layout_is_neither_read_nor_written(adopted: Adopted) -> None:
     assert sorted(p.name for p in Path(adopted.path).iterdir()) == ["s0", "zarr.json"]
 
 
-def test_nothing_is_written_behind_a_link(adopted: Adopted, tmp_path: Path) -> None:
-    store, raw = open_store(adopted), tmp_path / "raw"
+def test_nothing_is_written_behind_a_link_within(adopted: Adopted) -> None:
+    store, raw = open_store(adopted), Path(adopted.path) / "raw"
     (raw / "0").mkdir(parents=True)
     (raw / "0/0").write_bytes(b"raw")
     (Path(adopted.path) / "s0/c").symlink_to(raw)
@@ -122,6 +122,18 @@ def test_nothing_is_written_behind_a_link(adopted: Adopted, tmp_path: Path) -> N
             call()
         assert error.value.errno == errno.EXDEV
     assert [p.read_bytes() for p in raw.rglob("*") if p.is_file()] == [b"raw"]
+
+
+def test_nothing_is_read_behind_a_link_that_leads_out(adopted: Adopted, tmp_path: Path) -> None:
+    (tmp_path / "raw/0").mkdir(parents=True)
+    (tmp_path / "raw/0/0").write_bytes(b"raw")
+    (Path(adopted.path) / "s0/c").symlink_to(tmp_path / "raw")
+    store = open_store(adopted)
+    for call in (store.get, store.open, store.delete, lambda key: store.put(key, [b"1"])):
+        with pytest.raises(OSError, match="a link leads") as error:
+            call(KEY)
+        assert error.value.errno in (errno.ELOOP, errno.EXDEV)
+    assert (tmp_path / "raw/0/0").read_bytes() == b"raw"
 
 
 def test_what_took_its_place_is_neither_read_nor_written(adopted: Adopted) -> None:

@@ -142,8 +142,35 @@ def test_settings_are_frozen_and_described() -> None:
 
 def test_numbers_say_their_unit() -> None:
     unitless = {"max_open_shards", "kernel_threads", "settle_workers", "read_threads"}
-    unitless |= {"max_streams", "max_calls", "max_batch_boxes", "audit_log_files"}
-    unitless |= {"metrics_prefixes", "trace_ratio"}
+    unitless |= {"max_streams", "max_calls", "max_batch_boxes", "max_images", "max_connections"}
+    unitless |= {"audit_log_files", "metrics_prefixes", "trace_ratio"}
     for name, field in Settings.model_fields.items():
         if field.annotation in (int, float):
             assert name in unitless or name.endswith(("_seconds", "_bytes")), name
+
+
+def test_quotas_come_from_a_table_or_from_text(tmp_path: Path) -> None:
+    toml = tmp_path / "ziggurat.toml"
+    toml.write_text('data = "d"\n[[quotas]]\nprefix = "lab/a/"\nmax_stored_bytes = "2TiB"\n')
+    (quota,) = load(toml).quotas
+    assert (quota.prefix, quota.max_stored_bytes) == ("lab/a", 2 * 2**40)
+    assert quota.max_streams is None
+    (quota,) = load(data="d", quotas='[{"prefix": "", "max_images": 3}]').quotas
+    assert (quota.prefix, quota.max_images) == ("", 3)
+
+
+WRONG = {
+    "max_streams = 65": {"quotas": [{"prefix": "lab", "max_streams": 65}]},
+    "there is one already": {"quotas": [{"prefix": "a"}, {"prefix": "a/"}]},
+    "prefix '../a'": {"quotas": [{"prefix": "../a"}]},
+    "max_message_bytes": {"max_inflight_bytes": "1MiB"},
+    "first_message_seconds": {"stream_idle_seconds": 1},
+    "Extra inputs": {"quotas": [{"prefix": "a", "max_stored": 3}]},
+}
+
+
+@pytest.mark.parametrize(("said", "settings"), WRONG.items(), ids=WRONG)
+def test_limits_that_contradict_each_other(said: str, settings: dict) -> None:
+    with pytest.raises(ValidationError) as error:
+        load(data="d", **settings)
+    assert said in str(error.value)

@@ -1,4 +1,4 @@
-"""Does the status tell which cards work, what they did and what went wrong?"""
+"""Do status and metrics tell which cards work, what they did and what went wrong?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ziggurat._answers import server_status
 from ziggurat._show import status_table
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
+from ziggurat_engine.server.calls import Calls
 from ziggurat_engine.server.convert import status_message
+from ziggurat_engine.server.metrics import METRICS, gather
 
 from tests.contract.kernel_cases import noise, recipe
 from tests.support import shim
@@ -31,7 +33,20 @@ def test_cards_are_in_log_and_status(tmp_path: Path, caplog: pytest.LogCaptureFi
     chunk = noise((8, 16, 16), np.dtype("u2"))
     list(kernels.settle([chunk], [chunk.shape], recipe(chunk.dtype, (2, 2, 2))))
     status = server_status(status_message(engine.status(), "1"))
+    facts = gather(engine, Calls())
     engine.close()
+    measured = {
+        (metric.name, *labels): value
+        for metric in METRICS
+        if metric.name.startswith(("ziggurat_card_", "ziggurat_kernel_cpu_"))
+        for labels, value in metric.values(facts)
+    }
+    assert measured["ziggurat_card_ready", "0", "Sound Card"] == 1
+    assert measured["ziggurat_card_ready", "1", "Old Card"] == 0
+    assert measured["ziggurat_card_failures", "1", "Old Card"] == 1
+    assert measured["ziggurat_card_batches", "0", "Sound Card"] > 0
+    assert measured["ziggurat_card_memory_bytes", "0", "Sound Card"] > 2**20
+    assert measured["ziggurat_kernel_cpu_batches",] == 0
     assert status.kernels == "cuda"
     sound, old = status.devices
     assert (sound.name, sound.state, sound.failures) == ("Sound Card", "ready", 0)

@@ -12,7 +12,8 @@ from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.server import files
 
 SIZES: dict[str, Any] = {"max_streams": 8, "max_calls": 4, "settle_workers": 2, "read_threads": 3}
-NEEDED = 2 * (8 + 4) + 3 * 2 + 3 + files.ENGINE
+SIZES["max_connections"] = 12
+NEEDED = 8 + 4 + 12 + 3 * 2 + 3 + files.ENGINE
 
 
 def settings(**more: Any) -> Settings:

@@ -160,6 +160,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
             cache_bytes=2**20,
             read_part_bytes=2**12,
             read_projection_bytes=2**13,
+            max_projected_bytes=2**60,
             read_threads=2,
         )
     )

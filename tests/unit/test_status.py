@@ -55,6 +55,24 @@ def details(error: Exception) -> tuple[error_details_pb2.ErrorInfo, list[tuple[s
     return info, fields
 
 
+def test_a_limit_says_its_name_and_when_to_try_again() -> None:
+    asked = {"limit": "max_streams", "value": 4, "asked": 5}
+    status = status_of(errors.LimitExceeded("4 are open", **asked, retry_seconds=1.5))
+    info, quota, retry = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.QuotaFailure(),
+        error_details_pb2.RetryInfo(),
+    )
+    for packed, message in zip(status.details, (info, quota, retry), strict=True):
+        assert packed.Unpack(message)
+    said = {name: str(value) for name, value in asked.items()}
+    assert dict(info.metadata) == said | {"retry_seconds": "1.5"}
+    assert [(v.subject, v.description) for v in quota.violations] == [("max_streams", "4 are open")]
+    assert retry.retry_delay.ToMilliseconds() == 1500
+    never = status_of(errors.LimitExceeded("too much", limit="max_read_bytes", value=1, asked=2))
+    assert len(never.details) == 2, "no hint where it would be in vain"
+
+
 def test_the_tree() -> None:
     found = {
         name: (kind.__bases__[0].__name__, kind.reason, code_of(kind("x")))

@@ -23,6 +23,7 @@ from ziggurat._values import (
     KernelStatus,
     Layout,
     Level,
+    LimitStatus,
     ServerStatus,
     SettleStatus,
     Shape,
@@ -149,6 +150,7 @@ def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
             )
             for device in status.devices
         ),
+        limits=tuple(LimitStatus(each.name, each.value, each.used) for each in status.limits),
     )
 
 

@@ -20,7 +20,7 @@
     └── ServerError           anything else the server or the wire did wrong
 
 The same classes are raised for what the client finds itself and for what the server
-says. A status carries google.rpc.ErrorInfo and BadRequest in its trailing metadata
+says. A status carries google.rpc.ErrorInfo, BadRequest and RetryInfo in its trailing metadata
 "grpc-status-details-bin", the id of the call "x-request-id"; they are unpacked here alone.
 """
 
@@ -43,7 +43,9 @@ class ZigguratError(Exception):
 
     reason: a stable word in capitals that programs may test ("NOT_FOUND").
     field: the argument or request field at fault ("axes[2].size"), or "".
-    details: values that a program may want ({"limit_bytes": "1048576"}).
+    details: values that a program may want ({"limit": "max_read_bytes"}).
+    retry_seconds: the server asks to wait so long before the same is tried again; None: it
+        says nothing of that, or that it would be in vain.
     violations: every (field, what is wrong) the server named.
     sequence: in errors of a Writer, the first sequence number that was not
         acknowledged at the stream's durability; None elsewhere.
@@ -63,6 +65,7 @@ class ZigguratError(Exception):
         violations: Iterable[tuple[str, str]] = (),
         sequence: int | None = None,
         request_id: str = "",
+        retry_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -71,6 +74,7 @@ class ZigguratError(Exception):
         self.details = dict(details or {})
         self.violations = tuple(violations) or (((field, message),) if field else ())
         self.sequence = sequence
+        self.retry_seconds = retry_seconds
         self.request_id = request_id
         if request_id:
             self.add_note(f"request id: {request_id}")
@@ -92,6 +96,7 @@ class ZigguratError(Exception):
             violations=self.violations,
             sequence=sequence,
             request_id=self.request_id,
+            retry_seconds=self.retry_seconds,
         )
         again.__cause__ = self.__cause__
         return again
@@ -128,7 +133,12 @@ class AlreadyExists(RequestError):
 
 
 class LimitExceeded(RequestError):
-    """A configured limit does not allow this; the message names it."""
+    """A configured limit does not allow this; the message names it.
+
+    Where `retry_seconds` is a number others use the limit up for now; a Writer waits so long and
+    goes on by itself, for its `retry_seconds` at most. Any other caller may do the same.
+    details: "limit", its name; "value", what it is set to; "asked", what was asked for.
+    """
 
     default_reason = "LIMIT_EXCEEDED"
 
@@ -232,7 +242,7 @@ def from_rpc(error: grpc.RpcError, *, field: str = "", server: str = "") -> Zigg
     # Each error that grpc raises from a call is also the call.
     call: Any = error
     code, text = call.code(), call.details() or ""
-    reason, details, violations = _unpack(call.trailing_metadata())
+    reason, details, violations, retry_seconds = _unpack(call.trailing_metadata())
     kind = STATUS_TO_ERROR.get(code, ServerError)
     message = text or f"the server answered {code.name} without a word"
     if code in _BROKEN and not reason:
@@ -248,6 +258,8 @@ def from_rpc(error: grpc.RpcError, *, field: str = "", server: str = "") -> Zigg
             )
         else:
             message = f"the server at {server} can't be reached: {message}"
+    if retry_seconds is not None:
+        message += f" (the server asks to try again in {retry_seconds:g} s)"
     return kind(
         message,
         field=violations[0][0] if violations else field,
@@ -255,6 +267,7 @@ def from_rpc(error: grpc.RpcError, *, field: str = "", server: str = "") -> Zigg
         details=details,
         violations=violations,
         request_id=_request_id(call.trailing_metadata()),
+        retry_seconds=retry_seconds,
     )
 
 
@@ -262,9 +275,10 @@ def _request_id(metadata: Any) -> str:
     return next((str(value) for key, value in metadata or () if key == _REQUEST_ID_KEY), "")
 
 
-def _unpack(metadata: Any) -> tuple[str, dict[str, str], list[tuple[str, str]]]:
+def _unpack(metadata: Any) -> tuple[str, dict[str, str], list[tuple[str, str]], float | None]:
     reason, details = "", {}
     violations: list[tuple[str, str]] = []
+    retry_seconds: float | None = None
     for key, value in metadata or ():
         if key != _DETAILS_KEY:
             continue
@@ -272,11 +286,14 @@ def _unpack(metadata: Any) -> tuple[str, dict[str, str], list[tuple[str, str]]]:
             status = status_pb2.Status.FromString(value)
             for packed in status.details:
                 info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+                retry = error_details_pb2.RetryInfo()
                 if packed.Unpack(info) and info.domain == DOMAIN:
                     reason, details = info.reason, dict(info.metadata)
                 elif packed.Unpack(bad):
                     violations += [(v.field, v.description) for v in bad.field_violations]
+                elif packed.Unpack(retry):
+                    retry_seconds = retry.retry_delay.ToNanoseconds() / 1e9
         except DecodeError:
             # Details are an addition: the status itself still says what happened.
             continue
-    return reason, details, violations
+    return reason, details, violations, retry_seconds

@@ -1,8 +1,9 @@
 """After which failures does a writer reconnect, how soon, and when does it give up?
 
 Worth another try is what can go by itself: no server there, one that is starting or
-stopping, a connection that was cut, a full disk, a former call that the server has not
-let go of yet. All else is the caller's fault or the server's last word.
+stopping, a connection that was cut, a full disk, a limit of which the server says when it may
+be tried again, a former call that the server has not let go of yet. All else is the caller's
+fault or the server's last word. What the server asks to wait is waited at least.
 
 Time counts against the budget only while no call is open, and the count begins anew
 with progress, so that neither a slow server nor a short outage every day ends a stream.
@@ -88,7 +89,8 @@ class Retry:
             return self._gave_up(error) if self.reopening else error
         delay = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self._attempts, 10))
         self._attempts += 1
-        return min(left, delay * (0.5 + 0.5 * self._jitter()))
+        delay *= 0.5 + 0.5 * self._jitter()
+        return min(left, max(delay, error.retry_seconds or 0.0))
 
     def _gave_up(self, error: ZigguratError) -> ZigguratError:
         gone = Unavailable(
@@ -118,5 +120,6 @@ class Retry:
             return True
         if isinstance(error, LimitExceeded):
             # Refused at the door: the places are taken by calls that the cut ended too.
-            return error.reason == "DISK_FULL" or (self.reopening and refused)
+            waits = error.reason == "DISK_FULL" or error.retry_seconds is not None
+            return waits or (self.reopening and refused)
         return self.reopening and isinstance(error, ServerError) and error.reason in CUT_REASONS

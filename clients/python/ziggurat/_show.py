@@ -125,8 +125,12 @@ def status_table(status: ServerStatus, server: str) -> Table:
     for name, group in groups.items():
         for field in dataclasses.fields(group):
             value = getattr(group, field.name)
-            if not dataclasses.is_dataclass(value) and value != ():
+            if not dataclasses.is_dataclass(value) and value != () and field.name != "limits":
                 table.add_row(*_said(name + field.name, value))
+    for limit in status.limits:
+        of_bytes = "bytes" in limit.name
+        used, value = (bytes_text(n) if of_bytes else str(n) for n in (limit.used, limit.value))
+        table.add_row(limit.name, f"{used} of {value}")
     return table
 
 

@@ -21,6 +21,7 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -364,7 +365,15 @@ class Stream:
 
 def _wait_for_end(handle: Any) -> None:
     """Lets the server end the call, as it does behind Closed: cancelled, it would count as such."""
-    timer = threading.Timer(_END_SECONDS, handle.cancel)
+    # The timer's thread ends a moment after it is cancelled, and must not keep the call till then.
+    held = weakref.ref(handle)
+
+    def give_up() -> None:
+        call = held()
+        if call is not None:
+            call.cancel()
+
+    timer = threading.Timer(_END_SECONDS, give_up)
     timer.daemon = True
     timer.start()
     try:

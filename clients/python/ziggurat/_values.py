@@ -278,6 +278,18 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitStatus:
+    """A limit of the server, by the name that errors give it, and what of it is used now.
+
+    Both are in the unit that is in the name; of what is a rate 0 is used.
+    """
+
+    name: str
+    value: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerStatus:
     """How the server is. draining: it was told to stop and finishes what it has.
 
@@ -294,6 +306,7 @@ class ServerStatus:
     settle: SettleStatus
     kernel_totals: KernelStatus
     devices: tuple[DeviceStatus, ...]
+    limits: tuple[LimitStatus, ...] = ()
 
 
 def _checked_window(window: object) -> tuple[float, float]:

@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ziggurat_engine.errors import InvalidArgument, NotFound
+from ziggurat_engine.foreign.guard import MAX_SHARD_CHUNKS, check_codecs, codecs_of
 from ziggurat_engine.foreign.multiscale import METHODS, Place, channels_of, method_of, placed
 from ziggurat_engine.foreign.reader import fill_of, pixel_type
 from ziggurat_engine.foreign.source import (
@@ -233,20 +234,27 @@ def _check_arrays(path: Path, source: Source, axes: Sequence[str]) -> None:
             field="path",
         )
     for k, array in enumerate(arrays):
-        dtype, nbytes = pixel_type(array.dtype), math.prod(array.chunk) * array.dtype.itemsize
-        wrong = ""
-        if dtype.name not in get_args(DTypeName):
-            wrong = f"pixels of type {array.dtype} can't be served"
-        elif array.dtype != arrays[0].dtype:
-            wrong = f"its pixels are {array.dtype}, those of level 0 {arrays[0].dtype}"
-        elif len(array.shape) != len(axes):
-            wrong = f"shape {_text(array.shape)} for the axes {', '.join(axes)}"
-        elif min(array.shape) < 1:
-            wrong = f"it is empty, {_text(array.shape)}"
-        elif nbytes > MAX_CHUNK_BYTES:
-            wrong = f"its chunks are {nbytes} bytes, more than {MAX_CHUNK_BYTES}"
+        wrong = _unserved(array, arrays[0], axes)
         if wrong:
             raise InvalidArgument(f"path {path}: level {k}: {wrong}", field="path")
+        if array.coding.reads is None:
+            check_codecs(codecs_of(array), array.path)
+
+
+def _unserved(array: ZarrArray, first: ZarrArray, axes: Sequence[str]) -> str:
+    """Why an array can't be a level of an image; "" where it can."""
+    dtype, nbytes = pixel_type(array.dtype), math.prod(array.chunk) * array.dtype.itemsize
+    cases = {
+        f"pixels of type {array.dtype} can't be served": dtype.name not in get_args(DTypeName),
+        f"its pixels are {array.dtype}, those of level 0 {first.dtype}": array.dtype != first.dtype,
+        f"shape {_text(array.shape)} for the axes {', '.join(axes)}": len(array.shape) != len(axes),
+        f"it is empty, {_text(array.shape)}": min(array.shape, default=0) < 1,
+        f"its chunks are {nbytes} bytes, more than {MAX_CHUNK_BYTES}": nbytes > MAX_CHUNK_BYTES,
+        f"its shards have more than {MAX_SHARD_CHUNKS} chunks": (
+            math.prod(_shard_chunks(array)) > MAX_SHARD_CHUNKS
+        ),
+    }
+    return next((what for what, wrong in cases.items() if wrong), "")
 
 
 def _check_writable(found: _Found, method: str) -> None:

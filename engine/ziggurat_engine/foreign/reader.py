@@ -12,25 +12,25 @@ which no chunk is stored, and it cost nothing.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ziggurat_engine.errors import Corrupt
+from ziggurat_engine.foreign.guard import Guard, check_inside, frame_limit
 from ziggurat_engine.foreign.source import ZarrArray
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.kernels import coding
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array, Codec
 from ziggurat_engine.store.handles import ShardHandle, ShardHandles
-from ziggurat_engine.store.keys import Keys
 from ziggurat_engine.store.objects import LocalStore
 from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import OsFileSystem
@@ -73,18 +73,25 @@ def pixel_type(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
 class FileFrames:
     """Each chunk a file of its own."""
 
-    def __init__(self, path: Path, keys: Keys) -> None:
-        self._path = str(path)
-        self._keys = keys
+    def __init__(self, array: ZarrArray) -> None:
+        self._path = str(array.path)
+        self._root = os.path.realpath(array.path)
+        self._keys = array.keys
+        self._limit = frame_limit(math.prod(array.chunk) * array.dtype.itemsize)
 
     def get(self, chunk: Shape) -> bytes | None:
-        """See Frames. OSError."""
+        """See Frames. Corrupt, OSError."""
+        path = f"{self._path}/{self._keys.name(chunk)}"
         try:
-            fd = os.open(f"{self._path}/{self._keys.name(chunk)}", os.O_RDONLY | os.O_CLOEXEC)
+            # What is no file, such as a pipe that nobody writes to, must not hold up its reader.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         try:
+            check_inside(fd, path, self._root)
             size = os.fstat(fd).st_size
+            if size > self._limit:
+                raise Corrupt(f"{path}: {size} bytes are more than a chunk can have")
             data = os.pread(fd, size, 0)
             while len(data) < size:
                 more = os.pread(fd, size - len(data), len(data))
@@ -102,6 +109,7 @@ class ShardFrames:
     def __init__(self, array: ZarrArray, handles: ShardHandles) -> None:
         self._store = LocalStore(OsFileSystem(), array.path, array.path)
         self._path = str(array.path)
+        self._limit = frame_limit(math.prod(array.chunk) * array.dtype.itemsize)
         self._handles = handles
         self._keys = array.keys
         self._counts = tuple(s // c for s, c in zip(array.cell, array.chunk, strict=True))
@@ -120,6 +128,8 @@ class ShardFrames:
             span = handle.index.get(position)
             if span is None:
                 return None
+            if span[1] > self._limit:
+                raise Corrupt(f"{key}: {span[1]} bytes are more than a chunk can have")
             data = handle.reader.read(*span)
             if len(data) != span[1]:
                 raise Corrupt(f"{key}: {len(data)} bytes where {span[1]} should be")
@@ -208,11 +218,13 @@ class ZarrReader:
 
     def __init__(self, array: ZarrArray, counter: Counter | None = None) -> None:
         self._array = array
+        self._guard = Guard(array)
         self._counter = counter or Counter()
 
     def read(self, region: Region) -> Array | None:
-        """See Reader. ValueError, OSError, as zarr-python gives them."""
+        """See Reader. Corrupt, ValueError, OSError, as zarr-python gives them."""
         self._counter.add()
+        self._guard.check(region)
         pixels = np.asarray(self._array.handle[region.slices()])
         native = np.ascontiguousarray(pixels, self._array.dtype)
         return native.view(pixel_type(self._array.dtype))
@@ -224,7 +236,7 @@ def open_reader(array: ZarrArray, handles: ShardHandles, counter: Counter | None
     if coding.reads is None:
         return ZarrReader(array, counter)
     return ChunkReader(
-        ShardFrames(array, handles) if array.sharded else FileFrames(array.path, array.keys),
+        ShardFrames(array, handles) if array.sharded else FileFrames(array),
         array.chunks,
         pixel_type(array.dtype),
         coding.reads,

@@ -127,12 +127,12 @@ def check_blosc(frame: bytes, expected: int) -> None:
 def _check_zstd(frame: bytes, expected: int) -> None:
     # A frame that declares less than `expected` would leave the rest of the output unset. One
     # that declares nothing is decoded into `expected` bytes, and has to fill them.
-    declared = _zstd_content_size(frame)
+    declared = zstd_content_size(frame)
     if declared is not None:
         _check_size("a zstd frame", declared, expected)
 
 
-def _zstd_content_size(frame: bytes) -> int | None:
+def zstd_content_size(frame: bytes) -> int | None:
     """What the header of a zstd frame declares (RFC 8878, 3.1.1.1), None where it does not.
 
     magic[4] | descriptor[1] | window[0-1] | dictionary id[0-4] | content size[0-8]

@@ -354,6 +354,7 @@ def status_message(status: Status, version: str) -> service_pb2.ServerStatus:
             )
             for disk in status.disks
         ],
+        limits=[service_pb2.LimitStatus(**dataclasses.asdict(use)) for use in status.limits],
     )
 
 

@@ -9,6 +9,7 @@ import grpc
 from ziggurat_engine.config import Settings
 from ziggurat_engine.security.audit import AuditLog
 from ziggurat_engine.server.access import Access
+from ziggurat_engine.server.admission import Admission, Watch
 from ziggurat_engine.server.auditing import Auditing
 from ziggurat_engine.server.calls import Calls
 from ziggurat_engine.server.identify import identifier
@@ -17,18 +18,21 @@ from ziggurat_engine.server.tracing import Tracing
 
 
 def interceptors(
-    settings: Settings, calls: Calls, tracing: Tracing | None
+    settings: Settings, calls: Calls, watch: Watch, tracing: Tracing | None
 ) -> list[grpc.ServerInterceptor]:
     """For grpc.server. Raises DataError, OSError where the tokens can't be read.
 
-    calls: counts them. tracing: None where nothing is traced.
+    calls: counts them. watch: of clients that are silent, or do not read. tracing: None where
+    nothing is traced.
     """
     level = logging.getLevelNamesMapping()[settings.access_log_level.upper()]
     found: list[grpc.ServerInterceptor] = [
         # Sees all, and how it ended.
         Observer(calls, level),
-        # Sees what Access refused, too.
+        # Sees what Admission and Access refused, too.
         Auditing(AuditLog.of(settings)),
+        # Strangers hold a place only until their token is looked at.
+        Admission(settings, watch),
         Access(identifier(settings)),
     ]
     if tracing is not None:

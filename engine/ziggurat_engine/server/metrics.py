@@ -19,6 +19,7 @@ from ziggurat_engine.measures import Counted, Used
 
 if TYPE_CHECKING:
     from ziggurat_engine.engine import Engine, Status
+    from ziggurat_engine.kernels.protocol import DeviceTotals
     from ziggurat_engine.measures import Measures
     from ziggurat_engine.server.calls import Called, Calls
     from ziggurat_engine.space import Disk
@@ -105,6 +106,14 @@ def _kernels(seconds: bool) -> Callable[[Facts], Values]:
             found = (totals.raw_bytes, totals.downsampled_bytes, totals.decoded_bytes)
         operations = ("encode", "downsample", "decode")
         return [((name, backend), value) for name, value in zip(operations, found, strict=True)]
+
+    return values
+
+
+def _cards(value: Callable[[DeviceTotals], float]) -> Callable[[Facts], Values]:
+    def values(facts: Facts) -> Values:
+        cards = enumerate(facts.status.devices)
+        return [((str(number), card.name), value(card)) for number, card in cards]
 
     return values
 
@@ -267,6 +276,31 @@ METRICS: tuple[Metric, ...] = (
         _status(lambda s: s.evictions),
     ),
     Metric(
+        "ziggurat_store_read_requests",
+        "counter",
+        "requests to the store for chunks; neighbours come in one",
+        _status(lambda s: s.read_requests),
+    ),
+    Metric(
+        "ziggurat_store_read_bytes",
+        "counter",
+        "bytes that they brought",
+        _status(lambda s: s.read_bytes),
+        unit="bytes",
+    ),
+    Metric(
+        "ziggurat_read_ahead_chunks",
+        "counter",
+        "chunks loaded before anybody asked",
+        _status(lambda s: s.read_ahead),
+    ),
+    Metric(
+        "ziggurat_read_ahead_used_chunks",
+        "counter",
+        "those of them that were asked for later",
+        _status(lambda s: s.read_ahead_used),
+    ),
+    Metric(
         "ziggurat_settle_shards",
         "counter",
         "shards that were stored",
@@ -352,6 +386,41 @@ METRICS: tuple[Metric, ...] = (
         _kernels(seconds=False),
         unit="bytes",
         labels=("operation", "backend"),
+    ),
+    Metric(
+        "ziggurat_kernel_cpu_batches",
+        "counter",
+        "batches that the CPU did though there are cards: none has code for them, or one failed",
+        _status(lambda s: s.kernel_totals.cpu_batches),
+    ),
+    Metric(
+        "ziggurat_card_ready",
+        "gauge",
+        "1 where a card works; 0 where it is paused or lost",
+        _cards(lambda card: card.state == "ready"),
+        labels=("card", "name"),
+    ),
+    Metric(
+        "ziggurat_card_batches",
+        "counter",
+        "batches that a card did",
+        _cards(lambda card: card.batches),
+        labels=("card", "name"),
+    ),
+    Metric(
+        "ziggurat_card_failures",
+        "counter",
+        "batches that a card gave back, and what else went wrong with it",
+        _cards(lambda card: card.failures),
+        labels=("card", "name"),
+    ),
+    Metric(
+        "ziggurat_card_memory_bytes",
+        "gauge",
+        "what is held of a card's memory",
+        _cards(lambda card: card.memory_bytes),
+        unit="bytes",
+        labels=("card", "name"),
     ),
     Metric(
         "ziggurat_store_errors",

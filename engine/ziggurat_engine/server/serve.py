@@ -23,6 +23,7 @@ from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.server import servicer
+from ziggurat_engine.server.admission import FLOOD_CALLS, Watch, threads
 from ziggurat_engine.server.calls import Calls
 from ziggurat_engine.server.files import fitted
 from ziggurat_engine.server.identify import first_token
@@ -31,6 +32,7 @@ from ziggurat_engine.server.memory import Trimmer
 from ziggurat_engine.server.metrics import gather
 from ziggurat_engine.server.tls import check_exposure, listen
 from ziggurat_engine.server.tracing import Tracing
+from ziggurat_engine.server.write_call import Waits
 from ziggurat_engine.vfs import FileSystem
 
 if TYPE_CHECKING:
@@ -62,11 +64,10 @@ class Server:
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
         self._calls = Calls()
         self._tracing = self._traced()
+        self._watch = Watch(settings.first_message_seconds, settings.send_stall_seconds)
         answer_ms = round(settings.keepalive_timeout_seconds * 1000)
         self._server = grpc.server(
-            ThreadPoolExecutor(
-                settings.max_streams + settings.max_calls, thread_name_prefix="call"
-            ),
+            ThreadPoolExecutor(threads(settings), thread_name_prefix="call"),
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -84,14 +85,19 @@ class Server:
                 ("grpc.keepalive_timeout_ms", answer_ms),
                 # Pings that measure the line hold up those of the keepalive.
                 ("grpc.http2.ping_timeout_ms", answer_ms),
+                # A connection takes a file, and memory, before anything is known of who it is.
+                ("grpc.max_allowed_incoming_connections", settings.max_connections),
+                ("grpc.server_handshake_timeout_ms", round(settings.handshake_seconds * 1000)),
+                ("grpc.max_connection_idle_ms", round(settings.connection_idle_seconds * 1000)),
             ],
-            interceptors=interceptors(settings, self._calls, self._tracing),
-            maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
+            interceptors=interceptors(settings, self._calls, self._watch, self._tracing),
+            maximum_concurrent_rpcs=threads(settings) + FLOOD_CALLS,
         )
         self._health = health.HealthServicer()
         self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._server.add_generic_rpc_handlers((servicer.handler(self._engine),))
+        waits = Waits(settings.first_message_seconds, settings.stream_idle_seconds)
+        self._server.add_generic_rpc_handlers((servicer.handler(self._engine, waits),))
         if settings.reflection:
             names = (servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
@@ -108,6 +114,7 @@ class Server:
         Raises ZigguratError or OSError where the log can't be replayed.
         """
         self._trimmer.start()
+        self._watch.start()
         self._server.start()
         self._engine.recover()
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
@@ -163,6 +170,7 @@ class Server:
             self._exporter.close()
         if self._tracing is not None:
             self._tracing.close()
+        self._watch.stop()
         self._trimmer.stop()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.server import convert, wire
 from ziggurat_engine.server.caller import let_in
 from ziggurat_engine.server.status import abort
-from ziggurat_engine.server.write_call import WriteCall
+from ziggurat_engine.server.write_call import Waits, WriteCall
 
 SERVICE = "ziggurat.v1.Ziggurat"
 DEFAULT_PAGE = 1000
@@ -38,9 +39,9 @@ R = TypeVar("R")
 A = TypeVar("A", Answer, PlaneAnswer)
 
 
-def handler(engine: Engine) -> grpc.GenericRpcHandler:
-    """The service, for grpc.Server.add_generic_rpc_handlers."""
-    calls = _Calls(engine)
+def handler(engine: Engine, waits: Waits) -> grpc.GenericRpcHandler:
+    """The service, for grpc.Server.add_generic_rpc_handlers; waits: for messages of streams."""
+    calls = _Calls(engine, waits)
     unary: dict[str, tuple[Callable[[Any, grpc.ServicerContext], Any], type[Message]]] = {
         "CreateImage": (calls.create_image, service_pb2.CreateImageRequest),
         "GetImage": (calls.get_image, service_pb2.GetImageRequest),
@@ -74,8 +75,9 @@ def handler(engine: Engine) -> grpc.GenericRpcHandler:
 
 
 class _Calls:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, waits: Waits) -> None:
         self._engine = engine
+        self._waits = waits
 
     def create_image(
         self, request: service_pb2.CreateImageRequest, _: grpc.ServicerContext
@@ -191,8 +193,10 @@ class _Calls:
         query.check_batch(len(request.reads))
         # All before the first is answered; and each again as its turn comes.
         with Reading() as reading:
-            for _ in self._answers(reading, request.reads, None):
-                pass
+            nbytes = 0
+            for answer in self._answers(reading, request.reads, None):
+                nbytes += math.prod(answer.shape) * answer.dtype.itemsize
+                query.check_total(nbytes)
         with Reading() as reading:
             answers = self._answers(reading, request.reads, gone)
             for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):
@@ -266,7 +270,7 @@ class _Calls:
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         check = let_in(context).check
-        return WriteCall(self._engine, requests, context, check).responses()
+        return WriteCall(self._engine, requests, context, check, self._waits).responses()
 
 
 def _messages(header: bytes, parts: Iterable[tuple[Region, Payload]]) -> Iterator[bytes]:

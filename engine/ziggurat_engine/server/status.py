@@ -1,8 +1,9 @@
 """Which gRPC status does an error become?
 
 One table, from the engine's classes to codes. Every status carries a google.rpc.ErrorInfo
-(domain "ziggurat", the error's reason, its details), and a google.rpc.BadRequest
-where a field of the request is at fault.
+(domain "ziggurat", the error's reason, its details), a google.rpc.BadRequest where a field
+of the request is at fault, and, where a limit is, a google.rpc.QuotaFailure that names it, with
+a google.rpc.RetryInfo where the same may be allowed later.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NoReturn
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -68,6 +70,14 @@ def status_of(error: Exception) -> status_pb2.Status:
         for field, description in violations:
             bad.field_violations.add(field=field, description=description)
         _add(status, bad)
+    if isinstance(error, errors.LimitExceeded) and error.limit:
+        quota = error_details_pb2.QuotaFailure()
+        quota.violations.add(subject=error.limit, description=error.message)
+        _add(status, quota)
+        if error.retry_seconds is not None:
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.FromNanoseconds(round(error.retry_seconds * 1e9))
+            _add(status, retry)
     return status
 
 
@@ -90,9 +100,7 @@ def abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-def _add(
-    status: status_pb2.Status, detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest
-) -> None:
+def _add(status: status_pb2.Status, detail: Message) -> None:
     packed = any_pb2.Any()
     packed.Pack(detail)
     status.details.append(packed)

@@ -5,6 +5,9 @@ own thread sends acknowledgements as the stream's numbers grow. The reader is th
 one that writes, so that messages are handled one at a time; while memory is full it
 does not read, and gRPC's flow control slows the client.
 
+A client that does not say which stream it is, or then nothing for long, is waited for by the
+call's own thread, which ends the call: the reader can't be woken from waiting for a message.
+
 The reader releases the stream when it ends: until then a client that reconnects is
 told that its stream is held. Once the server is stopping the call ends by itself, with
 UNAVAILABLE, so that an acquisition that would go on for days does not hold it up. So it
@@ -13,10 +16,13 @@ does once its caller's right has ended, within CHECK_SECONDS, also where nothing
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import grpc
 from ziggurat_proto.v1 import write_pb2
@@ -39,6 +45,13 @@ _OUTCOMES = {
 }
 
 
+class Waits(NamedTuple):
+    """How long a call waits for Open, and then for any message, in seconds."""
+
+    open_seconds: float
+    idle_seconds: float
+
+
 class WriteCall:
     """One call; `responses` is what the call sends.
 
@@ -51,9 +64,13 @@ class WriteCall:
         requests: Iterator[wire.WriteMessage],
         context: grpc.ServicerContext,
         check: Callable[[], None],
+        waits: Waits,
     ) -> None:
         self._engine = engine
         self._check = check
+        self._waits = waits
+        # Since when the reader waits for a message; None while it handles one.
+        self._waiting_since: float | None = None
         self._requests = requests
         self._context = context
         # Set by the reader: a Flush is to be answered, also where no number has grown.
@@ -67,7 +84,7 @@ class WriteCall:
 
     def responses(self) -> Iterator[write_pb2.WriteResponse]:
         """Opened, Acknowledgements, Closed; raises what ended the stream."""
-        first = next(self._requests, None)
+        first = self._first()
         if isinstance(first, wire.Malformed):
             raise InvalidArgument(first.reason, field="request")
         if not isinstance(first, write_pb2.WriteRequest) or not first.HasField("open"):
@@ -93,6 +110,24 @@ class WriteCall:
         yield write_pb2.WriteResponse(opened=opened)
         yield from self._acknowledge(stream)
 
+    def _first(self) -> wire.WriteMessage | None:
+        """The first message; None where there is none. Unavailable where it does not come."""
+        found: list[wire.WriteMessage | None] = []
+        there = threading.Event()
+
+        def wait() -> None:
+            # What grpc raises where the client is gone is of no use to anybody.
+            with contextlib.suppress(Exception):
+                found.append(next(self._requests, None))
+            there.set()
+
+        threading.Thread(target=wait, name="open", daemon=True).start()
+        if not there.wait(self._waits.open_seconds):
+            raise Unavailable(
+                f"no message came within first_message_seconds = {self._waits.open_seconds:g}"
+            )
+        return found[0] if found else None
+
     def _acknowledge(self, stream: Stream) -> Iterator[write_pb2.WriteResponse]:
         ingest = self._engine.ingest
         sent = (stream.received, 0)
@@ -105,7 +140,7 @@ class WriteCall:
                         or stream.stirred
                         or ingest.draining
                     ),
-                    CHECK_SECONDS,
+                    min(CHECK_SECONDS, self._left()),
                 )
             self._check()
             over = self._over
@@ -136,9 +171,26 @@ class WriteCall:
                 )
             )
 
+    def _left(self) -> float:
+        """How long to wait for a message yet, in seconds; Unavailable where it is too late."""
+        idle, since = self._waits.idle_seconds, self._waiting_since
+        left = idle if since is None else since + idle - time.monotonic()
+        if left <= 0:
+            raise Unavailable(f"no message came for stream_idle_seconds = {idle:g}; resume later")
+        return min(left, threading.TIMEOUT_MAX)
+
+    def _messages(self) -> Iterator[wire.WriteMessage]:
+        while True:
+            self._waiting_since = time.monotonic()
+            message = next(self._requests, None)
+            self._waiting_since = None
+            if message is None:
+                return
+            yield message
+
     def _read(self, stream: Stream) -> None:
         try:
-            for message in self._requests:
+            for message in self._messages():
                 if self._take(stream, message):
                     self._closed = True
                     break
@@ -159,6 +211,7 @@ class WriteCall:
         if ingest.draining:
             raise Unavailable("the server is stopping; resume the stream later")
         if isinstance(message, wire.RegionWrite):
+            ingest.pace(stream, message.payload.nbytes + len(message.metadata), self._gone)
             facts = {"image": stream.image.image.name, "stream": stream.stream_id}
             with spans.root("ingest.write", **facts, sequence=message.sequence):
                 ingest.write(

@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
+
 from ziggurat_engine import spans
 from ziggurat_engine.errors import Corrupt, NotFound
 from ziggurat_engine.pyramid import Level
@@ -174,7 +176,7 @@ class ChunkArray:
             if len(inside) == 1:
                 continue
             key = self.key(shard)
-            with self._lease(key) as handle:
+            with spans.span("store.read", key=key), self._lease(key) as handle:
                 if handle is None:
                     continue
                 index = handle.index
@@ -278,6 +280,30 @@ class ChunkArray:
         with self._lease(key) as handle:
             span = None if handle is None else handle.index.get(position)
             return None if handle is None or span is None else _read(key, handle, *span)
+
+    def present(self) -> Iterator[tuple[Shape, list[Shape]]]:
+        """(shard, chunks of it that are not absent), found by a walk, in no order.
+
+        What is replaced meanwhile may or may not be among them. Corrupt, OSError.
+        """
+        for shard in self._objects():
+            if not self._sharded:
+                yield shard, [shard]
+                continue
+            with self._lease(self.key(shard)) as handle:
+                positions = [] if handle is None else handle.index.positions.tolist()
+            first = tuple(s * n for s, n in zip(shard, self._shard_chunks, strict=True))
+            places = zip(*np.unravel_index(positions, self._shard_chunks), strict=True)
+            yield shard, [tuple(map(int.__add__, first, map(int, place))) for place in places]
+
+    def _objects(self) -> Iterator[Shape]:
+        counts = self.level.shards.counts
+        for entry in self._store.walk(self.prefix):
+            index = self._keys.index(entry.key.removeprefix(f"{self.prefix}/"))
+            if index is None or len(index) != len(counts):
+                continue
+            if all(map(int.__lt__, index, counts)):  # what lies outside is none of ours
+                yield index
 
     def measure(self) -> StoredSize:
         """What is stored, found by walking the objects and reading every shard's index.

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,9 +47,9 @@ from ziggurat_engine.store.handles import ShardHandles
 from ziggurat_engine.store.keys import DEFAULT_KEYS, Keys
 from ziggurat_engine.store.metadata import ImageMetadata
 from ziggurat_engine.store.objects import LocalStore, Objects, ObjectStore
+from ziggurat_engine.store.usage import SUFFIX, MeteredStore
 from ziggurat_engine.vfs import FileSystem, OsFileSystem
 
-SUFFIX = ".ome.zarr"
 LABELS = "labels"
 
 _log = logging.getLogger(__name__)
@@ -113,6 +113,7 @@ class Catalog:
         *,
         max_open_shards: int = 256,
         stages: Tally | None = None,
+        metered: Callable[[str, int], None] | None = None,
     ) -> Catalog:
         """The catalog of `directory`, which is made where missing.
 
@@ -121,10 +122,17 @@ class Catalog:
         or was not written by Ziggurat, is logged as a warning and skipped; its name
         stays taken. Raises OSError as the disk gives it.
 
+        metered: is told how many bytes the files of each image have: of all that is there,
+        before it returns, and then of each change, from any thread; see MeteredStore.
+
         One process at a time may have a directory open; the caller sees to it.
         """
-        store = LocalStore(fs, directory / "images", directory / "tmp", stages)
-        store.sweep()
+        files = LocalStore(fs, directory / "images", directory / "tmp", stages)
+        files.sweep()
+        store: ObjectStore = files
+        if metered is not None:
+            store = counted = MeteredStore(files, metered)
+            counted.count()
         catalog = cls(store, ShardHandles(max_open_shards), fs, stages)
         catalog.scan()
         return catalog
@@ -247,12 +255,19 @@ class Catalog:
 
     def names(self, prefix: str = "") -> list[str]:
         """The images that are `prefix` or lie below it (whole segments), sorted."""
+        return sorted(self._below(prefix))
+
+    def count(self, prefix: str = "") -> int:
+        """How many images are `prefix` or lie below it."""
+        return len(self._below(prefix))
+
+    def _below(self, prefix: str) -> list[str]:
         with self._lock:
             names = list(self._images)
         prefix = prefix.rstrip("/")
         if prefix:
             names = [n for n in names if n == prefix or n.startswith(prefix + "/")]
-        return sorted(names)
+        return names
 
     def refused(self) -> list[str]:
         """The images that can't be used, sorted."""

@@ -19,5 +19,14 @@ class Keys:
         joined = self.separator.join(map(str, index))
         return f"{self.prefix}{self.separator}{joined}" if self.prefix else joined or "0"
 
+    def index(self, name: str) -> Shape | None:
+        """The index of which `name` is the name; None where it is none."""
+        numbers = name.removeprefix(f"{self.prefix}{self.separator}" if self.prefix else "")
+        try:
+            index = tuple(map(int, numbers.split(self.separator)))
+        except ValueError:
+            return None
+        return index if self.name(index) == name else None
+
 
 DEFAULT_KEYS = Keys("c", "/")

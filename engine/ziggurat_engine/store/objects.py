@@ -9,7 +9,9 @@ the next start.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import time
 import uuid
@@ -130,6 +132,8 @@ class LocalStore:
 
     stages: takes the seconds of "write" and "sync". Makes no file before `sweep`. One process
     at a time may use the two directories.
+    No object is read, written or removed behind a symbolic link that leads out of `root`: OSError
+    (ELOOP), with the path. `root` itself may be reached by one.
     """
 
     def __init__(self, fs: FileSystem, root: Path, tmp: Path, stages: Tally | None = None) -> None:
@@ -137,6 +141,7 @@ class LocalStore:
         self._stages = stages or Tally()
         self._root = root
         self._tmp = tmp
+        self._real_root: str | None = None
         self._making = threading.Lock()
         self._durable: set[Path] = set()
 
@@ -157,20 +162,20 @@ class LocalStore:
     def get(self, key: str) -> bytes | None:
         """See ObjectStore."""
         try:
-            return self._fs.read_file(self._path(key))
+            return self._fs.read_file(self._inside(key))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def open(self, key: str) -> ObjectReader | None:
         """See ObjectStore."""
         try:
-            return _LocalReader(self._fs.open_read(self._path(key)))
+            return _LocalReader(self._fs.open_read(self._inside(key)))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def put(self, key: str, parts: Iterable[Buffer]) -> int:
         """See ObjectStore."""
-        target, staged = self._path(key), self._staged()
+        target, staged = self._inside(key), self._staged()
         file = self._fs.create(staged, staged=True)
         try:
             filled = _fill(file, parts)
@@ -186,7 +191,7 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
-        path = self._path(key)
+        path = self._inside(key)
         try:
             self._fs.remove(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -220,7 +225,7 @@ class LocalStore:
 
     def create_tree(self, prefix: str, objects: Mapping[str, bytes]) -> None:
         """See ObjectStore."""
-        target, staged = self._path(prefix), self._staged()
+        target, staged = self._inside(prefix), self._staged()
         if not objects:
             raise ValueError(f"{prefix}: a tree without objects can't be told from none")
         directories = {staged}
@@ -245,7 +250,7 @@ class LocalStore:
 
     def delete_tree(self, prefix: str) -> None:
         """See ObjectStore."""
-        target, staged = self._path(prefix), self._staged()
+        target, staged = self._inside(prefix), self._staged()
         try:
             self._fs.rename(target, staged)
         except (FileNotFoundError, NotADirectoryError):
@@ -260,6 +265,16 @@ class LocalStore:
 
     def _path(self, key: str) -> Path:
         return self._root.joinpath(*_segments(key)) if key else self._root
+
+    def _inside(self, key: str) -> Path:
+        """The path of an object, no link on the way to which leads out of the root."""
+        path = self._path(key)
+        if self._real_root is None:
+            self._real_root = os.path.realpath(self._root)
+        real = os.path.realpath(path)
+        if real != self._real_root and not real.startswith(f"{self._real_root}/"):
+            raise OSError(errno.ELOOP, f"a link leads out of {self._root}, to {real}", str(path))
+        return path
 
     def _staged(self) -> Path:
         return self._tmp / uuid.uuid4().hex

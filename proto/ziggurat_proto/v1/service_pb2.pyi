@@ -88,7 +88,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatus(_message.Message):
-    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle", "log", "recovering", "kernel_totals", "traffic", "disks", "devices")
+    __slots__ = ("version", "uptime_seconds", "draining", "kernels", "images", "open_streams", "cache", "settle", "log", "recovering", "kernel_totals", "traffic", "disks", "devices", "limits")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class ServerStatus(_message.Message):
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     DISKS_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_seconds: float
     draining: bool
@@ -117,7 +118,8 @@ class ServerStatus(_message.Message):
     traffic: TrafficStatus
     disks: _containers.RepeatedCompositeFieldContainer[DiskStatus]
     devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
-    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ..., log: _Optional[_Union[LogStatus, _Mapping]] = ..., recovering: _Optional[bool] = ..., kernel_totals: _Optional[_Union[KernelStatus, _Mapping]] = ..., traffic: _Optional[_Union[TrafficStatus, _Mapping]] = ..., disks: _Optional[_Iterable[_Union[DiskStatus, _Mapping]]] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
+    limits: _containers.RepeatedCompositeFieldContainer[LimitStatus]
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., kernels: _Optional[str] = ..., images: _Optional[int] = ..., open_streams: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, _Mapping]] = ..., settle: _Optional[_Union[SettleStatus, _Mapping]] = ..., log: _Optional[_Union[LogStatus, _Mapping]] = ..., recovering: _Optional[bool] = ..., kernel_totals: _Optional[_Union[KernelStatus, _Mapping]] = ..., traffic: _Optional[_Union[TrafficStatus, _Mapping]] = ..., disks: _Optional[_Iterable[_Union[DiskStatus, _Mapping]]] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., limits: _Optional[_Iterable[_Union[LimitStatus, _Mapping]]] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
     __slots__ = ("name", "state", "memory_bytes", "batches", "failures", "last_failure")
@@ -154,6 +156,16 @@ class DiskStatus(_message.Message):
     free_bytes: int
     size_bytes: int
     def __init__(self, use: _Optional[str] = ..., free_bytes: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class LimitStatus(_message.Message):
+    __slots__ = ("name", "value", "used")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: int
+    used: int
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[int] = ..., used: _Optional[int] = ...) -> None: ...
 
 class KernelStatus(_message.Message):
     __slots__ = ("chunks", "raw_bytes", "encoded_bytes", "encode_seconds", "downsampled_bytes", "downsample_seconds", "decoded_bytes", "decode_seconds", "cpu_batches")

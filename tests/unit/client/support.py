@@ -22,7 +22,9 @@ Answer = write_pb2.WriteResponse
 class RpcFailure(grpc.RpcError):
     """A failed call, as grpc raises it."""
 
-    def __init__(self, code, text="", reason="", field="", domain="ziggurat", **details):
+    def __init__(
+        self, code, text="", reason="", field="", domain="ziggurat", retry_seconds=None, **details
+    ):
         super().__init__(text)
         self._code, self._text = code, text
         status = status_pb2.Status(code=code.value[0], message=text)
@@ -34,6 +36,10 @@ class RpcFailure(grpc.RpcError):
                 field_violations=[{"field": field, "description": text}]
             )
             status.details.append(_packed(bad))
+        if retry_seconds is not None:
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.FromNanoseconds(int(retry_seconds * 1e9))
+            status.details.append(_packed(retry))
         self.metadata = (("other", "x"), ("grpc-status-details-bin", status.SerializeToString()))
 
     def code(self):

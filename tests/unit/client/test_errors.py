@@ -39,6 +39,16 @@ def test_every_status_has_an_error(code):
         assert code.name in str(error)
 
 
+def test_a_retry_hint_is_shown():
+    failure = RpcFailure(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "LIMIT_EXCEEDED", retry_seconds=2.5, limit="x"
+    )
+    error = from_rpc(failure)
+    assert (error.retry_seconds, error.details) == (2.5, {"limit": "x"})
+    assert str(error) == "full (the server asks to try again in 2.5 s)"
+    assert error.at(3).retry_seconds == 2.5
+
+
 def test_details_are_unpacked():
     failure = RpcFailure(
         grpc.StatusCode.INVALID_ARGUMENT, "too long", "INVALID_ARGUMENT", "spec.name", limit="128"

@@ -88,8 +88,16 @@ def test_only_time_without_a_call_counts(retry, clock):
     assert isinstance(retry.decide(GONE), float)
 
 
-def full(reason="LIMIT_EXCEEDED"):
-    return ziggurat.LimitExceeded("full", reason=reason)
+def full(reason="LIMIT_EXCEEDED", retry_seconds=None):
+    return ziggurat.LimitExceeded("full", reason=reason, retry_seconds=retry_seconds)
+
+
+def test_what_the_server_asks_to_wait_is_waited(retry, clock):
+    retry.opened()
+    assert retry.decide(full(retry_seconds=7.5)) == 7.5
+    assert retry.decide(full(retry_seconds=0.01)) == 0.1
+    clock.now += 298
+    assert retry.decide(full(retry_seconds=7.5)) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +109,7 @@ def full(reason="LIMIT_EXCEEDED"):
         (ziggurat.Cancelled("reset"), True, True, True),
         (full("DISK_FULL"), True, True, True),
         (full(), False, True, False),
+        (full(retry_seconds=1.0), True, True, True),
         (ziggurat.ServerError("cut", reason="TRANSPORT"), False, True, True),
         (ziggurat.ServerError("cut", reason="STREAM_ENDED"), False, True, True),
         (ziggurat.ServerError("bug", reason="BUG"), False, False, False),

@@ -32,6 +32,7 @@ EXPORTED = {
     "Level",
     "LevelView",
     "LimitExceeded",
+    "LimitStatus",
     "NotFound",
     "OutOfRange",
     "PermissionDenied",
