@@ -10,13 +10,14 @@ import os
 import threading
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from ziggurat_engine.errors import Corrupt, NotFound
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.store.array import ChunkArray, Gate, StoredShard, StoredSize
 from ziggurat_engine.store.handles import ShardHandles
 from ziggurat_engine.store.objects import LocalStore
-from ziggurat_engine.store.shard import index_size
+from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import OsFileSystem
 
 INDEX = index_size(4)
@@ -145,6 +146,16 @@ def test_neighbours_are_read_in_one_request(array, handles, monkeypatch):
     assert array.read_joined(SHARD) == {}
     monkeypatch.setattr("ziggurat_engine.store.runs.JOIN_BYTES", whole - 1)
     assert set(array.read_joined(SHARD)) == set(SHARD[:3])
+
+
+def test_frames_that_others_laid_into_each_other_are_joined_whole(array, store):
+    """A shard may name one piece of it several times, and parts of it."""
+    payload, absent = bytes(range(100)), [2**64 - 1] * 2
+    index = ShardIndex(np.array([[0, 100], [10, 20], [0, 100], absent], "<u8"), 100)
+    store.put("x/0/c/0/0", [payload, index.pack()])
+    wanted = {chunk: array.read(chunk) for chunk in SHARD[:3]}
+    assert wanted == {(0, 0): payload, (0, 1): payload[10:30], (1, 0): payload}
+    assert array.read_joined(SHARD) == wanted
 
 
 def test_nothing_is_joined_without_shards(plain):

@@ -182,7 +182,8 @@ class ChunkArray:
                 index = handle.index
                 found = ((index.get(self._position(shard, at)), at) for at in inside)
                 for run in runs((*span, at) for span, at in found if span is not None):
-                    start, stop = run[0][0], run[-1][0] + run[-1][1]
+                    # The last to begin need not be the last to end: others may have laid them so.
+                    start, stop = run[0][0], max(offset + nbytes for offset, nbytes, _ in run)
                     if len(run) == 1 or stop - start > left:
                         continue
                     left -= stop - start
