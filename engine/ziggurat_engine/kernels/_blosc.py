@@ -31,7 +31,7 @@ from ziggurat_engine.kernels._windows import Vector, compiled, once, run
 from ziggurat_engine.kernels.codec import BLOSC_HEADER, SHUFFLES
 from ziggurat_engine.spec import Array, Blosc
 
-_BYTES, _RAW, _BITS, _WHOLE = 1, 2, 4, 16
+_BYTES, _RAW, _BITS, _UNKNOWN, _WHOLE = 1, 2, 4, 8, 16
 _LZ4, _ZSTD = 1, 4
 # Streams of less are not split off.
 _MIN_STREAM = 128
@@ -141,6 +141,9 @@ def _compile() -> None:
 def _known(flags: int, itemsize: int, nbytes: int, block: int) -> bool:
     """Whether the loops below are right for such a frame."""
     if flags & _RAW or flags >> 5 not in (_LZ4, _ZSTD) or itemsize not in _shuffle.ITEMSIZES:
+        return False
+    if flags & _UNKNOWN or (flags & _BITS and flags & _BYTES):
+        # Damaged, or newer: what c-blosc makes of it is what all others do.
         return False
     if not 0 < block <= nbytes:
         return False
