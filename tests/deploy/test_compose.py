@@ -145,7 +145,7 @@ class Deployment:
         if not self.token:
             # The first start tells it, and no other.
             said = self.compose("logs", "--no-log-prefix", "engine")
-            (self.token,) = re.findall(r"^admin token, shown only now: (\S+)$", said, re.MULTILINE)
+            (self.token,) = re.findall(r"admin token, shown only now: (\S+)", said)
 
     def container(self) -> str:
         return self.compose("ps", "--quiet", "engine").strip()
