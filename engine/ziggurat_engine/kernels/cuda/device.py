@@ -1,8 +1,8 @@
 """What does a card have to do for us? Memory, streams, events, copies and launches.
 
-`Device` is all that the batches (ring.py) know of a card, so that they run on anything
-that keeps these promises; `CupyDevice` (cupy_device.py) is one that does. Work on a stream
-is done in order; between streams, and between a stream and the host, only events order it.
+`Device` is all that batches (settling.py, decoding.py) know of a card, so that they run on
+anything that keeps these promises; `CupyDevice` (cupy_device.py) is one that does. Work on a
+stream is done in order; between streams, and between a stream and the host, only events order it.
 """
 
 from __future__ import annotations
