@@ -6,6 +6,7 @@ import json
 import os
 import posixpath
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,14 +90,18 @@ def write_stream(guarded: Guarded, token: str, stream_id: str) -> Any:
 
     def requests() -> Iterator[write_pb2.WriteRequest]:
         yield write_pb2.WriteRequest(open=opening)
+        # This thread may come so far before the call has its name.
+        known.wait(SECONDS)
         until(lambda: not call.is_active(), "the stream to end")
 
+    known = threading.Event()
     stub = guarded.channel.stream_stream(
         f"/{SERVICE.full_name}/WriteStream",
         write_pb2.WriteRequest.SerializeToString,
         write_pb2.WriteResponse.FromString,
     )
     call = stub(requests(), metadata=guarded.caller(token).metadata, timeout=SECONDS)
+    known.set()
     assert next(call).HasField("opened")
     return call
 
