@@ -96,8 +96,7 @@ class Fuzzer:
         if method in ("DeleteImage", "BuildPyramid"):
             # What it is asked of the witness must leave it as it is: it has its own test.
             field = "name" if method == "DeleteImage" else "image"
-            if getattr(message, field) == WITNESS:
-                setattr(message, field, self.rng.choice(NAMES))
+            self._spare_witness(message, field)
         data: bytes = message.SerializeToString()
         if 0.3 < kind < 0.4 and method not in ("DeleteImage", "BuildPyramid"):
             return self.damaged(data)
@@ -116,6 +115,7 @@ class Fuzzer:
         )
         if rng.random() < 0.1:
             opening.open.expected_frames = rng.choice(INTEGERS)
+        self._spare_witness(opening.open, "image")
         if rng.random() < 0.93:
             yield opening.SerializeToString()
         for _ in range(rng.choice((0, 1, 3, 8))):
@@ -134,9 +134,16 @@ class Fuzzer:
                 self._any(message)
             if rng.random() < 0.2:
                 self._odd(message)
+            if message.HasField("open"):
+                self._spare_witness(message.open, "image")
             data = message.SerializeToString()
             yield self.damaged(data) if rng.random() < 0.1 else data
             sequence += rng.random() < 0.9
+
+    def _spare_witness(self, message: Any, field: str) -> None:
+        """Names another image where it is the witness."""
+        if getattr(message, field) == WITNESS:
+            setattr(message, field, self.rng.choice(NAMES))
 
     def _region(self, region: write_pb2.Region, sequence: int) -> None:
         rng = self.rng
