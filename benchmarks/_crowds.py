@@ -217,12 +217,10 @@ def _write(made: list[ziggurat.Image], frame: NDArray[np.uint16]) -> None:
 
 
 def _listed(client: ziggurat.Client, prefix: str, count: int) -> float:
-    """Seconds until the images at or below `prefix` are listed."""
-    start = time.perf_counter()
+    """Seconds until the images at or below `prefix` are listed, once all were opened."""
     listed = client.list(prefix)
-    seconds = time.perf_counter() - start
     assert len(listed) == count, f"{len(listed)} images below {prefix!r}, not {count}"
-    return seconds
+    return min(_timed(lambda: client.list(prefix)) for _ in range(3))
 
 
 def recovery(directory: Path, logged: list[int]) -> list[Recovered]:
@@ -250,6 +248,8 @@ def recovery(directory: Path, logged: list[int]) -> list[Recovered]:
                 for z in range(count):
                     writer.write(frames[z % depth], z=z)
                 writer.flush()
+                server.kill()
+                writer.cancel()
         finally:
             server.kill()
         start = time.perf_counter()
