@@ -172,7 +172,13 @@ def _scan(file: ReadFile, at: Segment, position: int) -> Iterator[Header]:
     """The headers of all records at or behind `position`, whatever lies between them."""
     offset = position - at.base
     magic = np.frombuffer(record.MAGIC, "<u4")
-    while data := file.pread(_SCAN_BYTES, offset):
+    while True:
+        # What was preallocated and never written is most of a segment, as a rule.
+        ahead = file.next_data(offset)
+        offset = max(offset, ahead - ahead % record.ALIGN)
+        data = file.pread(_SCAN_BYTES, offset)
+        if not data:
+            return
         # Only where records may begin: a segment is mostly room when a server starts.
         words = np.frombuffer(data, "<u4", len(data) // 4)[:: record.ALIGN // 4]
         for place in np.flatnonzero(words == magic).tolist():
