@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ziggurat_engine import scatter
 from ziggurat_engine.ahead import Ahead
 from ziggurat_engine.build import Builder
 from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory
@@ -235,12 +236,7 @@ class Engine:
         )
         self._ready = False
         # Beside the start: what cameras send most.
-        threading.Thread(
-            target=self._kernels.warm,
-            args=([np.dtype(name) for name in ("uint16", "uint8")],),
-            name="warm",
-            daemon=True,
-        ).start()
+        threading.Thread(target=self._warm, name="warm", daemon=True).start()
         log.info(
             "kernels: %s; cache: %d MiB; %d images in %s",
             ", ".join([self._kernels.name, *(card.name for card in self._kernels.devices)]),
@@ -258,6 +254,10 @@ class Engine:
         found = self._recovery.run()
         self._ready = True
         return found
+
+    def _warm(self) -> None:
+        scatter.warm()
+        self._kernels.warm([np.dtype(name) for name in ("uint16", "uint8")])
 
     def create(self, spec: ImageSpec) -> OpenImage:
         """Makes an image; its metadata is durable when it returns.
