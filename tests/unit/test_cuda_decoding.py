@@ -109,7 +109,7 @@ def decoded(card: Card, frames: list[tuple[bytes, np.ndarray]]) -> list[Wanted]:
         task.load(slot, copying)
         task.start(slot, ring)
         task.collect(slot, ring)
-        task.finish(slot, ring, copying)
+        task.done.set_result(task.finish(slot, ring, copying))
     ring.close()
     return wanted
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ziggurat_engine.errors import FailedPrecondition, InvalidArgument
+from ziggurat_engine.kernels import codec
 from ziggurat_engine.kernels.cpu import CpuKernels
 from ziggurat_engine.kernels.cuda.kernels import AHEAD, CudaKernels
 from ziggurat_engine.kernels.cuda.memory import LEAST_BATCH_BYTES, Room, fit
@@ -350,6 +351,69 @@ def test_a_mistake_at_the_start_leaves_the_cpu(cpu: Kernels) -> None:
     assert kernels.devices[0].state == "lost"
     assert card.allocations == 0
     kernels.close()
+
+
+def test_a_mistake_of_ours_while_memory_is_tried_again_leaves_nobody_waiting(
+    cpu: Kernels,
+) -> None:
+    # The first allocation fails; what is tried anew with the first batch crashes.
+    card = Card(faults=Faults(out_of_memory_at=1, crash_at_allocation=2))
+    kernels = kernels_on(card, retry_seconds=0, **SMALL)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(check, kernels, cpu).result(60)
+    assert kernels.devices[0].state == "lost"
+    kernels.close()
+
+
+# --- cards that do not answer
+
+HANGS = [("bind", 0), ("allocate", 3), ("launch", 0), ("launch", 9), ("synchronize", 0)]
+
+
+@pytest.mark.parametrize(("method", "after"), [*HANGS, ("synchronize", 5)])
+def test_nobody_waits_for_a_card_that_hangs(cpu: Kernels, method: str, after: int) -> None:
+    card = Card(faults=Faults(hangs_at=method, hangs_after=after))
+    kernels = kernels_on(card, timeout_seconds=0.4, **SMALL)
+    try:
+        check(kernels, cpu)
+        (device,) = kernels.devices
+        assert device.state == "lost"
+        assert device.last_failure == "DeviceHung: no answer for 0.4 s"
+        assert kernels.totals.cpu_batches > 0
+        held = (len(card.held), len(card.pinned))
+        check(kernels, cpu, seed=1)
+        assert kernels.devices[0].batches == device.batches
+        kernels.close()
+    finally:
+        card.thaw.set()
+    # Its thread goes on now, to the end of that step, and frees nothing.
+    (worker,) = kernels._workers
+    worker._thread.join(60)
+    assert not worker._thread.is_alive()
+    assert (len(card.held), len(card.pinned)) >= held
+
+
+def test_what_hangs_at_the_end_is_left_behind(cpu: Kernels) -> None:
+    card = Card(faults=Faults(hangs_at="drain"))
+    kernels = kernels_on(card, timeout_seconds=0.4, **SMALL)
+    check(kernels, cpu)
+    kernels.close()
+    held = len(card.held)
+    card.thaw.set()
+    assert held > 0
+
+
+def test_readers_do_not_wait_for_a_card_that_hangs() -> None:
+    card = Card(faults=Faults(hangs_at="synchronize"))
+    kernels = kernels_on(card, timeout_seconds=0.4, decode_together=1)
+    chunk = np.arange(8192, dtype="u2").reshape(8, 32, 32)
+    frame = codec.encode(chunk, LZ4)
+    for _ in range(3):
+        back = kernels.decode(frame, LZ4, chunk.dtype, chunk.shape)
+        assert np.array_equal(back, chunk)
+    assert kernels.devices[0].state == "lost"
+    kernels.close()
+    card.thaw.set()
 
 
 FAULTS = st.builds(

@@ -31,6 +31,7 @@ from ziggurat_engine.kernels.cuda.memory import fit
 from ziggurat_engine.kernels.cuda.plans import Plan, plan_for
 from ziggurat_engine.kernels.cuda.settling import Settling
 from ziggurat_engine.kernels.cuda.task import Copying
+from ziggurat_engine.kernels.cuda.watching import Watch
 from ziggurat_engine.kernels.cuda.worker import RETRY_SECONDS, Queue, Worker
 from ziggurat_engine.kernels.meter import Meter
 from ziggurat_engine.kernels.protocol import (
@@ -60,7 +61,8 @@ class CudaKernels:
 
     threads: of the CPU's kernels. device_memory_bytes: of each card, what may be held.
     batch_bytes: raw pixels of a batch; less where the memory asks for it, or
-    InvalidArgument where that has no room for the smallest.
+    InvalidArgument where that has no room for the smallest. timeout_seconds: what a step of a
+    batch may take before its card is given up.
     """
 
     name = "cuda"
@@ -72,6 +74,7 @@ class CudaKernels:
         *,
         device_memory_bytes: int,
         batch_bytes: int,
+        timeout_seconds: float,
         decode_together: int = DECODE_TOGETHER,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
@@ -114,6 +117,8 @@ class CudaKernels:
             )
             for device in devices
         ]
+        self._watch = Watch(self._workers, timeout_seconds)
+        self._watch.start()
         for worker in self._workers:
             worker.start()
         for worker in self._workers:
@@ -207,13 +212,17 @@ class CudaKernels:
                     list(self.settle([chunk], [chunk.shape], recipe))
 
     def close(self) -> None:
-        """Waits for the threads to end, and frees what they hold. `warm` may be running."""
+        """Waits for the threads to end, and frees what they hold. `warm` may be running.
+
+        The thread of a card that does not answer is left behind.
+        """
         self._closing = True
         with self._warming:
             pass
         self._queue.close()
         for worker in self._workers:
             worker.join()
+        self._watch.stop()
         self._copiers.shutdown()
         self._cpu.close()
 
