@@ -7,7 +7,8 @@ same bytes from all of them: with "late", a copy whose source was used again too
 what is there now, and what was not waited for is still poison.
 
 Faults: the n-th allocation fails, the n-th launch or copy loses the card, the n-th batch of
-nvCOMP has a bad block, and a method does not return before `thaw` is set.
+nvCOMP has a bad block, a kernel changes a byte of what it makes or does not compile, and a
+method does not return before `thaw` is set.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from numcodecs import zstd
 from ziggurat_engine.kernels.cuda.abi import Launch
 from ziggurat_engine.kernels.cuda.device import Bytes, Device
-from ziggurat_engine.kernels.cuda.errors import DeviceLost, OutOfMemory
+from ziggurat_engine.kernels.cuda.errors import BadStatus, DeviceLost, OutOfMemory
 from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 from ziggurat_engine.kernels.cuda.nvcomp import Nvcomp
 
@@ -47,6 +48,7 @@ class Faults:
     hangs_after: int = 0
     wrong_kernel: str = ""
     wrong_argument: int = 0
+    refused_kernel: str = ""
 
 
 @dataclass
@@ -163,6 +165,8 @@ class Card:
         self.trace.append(launch.kernel)
         if self.launches == 1 and self._meeting is not None:
             self._meeting.wait(60)
+        if launch.kernel == self.faults.refused_kernel:
+            raise BadStatus("it does not compile")
         if self.launches == self.faults.crash_at_launch:
             raise ZeroDivisionError("a mistake in our own code")
         lost = self.launches == self.faults.lost_at_launch

@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ziggurat_engine.errors import FailedPrecondition, InvalidArgument
-from ziggurat_engine.kernels import codec
+from ziggurat_engine.kernels.codec import encode
 from ziggurat_engine.kernels.cpu import CpuKernels
 from ziggurat_engine.kernels.cuda.kernels import AHEAD, CudaKernels
 from ziggurat_engine.kernels.cuda.memory import LEAST_BATCH_BYTES, Room, fit
 from ziggurat_engine.kernels.cuda.nvcomp import Nvcomp
 from ziggurat_engine.kernels.cuda.plans import plan_for
+from ziggurat_engine.kernels.cuda.trust import TRIES
 from ziggurat_engine.kernels.protocol import Kernels, Recipe, Settled, Surrounded
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.region import Shape
@@ -407,7 +408,7 @@ def test_readers_do_not_wait_for_a_card_that_hangs() -> None:
     card = Card(faults=Faults(hangs_at="synchronize"))
     kernels = kernels_on(card, timeout_seconds=0.4, decode_together=1)
     chunk = np.arange(8192, dtype="u2").reshape(8, 32, 32)
-    frame = codec.encode(chunk, LZ4)
+    frame = encode(chunk, LZ4)
     for _ in range(3):
         back = kernels.decode(frame, LZ4, chunk.dtype, chunk.shape)
         assert np.array_equal(back, chunk)
@@ -453,6 +454,25 @@ def test_wrong_results_are_found_out_in_the_first_batch(
     check(kernels, cpu)
     assert card.launches == launches
     assert "settles Plan(" in caplog.text
+    kernels.close()
+
+
+def test_what_never_works_is_not_tried_for_ever(
+    cpu: Kernels, caplog: pytest.LogCaptureFixture
+) -> None:
+    card, kernels = faulty(refused_kernel="lz4_compress")
+    check(kernels, cpu)
+    (device,) = kernels.devices
+    assert (device.state, device.batches) == ("ready", 0)
+    assert TRIES <= device.failures < TRIES + AHEAD
+    launches = card.launches
+    check(kernels, cpu)
+    assert card.launches == launches
+    assert caplog.text.count("no card settles Plan(") == 1
+    # All else goes on.
+    blocks = [Surrounded(chunk, (0, 0, 0), SHAPE) for chunk in camera(3)]
+    assert len(list(kernels.downsample(blocks, recipe(None)))) == 3
+    assert kernels.devices[0].batches == 1
     kernels.close()
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ziggurat_engine.kernels.cuda import abi
 from ziggurat_engine.kernels.cuda.blosc import Streams
+from ziggurat_engine.kernels.cuda.device import Device
 from ziggurat_engine.kernels.cuda.memory import MAX_CHUNKS, Ring, Room, Slot
 from ziggurat_engine.kernels.cuda.task import Copying
 from ziggurat_engine.spec import Array
@@ -26,13 +27,13 @@ from ziggurat_engine.spec import Array
 class Wanted:
     """A frame, and the array that its pixels are to be in.
 
-    done: True once they are; False where the card found the frame damaged; or a DeviceError.
+    done: the card once they are; None where it found the frame damaged; or a DeviceError.
     """
 
     frame: bytes
     streams: Streams
     out: Array
-    done: Future[bool] = field(default_factory=Future)
+    done: Future[Device | None] = field(default_factory=Future)
 
 
 class Decoding:
@@ -47,6 +48,8 @@ class Decoding:
     def __init__(self, wanted: Sequence[Wanted]) -> None:
         self.wanted = wanted = sorted(wanted, key=lambda each: _group(each.streams))
         self.done: Future[list[bool]] = Future()
+        # Which card it came to.
+        self.device: Device | None = None
         self.done.add_done_callback(self._tell)
         self._sources = _places([len(each.frame) for each in wanted])
         self._targets = _places([each.streams.nbytes for each in wanted])
@@ -71,6 +74,7 @@ class Decoding:
     def start(self, slot: Slot, ring: Ring) -> None:
         """See Task."""
         device, streams = ring.device, int(self._first[-1])
+        self.device = device
         device.copy_in(slot.chunks, slot.host_chunks[: self._sources[-1]], ring.inward)
         launches, tables_bytes = self._tables(slot, ring)
         device.copy_in(slot.tables, slot.host_tables[:tables_bytes], ring.inward)
@@ -155,7 +159,7 @@ class Decoding:
                 wanted.done.set_exception(error)
         else:
             for wanted, good in zip(self.wanted, done.result(), strict=True):
-                wanted.done.set_result(good)
+                wanted.done.set_result(self.device if good else None)
 
 
 def fits(wanted: Sequence[Wanted], room: Room) -> bool:

@@ -2,9 +2,8 @@
 
 Chunks of one shape are cut into batches, each goes to the first card that is free, and
 results come back in order. What no card has code for, and what a card gives back, is done by
-the compiled loops of cpu.py: the caller can't tell, but by time. The first batch of each kind
-is on probation: the CPU decodes and downsamples it as well, and where a byte differs, cards
-do no more of that kind.
+the compiled loops of cpu.py: the caller can't tell, but by time. What a card first makes of
+each kind of batch, and of frame, is compared with what the CPU makes of it (trust.py).
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ from ziggurat_engine.kernels.cpu import METHODS, CpuKernels
 from ziggurat_engine.kernels.cuda.blosc import parse
 from ziggurat_engine.kernels.cuda.decoding import Wanted, fits
 from ziggurat_engine.kernels.cuda.device import Device
-from ziggurat_engine.kernels.cuda.errors import DeviceError
+from ziggurat_engine.kernels.cuda.errors import BadStatus, DeviceError
 from ziggurat_engine.kernels.cuda.memory import fit
 from ziggurat_engine.kernels.cuda.plans import Plan, plan_for
 from ziggurat_engine.kernels.cuda.settling import Settling
 from ziggurat_engine.kernels.cuda.task import Copying
+from ziggurat_engine.kernels.cuda.trust import Trust
 from ziggurat_engine.kernels.cuda.watching import Watch
 from ziggurat_engine.kernels.cuda.worker import RETRY_SECONDS, Queue, Worker
 from ziggurat_engine.kernels.meter import Meter
@@ -53,6 +53,8 @@ AHEAD = 3
 # So many chunks have to be wanted at a time for a card to decode them: one alone comes
 # sooner from the thread that wants it.
 DECODE_TOGETHER = 8
+# Frames of a kind that the CPU decodes as well before a card is believed.
+DECODE_PROOFS = 16
 COPY_THREADS = 4
 
 
@@ -102,9 +104,8 @@ class CudaKernels:
         # Guards what follows.
         self._lock = threading.Lock()
         self._decoding = 0
-        # Plans that a card has done right, and those that none does again.
-        self._proven: set[tuple[Plan, int]] = set()
-        self._refused: set[Plan] = set()
+        self._settles = Trust("settles", 1)
+        self._decodes = Trust("decodes", DECODE_PROOFS)
         self._workers = [
             Worker(
                 device,
@@ -179,7 +180,7 @@ class CudaKernels:
                 streams = parse(frame, out.nbytes)
                 if streams is not None:
                     wanted = Wanted(frame, streams, out)
-                    if fits([wanted], self._room) and self._decoded(wanted):
+                    if fits([wanted], self._room) and self._decoded(wanted, codec_):
                         self._meter.add(decoded_bytes=out.nbytes)
                         return out
         return self._cpu.decode(frame, codec_, dtype, shape)
@@ -253,7 +254,7 @@ class CudaKernels:
 
     def _plan(self, chunk: Array, recipe: Recipe) -> Plan | None:
         plan = plan_for(chunk.shape, chunk.dtype, recipe, self._room, self._nvcomp)
-        return None if plan in self._refused else plan
+        return plan if self._settles.allows(plan) else None
 
     def _on_cpu(
         self, pairs: Iterable[tuple[Array, Shape]], recipe: Recipe
@@ -283,7 +284,9 @@ class CudaKernels:
         try:
             results = batch.done.result()
             self._prove(batch, results, recipe)
-        except DeviceError:
+        except DeviceError as error:
+            if isinstance(error, BadStatus):
+                self._settles.fail(batch.plan)
             pairs = zip(batch.chunks, batch.valid, strict=True)
             with closing(self._on_cpu(pairs, recipe)) as again:
                 yield from again
@@ -303,20 +306,13 @@ class CudaKernels:
 
         Raises DeviceError where it differs.
         """
-        of_card = (batch.plan, id(batch.device))
-        with self._lock:
-            if batch.plan in self._refused:
-                raise DeviceError("refused since it was queued")
-            if of_card in self._proven:
-                return
+        if not self._settles.allows(batch.plan):
+            raise DeviceError("refused since it was queued")
+        if self._settles.proven(batch.plan, batch.device):
+            return
         right = all(map(_right, batch.chunks, batch.valid, results, itertools.repeat(recipe)))
-        with self._lock:
-            if right:
-                self._proven.add(of_card)
-            else:
-                self._refused.add(batch.plan)
+        self._settles.judge(batch.plan, batch.device, right=right)
         if not right:
-            log.error("a card settles %s wrongly; from now on the CPU does", batch.plan)
             raise DeviceError("wrong results")
 
     # --- decoding
@@ -333,13 +329,35 @@ class CudaKernels:
             with self._lock:
                 self._decoding -= 1
 
-    def _decoded(self, wanted: Wanted) -> bool:
+    def _decoded(self, wanted: Wanted, codec_: Codec) -> bool:
+        """Whether a card has put the frame's pixels into its array."""
+        kind = (wanted.streams.typesize, wanted.streams.shuffle)
+        if not self._decodes.allows(kind):
+            return False
         self._queue.put(wanted)
         try:
-            return wanted.done.result()
-        except (DeviceError, CancelledError):
+            card = wanted.done.result()
+        except (DeviceError, CancelledError) as error:
+            if isinstance(error, BadStatus):
+                self._decodes.fail(kind)
             self._meter.add(cpu_batches=1)
             return False
+        if card is None or not self._decodes.allows(kind):
+            return False
+        if not self._decodes.proven(kind, card):
+            right = _decoded_right(wanted, codec_)
+            self._decodes.judge(kind, card, right=right)
+            return right
+        return True
+
+
+def _decoded_right(wanted: Wanted, codec_: Codec) -> bool:
+    """Whether what a card decoded is what the CPU decodes."""
+    try:
+        pixels = codec.decode(wanted.frame, codec_, wanted.out.dtype, wanted.out.shape)
+    except Corrupt:
+        return False
+    return pixels.tobytes() == wanted.out.tobytes()
 
 
 def _right(chunk: Array, valid: Shape, settled: Settled, recipe: Recipe) -> bool:
