@@ -6,9 +6,11 @@ The card is tests/support/card.py: real kernels, late streams, faults on demand.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from hypothesis import strategies as st
 from ziggurat_engine.errors import FailedPrecondition, InvalidArgument
 from ziggurat_engine.kernels.codec import encode
 from ziggurat_engine.kernels.cpu import CpuKernels
+from ziggurat_engine.kernels.cuda import cupy_device
+from ziggurat_engine.kernels.cuda.errors import DeviceError
 from ziggurat_engine.kernels.cuda.kernels import AHEAD, CudaKernels
 from ziggurat_engine.kernels.cuda.memory import LEAST_BATCH_BYTES, Room, fit
 from ziggurat_engine.kernels.cuda.nvcomp import Nvcomp
@@ -497,6 +501,40 @@ def test_cuda_is_refused_where_there_is_no_card() -> None:
         pytest.skip("there is a card")
     with pytest.raises(FailedPrecondition, match="kernels = cuda"):
         select("cuda", 1)
+
+
+@pytest.mark.parametrize("error", ["ImportError", "ValueError", "RuntimeError"])
+def test_a_cupy_that_is_broken_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    (tmp_path / "cupy.py").write_text(f"raise {error}('built for something else')")
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DeviceError, match="CuPy can't be imported: built for"):
+        cupy_device.find()
+    kernels = select("auto", 1)
+    assert kernels.name == "cpu"
+    kernels.close()
+
+
+def test_cuda_is_refused_where_no_card_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find() -> list[Card]:
+        return [Card(faults=Faults(crash_at_bind=True)), Card(faults=Faults(crash_at_bind=True))]
+
+    monkeypatch.setattr(cupy_device, "find", find)
+    with pytest.raises(FailedPrecondition, match="kernels = cuda: Test Card, DeviceLost: Zero"):
+        select("cuda", 1)
+    kernels = select("auto", 1)
+    assert [device.state for device in kernels.devices] == ["lost", "lost"]
+    kernels.close()
+
+
+def test_what_is_warmed_and_no_card_does_is_not_counted() -> None:
+    kernels = kernels_on(Card(with_nvcomp=False))
+    kernels.warm([np.dtype("u2")])
+    assert kernels.devices[0].batches == 1
+    assert kernels.totals.cpu_batches == 0
+    kernels.close()
 
 
 @pytest.mark.gpu

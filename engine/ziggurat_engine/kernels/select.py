@@ -46,13 +46,18 @@ def select(
         else:
             from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 
-            return CudaKernels(
+            kernels = CudaKernels(
                 devices,
                 threads,
                 device_memory_bytes=device_memory_bytes,
                 batch_bytes=device_batch_bytes,
                 timeout_seconds=device_timeout_seconds,
             )
+            lost = [device for device in kernels.devices if device.state == "lost"]
+            if name == "cuda" and len(lost) == len(devices):
+                kernels.close()
+                raise FailedPrecondition(f"kernels = cuda: {lost[0].name}, {lost[0].last_failure}")
+            return kernels
     if name in ("auto", "cpu"):
         from ziggurat_engine.kernels.cpu import CpuKernels  # the compiler takes a second to import
 

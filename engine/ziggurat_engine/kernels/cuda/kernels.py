@@ -207,6 +207,8 @@ class CudaKernels:
             chunk: Array = np.arange(4096).astype(dtype).reshape(16, 16, 16)
             for compressor in ("lz4", "zstd"):
                 recipe = Recipe(Blosc(compressor=compressor), dtype.type(0), (2, 2, 2), method)
+                if self._plan(chunk, recipe) is None:
+                    continue
                 with self._warming:
                     if self._closing:
                         return

@@ -210,6 +210,7 @@ class Worker:
     def _run(self) -> None:
         try:
             self._open()
+            self.ready.set()
             while not self.lost:
                 idle = not self._under_way()
                 task = self._queue.take(self, wait=idle)
@@ -224,6 +225,7 @@ class Worker:
             log.exception("the thread of %s ends", self._device.name)
             self._lose(DeviceLost(f"{type(error).__name__}: {error}"))
         finally:
+            self.ready.set()
             self._end()
             self._ended.set()
 
@@ -234,8 +236,6 @@ class Worker:
                 self._make_ring()
         except DeviceError as error:
             self._failed(error, batch=False)
-        finally:
-            self.ready.set()
 
     def _make_ring(self) -> None:
         if self._ring is None:
