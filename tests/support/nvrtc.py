@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import pickle
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from tests.support.kept import kept
 
 
 class CompileError(Exception):
@@ -49,7 +52,17 @@ def version() -> tuple[int, int]:
 
 
 def compiled(source: str, names: Sequence[str], options: Sequence[str]) -> Compiled:
-    """Compiles `names`. Lets go of the GIL; raises CompileError."""
+    """Compiles `names`, unless an earlier run has. Lets go of the GIL; raises CompileError."""
+    parts = [repr((version(), names, options)).encode(), source.encode()]
+
+    def make(path: Path) -> None:
+        path.write_bytes(pickle.dumps(_compiled(source, names, options)))
+
+    made: Compiled = pickle.loads(kept("nvrtc", parts, make).read_bytes())
+    return made
+
+
+def _compiled(source: str, names: Sequence[str], options: Sequence[str]) -> Compiled:
     library = _library()
     program = ctypes.c_void_p()
     _check(
