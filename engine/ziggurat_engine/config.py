@@ -189,6 +189,11 @@ class Settings(BaseSettings):
         ge=2**16,
         description="raw pixels that go to a card at a time; about 8 times that is pinned in RAM",
     )
+    device_timeout_seconds: PositiveFloat = Field(
+        default=120.0,
+        description="a card that leaves a batch without an answer for so long is not used again"
+        " before a restart; the CPU does the batch",
+    )
     kernel_threads: PositiveInt = Field(
         default_factory=cores,
         description="threads that encode and downsample; default all it may use",

@@ -156,6 +156,7 @@ class Engine:
                 settings.kernel_threads,
                 device_memory_bytes=settings.device_memory_bytes,
                 device_batch_bytes=settings.device_batch_bytes,
+                device_timeout_seconds=settings.device_timeout_seconds,
             )
             epoch = self._state.begin_epoch(time.time_ns())
             undo.pop_all()
