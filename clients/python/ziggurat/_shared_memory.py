@@ -39,7 +39,7 @@ NONCE_BYTES = 16
 # Before the first region; keeps pixels aligned.
 HEADER_BYTES = 64
 # Below this a message with the pixels in it costs no more.
-LEAST_BYTES = 32 * 1024
+LEAST_BYTES = 8 * 1024
 # Memory is had of the system at least so much at a time.
 _STEP_BYTES = 2**20
 

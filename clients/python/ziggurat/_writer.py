@@ -39,7 +39,7 @@ Transport: TypeAlias = Literal["grpc", "shared_memory"]
 # longer for each other.
 STRIP_BYTES = 2**20
 # About what one points at.
-SHARED_STRIP_BYTES = int(os.environ.get("ZSTRIP", "4194304"))
+SHARED_STRIP_BYTES = 4 * 2**20
 
 
 class Writer:

@@ -227,6 +227,7 @@ class WriteCall:
                 payload = sharing.pixels_in(
                     self._memory, payload, message.shared_offset, message.shared_bytes
                 )
+                self._engine.measures.shared.add("bytes", message.shared_bytes)
             facts = {"image": stream.image.image.name, "stream": stream.stream_id}
             with spans.root("ingest.write", **facts, sequence=message.sequence):
                 ingest.write(
