@@ -157,7 +157,9 @@ def _turn(
     return ours, peers
 
 
-def run(arguments: argparse.Namespace, directory: Path, transport: Transport) -> dict[str, Any]:
+def run(
+    arguments: argparse.Namespace, directory: Path, transport: Transport = "grpc"
+) -> dict[str, Any]:
     """One run of ours: the figures of _writing.Result, and rates."""
     serve = [word for setting in arguments.set for word in ("--set", setting)]
     os.sync()
