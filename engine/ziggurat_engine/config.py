@@ -235,6 +235,15 @@ class Settings(BaseSettings):
     max_message_bytes: Bytes = Field(
         default=ByteSize(16 * MIB), description="most of one message from a client"
     )
+    shared_memory: bool = Field(
+        default=True,
+        description="whether writers on this machine, of the server's own user, may hand pixels"
+        " over in shared memory (Linux)",
+    )
+    max_shared_memory_bytes: Bytes = Field(
+        default=ByteSize(16 * 1024 * MIB),
+        description="most memory that one stream may share; it is the client's",
+    )
     max_metadata_bytes: Bytes = Field(
         default=ByteSize(16 * 1024), description="most of what a client may say of one frame"
     )

@@ -46,6 +46,7 @@ class Connection:
 
     timeout_seconds: for calls that answer once, where none is given; None: no limit.
     credentials: what goes with every call; a token that is a function is asked each time.
+    shared_memory: whether writers may try that with a server on this machine.
     Threads may share it.
     """
 
@@ -58,6 +59,7 @@ class Connection:
         keepalive_seconds: float,
         keepalive_timeout_seconds: float,
         credentials: Credentials = NOTHING,
+        shared_memory: bool = True,
     ) -> None:
         self.server = with_port(server)
         self._settings = (
@@ -67,7 +69,9 @@ class Connection:
             keepalive_seconds,
             keepalive_timeout_seconds,
             credentials,
+            shared_memory,
         )
+        self.shared_memory = shared_memory
         self.timeout_seconds = timeout_seconds
         self._closed = False
         self._credentials = credentials
@@ -187,6 +191,7 @@ def _shared_connection(
     keepalive_seconds: float,
     keepalive_timeout_seconds: float,
     credentials: Credentials,
+    shared_memory: bool,
 ) -> Connection:
     """This process's connection with these settings, for what was unpickled."""
     settings = (
@@ -196,6 +201,7 @@ def _shared_connection(
         keepalive_seconds,
         keepalive_timeout_seconds,
         credentials,
+        shared_memory,
     )
     with _sharing:
         found = _shared.get(settings)
@@ -207,6 +213,7 @@ def _shared_connection(
                 keepalive_seconds=keepalive_seconds,
                 keepalive_timeout_seconds=keepalive_timeout_seconds,
                 credentials=credentials,
+                shared_memory=shared_memory,
             )
         return found
 
