@@ -182,6 +182,11 @@ class FaultyFs:
             entries = self._directory(path).entries.items()
             return [DirEntry(name, isinstance(node, Directory)) for name, node in entries]
 
+    def names(self, path: Path, most: int) -> set[str] | None:
+        """See FileSystem."""
+        found = {entry.name for entry in self.list_dir(path)}
+        return None if len(found) > most else found
+
     def make_dir(self, path: Path) -> None:
         """See FileSystem."""
         with self._op("create", path):
