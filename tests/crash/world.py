@@ -49,6 +49,7 @@ class Database:
         self.content = content
         self.torn: bytes | None = None
         self._failing = 0
+        self._left: World | None = None
         self._db: sqlite3.Connection | None = None
 
     def connect(self) -> sqlite3.Connection:
@@ -70,17 +71,19 @@ class Database:
 
     def after(self, mode: object) -> bytes:
         """The database after a power cut."""
-        torn = self.torn is not None and mode != "drop" and (mode == "keep" or hash(mode) % 2)
-        return self.torn if torn and self.torn is not None else self.content
+        return self.torn if torn(mode) and self.torn is not None else self.content
+
+    def next_commit_in(self, left: World | None) -> None:
+        """What the next commit writes may be in that world, which was left at a sync point."""
+        self._left = left
 
     def committed(self) -> None:
         assert self._db is not None
         # A commit counts as a sync point: the cut comes after it, and keeps it.
         with self._lock:
             if not self._fs.is_cut:
-                content = self._db.serialize()
+                self.content, self.torn = self._db.serialize(), None
                 self._fs.sync_point()
-                self.content, self.torn = content, None
             else:
                 raise PowerCut
 
@@ -90,12 +93,21 @@ class Database:
             if self.torn is None:
                 self.torn = self._db.serialize()
             raise PowerCut
+        if self._left is not None:
+            # Had the power been cut at the last sync point, this would have been interrupted.
+            left, self._left = self._left, None
+            left.content = self._db.serialize()
         if not self._failing:
             return False
         self._failing -= 1
         self.torn = self._db.serialize()
         self._db.deserialize(self.content)
         return True
+
+
+def torn(mode: object) -> bool:
+    """Whether a commit that the cut interrupted is there afterwards."""
+    return mode != "drop" and (mode == "keep" or bool(hash(mode) % 2))
 
 
 class _Connection(sqlite3.Connection):
@@ -224,13 +236,23 @@ class World:
 
     def after(self, mode: object) -> World:
         """The world after the power comes back."""
-        return World(
-            self.fs.crash(mode),
-            self.database.after(mode),
-            dict(self.durable),
-            set(self.closed),
-            self.downsampling,
-        )
+        return self._left(self.fs.crash(mode), mode)
+
+    def cuts(self, mode: object, work: Callable[[World], None]) -> list[World]:
+        """Does the work once; for each sync point, what a power cut right behind it leaves."""
+        found: list[World] = []
+
+        def look() -> None:
+            found.append(self._left(self.fs.left(mode), mode))
+            self.database.next_commit_in(found[-1] if torn(mode) else None)
+
+        self.fs.at_sync_point(look)
+        work(self)
+        return found
+
+    def _left(self, fs: FaultyFs, mode: object) -> World:
+        content = self.database.after(mode)
+        return World(fs, content, dict(self.durable), set(self.closed), self.downsampling)
 
 
 def check_pixels(pixels: np.ndarray, writes: list[Write], durable: dict[str, int]) -> None:
