@@ -241,16 +241,18 @@ class World:
         return self._left(self.fs.crash(mode), mode)
 
     def cuts(
-        self, modes: Sequence[object], work: Callable[[World], None]
+        self, modes: Callable[[int], Sequence[object]], work: Callable[[World], None]
     ) -> dict[tuple[int, object], World]:
-        """Does the work once; what a power cut right behind each sync point leaves, by mode.
+        """Does the work once; what a power cut right behind each sync point leaves.
 
-        What was left before, byte for byte, is left out.
+        modes: of the cut behind the sync point of that number. What is left behind several,
+        byte for byte, is there once.
         """
         found: list[dict[object, World]] = []
 
         def look() -> None:
-            found.append({mode: self._left(self.fs.left(mode), mode) for mode in modes})
+            wanted = modes(self.fs.sync_points)
+            found.append({mode: self._left(self.fs.left(mode), mode) for mode in wanted})
             self.database.next_commit_in([w for mode, w in found[-1].items() if torn(mode)])
 
         self.fs.at_sync_point(look)
@@ -258,7 +260,7 @@ class World:
         assert len(found) == self.fs.sync_points
         distinct = {
             left.state(): ((k, mode), left)
-            for k, worlds in enumerate(found)
+            for k, worlds in enumerate(found, start=1)
             for mode, left in worlds.items()
         }
         return dict(distinct.values())

@@ -25,7 +25,7 @@ from tests.deploy.docker import CACHE, HERE, SHARED, Docker, missing
 from tests.support.server import clean_environment
 from tests.support.waiting import SECONDS, until
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
 
 MIB = 2**20
 TOP = HERE.parents[1]
