@@ -138,7 +138,7 @@ def demo(file: Path | None, keep: Path | None, mib: int) -> None:
     """Start a server, stream an image in, check every level of its pyramid.
 
     The image is FILE.tif (ImageJ, OME or plain) or what a simulated camera sees. Exits
-    with 0 only if everything read back was exact.
+    with 0 only if everything read back was exact. Settings in the environment are not heeded.
     """
     try:
         from ziggurat_engine.demo.process import exit_on_sigterm
@@ -150,6 +150,9 @@ def demo(file: Path | None, keep: Path | None, mib: int) -> None:
             f"{missing.name} is missing; the demo needs pip install 'ziggurat-engine[demo]'"
         ) from None
     exit_on_sigterm()
+    # Server and client are the demo's own: what the environment sets is meant for others.
+    for name in [name for name in os.environ if name.startswith("ZIGGURAT_")]:
+        del os.environ[name]
     try:
         run(file, keep, mib)
     except DemoError as error:
