@@ -213,6 +213,10 @@ class Settings(BaseSettings):
         default=ByteSize(8 * 1024 * MIB),
         description="most that one call reads, of all its boxes together",
     )
+    max_read_chunks: PositiveInt = Field(
+        default=4 * 2**20,
+        description="most chunks that one call looks at, of all its boxes together",
+    )
     read_ahead_bytes: Bytes = Field(
         default=ByteSize(32 * MIB),
         description="of all reads, what may be ready and not sent, beyond a piece of each",

@@ -219,6 +219,7 @@ class Engine:
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
             projection_bytes=settings.read_projection_bytes,
+            max_read_chunks=settings.max_read_chunks,
             max_projected_bytes=settings.max_projected_bytes,
             max_batch_boxes=settings.max_batch_boxes,
         )

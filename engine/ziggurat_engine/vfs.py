@@ -14,6 +14,7 @@ sync nobody knows what reached the disk: give the file up, do not sync again.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 import stat
@@ -159,6 +160,10 @@ class FileSystem(Protocol):
         """What is in a directory, in no order. FileNotFoundError; NotADirectoryError."""
         ...
 
+    def names(self, path: Path, most: int) -> set[str] | None:
+        """The names in a directory; None where there are more than `most`. As `list_dir`."""
+        ...
+
     def make_dir(self, path: Path) -> None:
         """Creates one directory; one that is there is fine. Not durable (`sync_dir`)."""
         ...
@@ -251,6 +256,12 @@ class OsFileSystem:
         """See FileSystem."""
         with os.scandir(path) as entries:
             return [DirEntry(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+
+    def names(self, path: Path, most: int) -> set[str] | None:
+        """See FileSystem."""
+        with os.scandir(path) as entries:
+            found = {entry.name for entry in itertools.islice(entries, most + 1)}
+        return None if len(found) > most else found
 
     def make_dir(self, path: Path) -> None:
         """See FileSystem."""
