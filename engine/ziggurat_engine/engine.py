@@ -243,7 +243,7 @@ class Engine:
             "kernels: %s; cache: %d MiB; %d images in %s",
             ", ".join([self._kernels.name, *(card.name for card in self._kernels.devices)]),
             settings.cache_bytes >> 20,
-            len(self._images.names()),
+            self._catalog.count(),
             settings.data,
         )
 
@@ -462,7 +462,7 @@ class Engine:
             uptime_seconds=time.monotonic() - self._started,
             draining=self._draining,
             kernels=self._kernels.name,
-            images=len(self._images.names()),
+            images=self._catalog.count(),
             open_streams=self.ingest.open_streams,
             budget_bytes=self._budget.total_bytes,
             clean_bytes=self._clean.nbytes,
