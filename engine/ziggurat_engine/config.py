@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
     max_small_read_bytes: Bytes = Field(
-        default=ByteSize(4 * MIB), description="most that comes in one message, where asked for so"
+        default=ByteSize(2 * MIB), description="most that a read brings in one message"
     )
     max_read_bytes: Bytes = Field(
         default=ByteSize(8 * 1024 * MIB),
