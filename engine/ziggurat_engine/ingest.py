@@ -583,8 +583,8 @@ class Ingest:
 
     def _merge(self, image: OpenImage, region: Region, pixels: Array) -> int:
         tick = 0
-        for parts in by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
-            tick = self._settler.merge(image, 0, parts, pixels)
+        for box, parts in by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
+            tick = self._settler.merge(image, 0, parts, pixels[box.slices()])
         return tick
 
     def _settle(self, account: Account) -> None:

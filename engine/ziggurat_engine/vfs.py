@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import stat
@@ -168,6 +169,10 @@ class FileSystem(Protocol):
         """What is in a directory, in no order. FileNotFoundError; NotADirectoryError."""
         ...
 
+    def names(self, path: Path, most: int) -> set[str] | None:
+        """The names in a directory; None where there are more than `most`. As `list_dir`."""
+        ...
+
     def make_dir(self, path: Path) -> None:
         """Creates one directory; one that is there is fine. Not durable (`sync_dir`)."""
         ...
@@ -260,6 +265,12 @@ class OsFileSystem:
         """See FileSystem."""
         with os.scandir(path) as entries:
             return [DirEntry(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+
+    def names(self, path: Path, most: int) -> set[str] | None:
+        """See FileSystem."""
+        with os.scandir(path) as entries:
+            found = {entry.name for entry in itertools.islice(entries, most + 1)}
+        return None if len(found) > most else found
 
     def make_dir(self, path: Path) -> None:
         """See FileSystem."""

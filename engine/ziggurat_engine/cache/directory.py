@@ -10,9 +10,10 @@ Locks: the directory's lock and a shard's lock are never held together.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -57,6 +58,18 @@ class DirtyDirectory:
                 for (i, k), shards in self._shards.items()
                 if image in (None, i) and level in (None, k)
                 for shard in shards.values()
+            ]
+
+    def among(self, image: int, level: int, shards: Sequence[Collection[int]]) -> list[DirtyShard]:
+        """Those shards of a level that are held, of indices along each axis, each with each."""
+        with self.changed:
+            held = self._shards.get((image, level), {})
+            if math.prod(map(len, shards)) < len(held):
+                return [held[key] for key in itertools.product(*shards) if key in held]
+            return [
+                shard
+                for key, shard in held.items()
+                if all(i in axis for i, axis in zip(key, shards, strict=True))
             ]
 
     def oldest_tick(self, image: int | None, level: int) -> int | None:
