@@ -209,9 +209,16 @@ class Settings(BaseSettings):
         default_factory=cores, description="threads that assemble reads; default all it may use"
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
+    max_small_read_bytes: Bytes = Field(
+        default=ByteSize(2 * MIB), description="most that a read brings in one message"
+    )
     max_read_bytes: Bytes = Field(
         default=ByteSize(8 * 1024 * MIB),
         description="most that one call reads, of all its boxes together",
+    )
+    max_read_chunks: PositiveInt = Field(
+        default=4 * 2**20,
+        description="most chunks that one call looks at, of all its boxes together",
     )
     read_ahead_bytes: Bytes = Field(
         default=ByteSize(32 * MIB),
@@ -234,6 +241,15 @@ class Settings(BaseSettings):
     )
     max_message_bytes: Bytes = Field(
         default=ByteSize(16 * MIB), description="most of one message from a client"
+    )
+    shared_memory: bool = Field(
+        default=True,
+        description="whether writers on this machine, of the server's own user, may hand pixels"
+        " over in shared memory (Linux)",
+    )
+    max_shared_memory_bytes: Bytes = Field(
+        default=ByteSize(16 * 1024 * MIB),
+        description="most memory that one stream may share; it is the client's",
     )
     max_metadata_bytes: Bytes = Field(
         default=ByteSize(16 * 1024), description="most of what a client may say of one frame"
