@@ -65,6 +65,9 @@ def handler(engine: Engine, waits: Waits, limits: sharing.Limits) -> grpc.Generi
     handlers["ReadRegion"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_region), wire.parser(read_pb2.ReadRequest), bytes
     )
+    handlers["ReadSmall"] = grpc.unary_unary_rpc_method_handler(
+        _answered(calls.read_small), wire.parser(read_pb2.ReadRequest), bytes
+    )
     handlers["ReadRegions"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_regions), wire.parser(read_pb2.ReadRegionsRequest), bytes
     )
@@ -174,6 +177,18 @@ class _Calls:
             parts = self._engine.query.parts(answer, gone) if answer.modified else ()
             yield from _messages(header, self._counted(answer, parts))
 
+    def read_small(self, request: read_pb2.ReadRequest, context: grpc.ServicerContext) -> bytes:
+        gone = _gone(context)
+        with Reading() as reading:
+            answer = self._answer(reading, request, gone, small=True)
+            header = wire.encode_header(convert.header_message(answer))
+            if not answer.modified or 0 in answer.shape:
+                return header
+            pixels = self._engine.query.whole(answer, gone)
+            box = Region.whole(answer.shape)
+            self._count(answer, box)
+            return wire.encode_part(box, *_sent(pixels), before=header)
+
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
@@ -197,10 +212,11 @@ class _Calls:
         query.check_batch(len(request.reads))
         # All before the first is answered; and each again as its turn comes.
         with Reading() as reading:
-            nbytes = 0
+            nbytes = chunks = 0
             for answer in self._answers(reading, request.reads, None):
                 nbytes += math.prod(answer.shape) * answer.dtype.itemsize
-                query.check_total(nbytes)
+                chunks += answer.chunks
+                query.check_total(nbytes, chunks, "reads")
         with Reading() as reading:
             answers = self._answers(reading, request.reads, gone)
             for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):
@@ -231,11 +247,17 @@ class _Calls:
         reading: Reading,
         request: read_pb2.ReadRequest,
         gone: Callable[[], bool] | None,
+        *,
+        small: bool = False,
     ) -> Answer:
         query = self._engine.query
         image = self._engine.image(request.image, "image")
         read = convert.read_of(request)
-        return self._planned(reading, image, lambda now: query.plan(now, read), request.exact, gone)
+
+        def plan(now: OpenImage) -> Answer:
+            return query.plan(now, read, small=small)
+
+        return self._planned(reading, image, plan, request.exact, gone)
 
     def _planned(
         self,
