@@ -189,6 +189,11 @@ class Settings(BaseSettings):
         ge=2**16,
         description="raw pixels that go to a card at a time; about 8 times that is pinned in RAM",
     )
+    device_timeout_seconds: PositiveFloat = Field(
+        default=120.0,
+        description="a card that leaves a batch without an answer for so long is not used again"
+        " before a restart; the CPU does the batch",
+    )
     kernel_threads: PositiveInt = Field(
         default_factory=cores,
         description="threads that encode and downsample; default all it may use",
@@ -204,6 +209,9 @@ class Settings(BaseSettings):
         default_factory=cores, description="threads that assemble reads; default all it may use"
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
+    max_small_read_bytes: Bytes = Field(
+        default=ByteSize(2 * MIB), description="most that a read brings in one message"
+    )
     max_read_bytes: Bytes = Field(
         default=ByteSize(8 * 1024 * MIB),
         description="most that one call reads, of all its boxes together",
@@ -233,6 +241,15 @@ class Settings(BaseSettings):
     )
     max_message_bytes: Bytes = Field(
         default=ByteSize(16 * MIB), description="most of one message from a client"
+    )
+    shared_memory: bool = Field(
+        default=True,
+        description="whether writers on this machine, of the server's own user, may hand pixels"
+        " over in shared memory (Linux)",
+    )
+    max_shared_memory_bytes: Bytes = Field(
+        default=ByteSize(16 * 1024 * MIB),
+        description="most memory that one stream may share; it is the client's",
     )
     max_metadata_bytes: Bytes = Field(
         default=ByteSize(16 * 1024), description="most of what a client may say of one frame"

@@ -13,6 +13,7 @@ sync nobody knows what reached the disk: give the file up, do not sync again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -58,6 +59,14 @@ class ReadFile(Protocol):
 
     def pread(self, nbytes: int, offset: int) -> bytes:
         """The bytes at `offset`; fewer than `nbytes` only at the end of the file."""
+        ...
+
+    def next_data(self, offset: int) -> int:
+        """The first offset, from `offset` on, at which there may be more than zeros; or `size`.
+
+        What was preallocated and never written need not be looked through, nor read: what was
+        read once may count as data from then on.
+        """
         ...
 
     def close(self) -> None:
@@ -369,6 +378,13 @@ class _OsReadFile(_OsFile):
                 data = os.pread(self.fd, nbytes, offset)
                 pieces.append(data)
             return b"".join(pieces)
+
+    def next_data(self, offset: int) -> int:
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            # Nothing but a hole is left; or the file system does not know of holes.
+            return self._size if error.errno == errno.ENXIO else offset
 
 
 class _OsAppendFile(_OsFile):

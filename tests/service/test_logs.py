@@ -69,7 +69,7 @@ def test_a_call_that_ends_well(logged: ServerProcess) -> None:
         with image.writer() as writer:
             writer.write_region(np.ones((8, 8), "uint8"), offset=(0, 0))
         image.read()
-    for rpc in ("CreateImage", "WriteStream", "ReadRegion"):
+    for rpc in ("CreateImage", "WriteStream", "ReadSmall"):
         line = call_of(logged, rpc=rpc, image="logs/one")
         assert (line["code"], line["level"], line["logger"]) == ("OK", "info", "ziggurat.access")
         assert line["peer"].startswith("ipv4:127.0.0.1:")

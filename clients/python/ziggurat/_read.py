@@ -9,9 +9,9 @@ an array with holes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from ziggurat._request import Asked
 from ziggurat._rpc import Connection, messages
 from ziggurat._values import Shape
 from ziggurat._wire import Part, decode_response
+
+_Answers: TypeAlias = Generator[tuple[read_pb2.ReadHeader | None, Part | None], None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,34 @@ def read(
     if asked.shape is not None:
         _check_out(out, asked.shape, asked.dtype)
     put_encoding(asked.message, asked.encoding, connection.server)
-    call = connection.read(asked.message, timeout_seconds)
-    found = _received(call, connection, asked.dtype, out, lambda h: check_header(h, asked))
+    answers = _answers(connection, asked, timeout_seconds)
+    found = _received(answers, asked.dtype, out, lambda header: check_header(header, asked))
     return None if found is None else result_of(*found)
+
+
+def _answers(connection: Connection, asked: Asked, timeout_seconds: float | None) -> _Answers:
+    """The messages of an answer: one, where the result is small; else as they come."""
+    nbytes = _known_bytes(asked)
+    if nbytes is not None and nbytes <= connection.small_bytes:
+        whole = connection.read_small(asked.message, timeout_seconds)
+        if whole is not None:
+            yield decode_response(whole)
+            return
+    call = connection.read(asked.message, timeout_seconds)
+    yield from messages(call, decode_response, connection.server)
+
+
+def _known_bytes(asked: Asked) -> int | None:
+    """How large the result will be at most; None where that is not known.
+
+    Nor where chunks may come as they are stored: a message of pixels has none.
+    """
+    request = asked.message
+    if request.encoding == read_pb2.ENCODING_BLOSC:
+        return None
+    if asked.shape is not None:
+        return math.prod(asked.shape) * asked.dtype.itemsize
+    return request.max_voxels * asked.dtype.itemsize if request.HasField("max_voxels") else None
 
 
 def read_plane(
@@ -148,20 +175,19 @@ def read_plane(
             raise _wrong("another shape or data type: refresh the image")
 
     call = connection.plane(message, timeout_seconds)
-    found = _received(call, connection, dtype, out, check)
+    answers = messages(call, decode_response, connection.server)
+    found = _received(answers, dtype, out, check)
     assert found is not None
     return found[1]
 
 
 def _received(
-    call: Any,
-    connection: Connection,
+    answers: _Answers,
     dtype: np.dtype[Any],
     out: NDArray[Any] | None,
     check: Callable[[read_pb2.ReadHeader], None],
 ) -> tuple[read_pb2.ReadHeader, NDArray[Any]] | None:
-    """The header and the pixels of a call; None where it says that nothing is newer."""
-    answers = messages(call, decode_response, connection.server)
+    """The header and the pixels of an answer; None where it says that nothing is newer."""
     try:
         header, part = _first(answers)
         check(header)

@@ -24,7 +24,7 @@ from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.leases import Reading
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.server import convert, wire
+from ziggurat_engine.server import convert, sharing, wire
 from ziggurat_engine.server.caller import let_in
 from ziggurat_engine.server.status import abort
 from ziggurat_engine.server.write_call import Waits, WriteCall
@@ -39,9 +39,12 @@ R = TypeVar("R")
 A = TypeVar("A", Answer, PlaneAnswer)
 
 
-def handler(engine: Engine, waits: Waits) -> grpc.GenericRpcHandler:
-    """The service, for grpc.Server.add_generic_rpc_handlers; waits: for messages of streams."""
-    calls = _Calls(engine, waits)
+def handler(engine: Engine, waits: Waits, limits: sharing.Limits) -> grpc.GenericRpcHandler:
+    """The service, for grpc.Server.add_generic_rpc_handlers.
+
+    waits: for messages of streams. limits: of what clients may share.
+    """
+    calls = _Calls(engine, waits, limits)
     unary: dict[str, tuple[Callable[[Any, grpc.ServicerContext], Any], type[Message]]] = {
         "CreateImage": (calls.create_image, service_pb2.CreateImageRequest),
         "GetImage": (calls.get_image, service_pb2.GetImageRequest),
@@ -62,6 +65,9 @@ def handler(engine: Engine, waits: Waits) -> grpc.GenericRpcHandler:
     handlers["ReadRegion"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_region), wire.parser(read_pb2.ReadRequest), bytes
     )
+    handlers["ReadSmall"] = grpc.unary_unary_rpc_method_handler(
+        _answered(calls.read_small), wire.parser(read_pb2.ReadRequest), bytes
+    )
     handlers["ReadRegions"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_regions), wire.parser(read_pb2.ReadRegionsRequest), bytes
     )
@@ -75,9 +81,10 @@ def handler(engine: Engine, waits: Waits) -> grpc.GenericRpcHandler:
 
 
 class _Calls:
-    def __init__(self, engine: Engine, waits: Waits) -> None:
+    def __init__(self, engine: Engine, waits: Waits, limits: sharing.Limits) -> None:
         self._engine = engine
         self._waits = waits
+        self._limits = limits
 
     def create_image(
         self, request: service_pb2.CreateImageRequest, _: grpc.ServicerContext
@@ -170,6 +177,18 @@ class _Calls:
             parts = self._engine.query.parts(answer, gone) if answer.modified else ()
             yield from _messages(header, self._counted(answer, parts))
 
+    def read_small(self, request: read_pb2.ReadRequest, context: grpc.ServicerContext) -> bytes:
+        gone = _gone(context)
+        with Reading() as reading:
+            answer = self._answer(reading, request, gone, small=True)
+            header = wire.encode_header(convert.header_message(answer))
+            if not answer.modified or 0 in answer.shape:
+                return header
+            pixels = self._engine.query.whole(answer, gone)
+            box = Region.whole(answer.shape)
+            self._count(answer, box)
+            return wire.encode_part(box, *_sent(pixels), before=header)
+
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
@@ -228,11 +247,17 @@ class _Calls:
         reading: Reading,
         request: read_pb2.ReadRequest,
         gone: Callable[[], bool] | None,
+        *,
+        small: bool = False,
     ) -> Answer:
         query = self._engine.query
         image = self._engine.image(request.image, "image")
         read = convert.read_of(request)
-        return self._planned(reading, image, lambda now: query.plan(now, read), request.exact, gone)
+
+        def plan(now: OpenImage) -> Answer:
+            return query.plan(now, read, small=small)
+
+        return self._planned(reading, image, plan, request.exact, gone)
 
     def _planned(
         self,
@@ -271,7 +296,8 @@ class _Calls:
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         check = let_in(context).check
-        return WriteCall(self._engine, requests, context, check, self._waits).responses()
+        call = WriteCall(self._engine, requests, context, check, self._waits, self._limits)
+        return call.responses()
 
 
 def _messages(header: bytes, parts: Iterable[tuple[Region, Payload]]) -> Iterator[bytes]:
