@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import io
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +25,11 @@ from ziggurat_engine.kernels.cpu import CpuKernels
 from ziggurat_engine.kernels.cuda.device import Device
 from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 from ziggurat_engine.kernels.protocol import Kernels, Recipe
+from ziggurat_engine.kernels.select import DEVICE_TIMEOUT_SECONDS
 from ziggurat_engine.spec import Array, Blosc, Codec
 
 from benchmarks import ingest
-from benchmarks._gpu_bench import Sizes, seconds
+from benchmarks._gpu_bench import Sizes, cores, seconds
 
 Row = dict[str, Any]
 
@@ -43,11 +43,6 @@ CODECS: tuple[Blosc, ...] = (
 )
 
 
-def cores() -> int:
-    """Threads that this process may use at a time."""
-    return len(os.sched_getaffinity(0))
-
-
 @contextlib.contextmanager
 def all_kernels(devices: Sequence[Device], sizes: Sizes) -> Iterator[dict[str, Kernels]]:
     """The kernels that are compared, by name."""
@@ -56,6 +51,7 @@ def all_kernels(devices: Sequence[Device], sizes: Sizes) -> Iterator[dict[str, K
         cores(),
         device_memory_bytes=sizes.device_memory_bytes,
         batch_bytes=sizes.batch_bytes,
+        timeout_seconds=DEVICE_TIMEOUT_SECONDS,
     )
     cpu = CpuKernels(cores())
     try:

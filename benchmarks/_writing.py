@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import ziggurat
-from ziggurat_engine.demo.run import wait_received
+from ziggurat_engine.demo.waiting import wait_received
 
 from benchmarks._data import Frames
 from benchmarks._server import cpu_seconds, disk_written_bytes, peak_rss_bytes
@@ -47,6 +47,7 @@ class Task:
     streams: int = 1
     window_mib: int = 64
     durability: Literal["durable", "received"] = "durable"
+    transport: Literal["grpc", "shared_memory"] = "grpc"
 
 
 @dataclass(slots=True)
@@ -80,7 +81,8 @@ def run(task: Task) -> Result:
     """Writes and checks; raises AssertionError where a box read back differs."""
     frames = Frames(task.shape[1:], task.shape[0], task.dtype)
     before = forget_peak()
-    clients = [ziggurat.connect(task.server) for _ in range(task.streams)]
+    shared = task.transport == "shared_memory"
+    clients = [ziggurat.connect(task.server, shared_memory=shared) for _ in range(task.streams)]
     try:
         first = _write(_images(clients, task, f"{task.name}-first"), task, frames).closed
         clients[0].delete(f"{task.name}-first")
@@ -152,6 +154,8 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> _Times:
         image.writer(window_bytes=task.window_mib * 2**20, durability=task.durability)
         for image in images
     ]
+    found = {writer.transport for writer in writers}
+    assert found == {task.transport}, f"pixels go by {found}, not by {task.transport}"
     start = time.perf_counter()
 
     def stream(number: int) -> None:

@@ -189,6 +189,8 @@ def main() -> None:
         found = measure(devices, sizes, with_ingest=not arguments.no_ingest, shim=arguments.shim)
     except (WrongResult, ServerError) as error:
         raise SystemExit(str(error)) from None
+    except DeviceError as error:
+        raise SystemExit(f"{devices[0].name}: {type(error).__name__}: {error}") from None
     rows = verdict(found)
     _tell_verdict(rows)
     result = {
@@ -209,8 +211,10 @@ def _driver(*, shim: bool) -> dict[str, Any]:
     import cupy
     from cupy.cuda import runtime
 
+    module = Path("/proc/driver/nvidia/version")  # the release; the number is CUDA's
     return {
         "driver": runtime.driverGetVersion(),
+        "driver_release": module.read_text("utf-8").splitlines()[0] if module.exists() else "",
         "runtime": runtime.runtimeGetVersion(),
         "cupy": cupy.__version__,
     }

@@ -11,7 +11,8 @@ boxes are read back and compared.
 
 With --peer others write the same frames with the same chunks, shards, codec and levels,
 without a server, in a process of their own (_ingest_peer.py); all take turns, and the levels of
-the first turn are compared before any time is told. The last line is JSON with everything.
+the first turn are compared before any time is told. With --transport both the frames go through
+gRPC and through shared memory in turns. The last line is JSON with everything.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from ziggurat._writer import Transport
 
 from benchmarks import _machine
 from benchmarks._compare import differences
@@ -38,6 +40,8 @@ from benchmarks._server import ServerError, ServerProcess, exit_on_sigterm
 from benchmarks._writing import Task
 
 CODECS = ("blosc-lz4", "blosc-zstd", "zstd", "none")
+TRANSPORTS = get_args(Transport)
+SHARED: Transport = "shared_memory"
 NAME = "bench"
 PEER_CHUNKS, PEER_SHARDS = (64, 128, 128), (64, 512, 512)
 
@@ -64,6 +68,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=1, help="writers, a connection each")
     parser.add_argument("--window-mib", type=int, default=64, help="of each writer")
     parser.add_argument("--durability", choices=("durable", "received"), default="durable")
+    parser.add_argument(
+        "--transport",
+        choices=(*TRANSPORTS, "both"),
+        default="grpc",
+        help="how pixels get to the server",
+    )
     parser.add_argument("--repeat", type=int, default=1, help="runs, each with a new server")
     parser.add_argument(
         "--peer", action="append", default=[], choices=PEERS, help="to compare with"
@@ -83,7 +93,9 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _task(arguments: argparse.Namespace, address: str, pid: int) -> Task:
+def _task(
+    arguments: argparse.Namespace, address: str, pid: int, transport: Transport = "grpc"
+) -> Task:
     return Task(
         server=address,
         server_pid=pid,
@@ -96,6 +108,7 @@ def _task(arguments: argparse.Namespace, address: str, pid: int) -> Task:
         streams=arguments.streams,
         window_mib=arguments.window_mib,
         durability=arguments.durability,
+        transport=transport,
     )
 
 
@@ -115,7 +128,16 @@ def _turn(
     """One run of all, each in a new directory: ours, and the peers' by name."""
     raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize
     with tempfile.TemporaryDirectory(prefix="ziggurat-ingest-", dir=directory) as made:
-        ours = run(arguments, Path(made))
+        slower = None
+        if arguments.transport == "both":
+            with tempfile.TemporaryDirectory(dir=made) as beside:
+                slower = run(arguments, Path(beside), "grpc")
+        ours = run(arguments, Path(made), SHARED if slower else arguments.transport)
+        if slower is not None:
+            ours["grpc"] = slower
+            for reached in ("received", "closed"):
+                name = f"{reached}_times_as_fast_as_grpc"
+                ours[name] = slower[f"{reached}_seconds"] / ours[f"{reached}_seconds"]
         group = Path(made, "data", "images", f"{NAME}.ome.zarr")
         levels = len(ours["levels"])
         peers = {}
@@ -135,12 +157,14 @@ def _turn(
     return ours, peers
 
 
-def run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+def run(
+    arguments: argparse.Namespace, directory: Path, transport: Transport = "grpc"
+) -> dict[str, Any]:
     """One run of ours: the figures of _writing.Result, and rates."""
     serve = [word for setting in arguments.set for word in ("--set", setting)]
     os.sync()
     with ServerProcess(directory / "data", directory / "log", arguments=serve) as server:
-        task = _task(arguments, server.address, server.pid)
+        task = _task(arguments, server.address, server.pid, transport)
         found = _result("benchmarks._writing", json.dumps(asdict(task)))
     raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize
     found["received_mb_per_second"] = raw / found["received_seconds"] / 1e6
@@ -160,9 +184,9 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, float]:
     return {name: statistics.median(run[name] for run in runs) for name in names}
 
 
-def _tell(run: dict[str, Any], number: int) -> None:
+def _tell(run: dict[str, Any], which: str) -> None:
     print(
-        f"run {number}: received {run['received_mb_per_second']:.0f} MB/s,"
+        f"run {which}: received {run['received_mb_per_second']:.0f} MB/s,"
         f" closed {run['closed_mb_per_second']:.0f} MB/s;"
         f" CPU s/GB: server {run['server_cpu_seconds_per_gb']:.2f},"
         f" client {run['client_cpu_seconds_per_gb']:.2f};"
@@ -211,7 +235,9 @@ def main() -> None:
         except ServerError as error:
             raise SystemExit(str(error)) from None
         runs.append(ours)
-        _tell(ours, number)
+        if "grpc" in ours:
+            _tell(ours["grpc"], f"{number}, grpc")
+        _tell(ours, f"{number}, {arguments.transport}".replace("both", SHARED))
         for name, found in theirs.items():
             peers[name].append(found)
             _tell_peer(name, found)
@@ -224,6 +250,13 @@ def main() -> None:
         f" {median['stored_bytes'] / 1e6:.0f} MB stored;"
         f" log and store wrote {rates['disk_mb_per_second'] / disk:.2f} of the disk's rate"
     )
+    if arguments.transport == "both":
+        for reached in ("received", "closed"):
+            ratios = [run[f"{reached}_times_as_fast_as_grpc"] for run in runs]
+            print(
+                f"{reached}: shared memory is {statistics.median(ratios):.2f} x grpc"
+                f" ({min(ratios):.2f} to {max(ratios):.2f})"
+            )
     for name, found_runs in peers.items():
         ratios = [found["times_as_fast"] for found in found_runs]
         print(

@@ -189,6 +189,11 @@ class Settings(BaseSettings):
         ge=2**16,
         description="raw pixels that go to a card at a time; about 8 times that is pinned in RAM",
     )
+    device_timeout_seconds: PositiveFloat = Field(
+        default=120.0,
+        description="a card that leaves a batch without an answer for so long is not used again"
+        " before a restart; the CPU does the batch",
+    )
     kernel_threads: PositiveInt = Field(
         default_factory=cores,
         description="threads that encode and downsample; default all it may use",
@@ -211,6 +216,10 @@ class Settings(BaseSettings):
         default=ByteSize(8 * 1024 * MIB),
         description="most that one call reads, of all its boxes together",
     )
+    max_read_chunks: PositiveInt = Field(
+        default=4 * 2**20,
+        description="most chunks that one call looks at, of all its boxes together",
+    )
     read_ahead_bytes: Bytes = Field(
         default=ByteSize(32 * MIB),
         description="of all reads, what may be ready and not sent, beyond a piece of each",
@@ -231,7 +240,18 @@ class Settings(BaseSettings):
         description="most pixels that one projection looks through, written or not",
     )
     max_message_bytes: Bytes = Field(
-        default=ByteSize(16 * MIB), description="most of one message from a client"
+        default=ByteSize(16 * MIB),
+        description="most of one message from a client, and of the pixels in shared memory that it"
+        " names",
+    )
+    shared_memory: bool = Field(
+        default=True,
+        description="whether writers on this machine, of the server's own user, may hand pixels"
+        " over in shared memory (Linux)",
+    )
+    max_shared_memory_bytes: Bytes = Field(
+        default=ByteSize(16 * 1024 * MIB),
+        description="most memory that one stream may share; it is the client's",
     )
     max_metadata_bytes: Bytes = Field(
         default=ByteSize(16 * 1024), description="most of what a client may say of one frame"

@@ -142,6 +142,7 @@ class Measures:
     it was known to be durable. settled: of a shard, until its blocks were merged.
     stages: seconds by stage of settling that no kernel does: freeze, write, sync.
     errors: by what failed: read, log_append.
+    shared: bytes of pixels that came through shared memory.
     """
 
     def __init__(self, prefixes: int = 32) -> None:
@@ -150,4 +151,5 @@ class Measures:
         self.settled = Histogram(SETTLE_SECONDS)
         self.stages = Tally()
         self.errors = Tally()
+        self.shared = Tally()
         self.usage = Usage(prefixes)

@@ -55,6 +55,8 @@ def test_damaged_messages_are_parsed_as_protobuf_does() -> None:
                     memoryview(region.payload),
                     region.timestamp_ns if region.HasField("timestamp_ns") else None,
                     region.metadata_json,
+                    region.shared_offset,
+                    region.shared_bytes,
                 )
     assert seen == {"malformed", "open", "region", "skip", "flush", "close", None}
 

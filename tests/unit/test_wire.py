@@ -33,6 +33,8 @@ def as_region(request: write_pb2.WriteRequest) -> wire.RegionWrite:
         memoryview(region.payload),
         region.timestamp_ns if region.HasField("timestamp_ns") else None,
         region.metadata_json,
+        region.shared_offset,
+        region.shared_bytes,
     )
 
 
@@ -54,16 +56,31 @@ def same(found: wire.WriteMessage, message: bytes) -> None:
 timestamps = st.one_of(st.none(), st.integers(-300, 300), st.integers(-(2**63), 2**63 - 1))
 
 
-@given(uint64, numbers, numbers, payloads, timestamps, st.text(max_size=200))
+@given(uint64, numbers, numbers, payloads, timestamps, st.text(max_size=200), uint64, uint64)
 def test_regions_are_decoded(
-    sequence: int, offset: list, shape: list, payload: bytes, timestamp: int | None, said: str
+    sequence: int,
+    offset: list,
+    shape: list,
+    payload: bytes,
+    timestamp: int | None,
+    said: str,
+    at: int,
+    nbytes: int,
 ) -> None:
     message = generated(
-        sequence, offset, shape, payload, timestamp_ns=timestamp, metadata_json=said
+        sequence,
+        offset,
+        shape,
+        payload,
+        timestamp_ns=timestamp,
+        metadata_json=said,
+        shared_offset=at,
+        shared_bytes=nbytes,
     ).SerializeToString()
     found = wire.decode_write_request(message)
     box = Region(tuple(offset), tuple(shape))
-    assert found == wire.RegionWrite(sequence, box, payload, timestamp, said)
+    assert found == wire.RegionWrite(sequence, box, payload, timestamp, said, at, nbytes)
+    assert found.nbytes == len(payload) + nbytes
     same(found, message)
 
 
@@ -115,6 +132,9 @@ FIELDS = {
     "shape": field(3, b"\x03\xac\x02"),
     "payload": field(4, b"pixels"),
     "empty-payload": field(4, b""),
+    "shared": b"\x38\x40\x40\x80\x10",
+    "shared-bytes": b"\x40\x01",
+    "shared-wrong-type": field(7, b"\x01"),
     "unknown-varint": b"\x78\x01",
     "unknown-bytes": field(1000, b"what a later version says"),
     "unknown-fixed32": b"\x7d\x01\x02\x03\x04",

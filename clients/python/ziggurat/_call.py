@@ -18,8 +18,9 @@ from typing import Any
 from ziggurat_proto.v1 import write_pb2
 
 from ziggurat._errors import Unavailable, ZigguratError
+from ziggurat._shared_memory import Lent
 from ziggurat._spool import Spool
-from ziggurat._window import Window
+from ziggurat._window import Message, Window
 
 
 def control(**member: Any) -> bytes:
@@ -56,6 +57,7 @@ class Call:
 
     handle: grpc's call, once there is one.
     number: the next to send; 0 until the server has opened the stream.
+    max_shared_bytes: what a message may point at in shared memory; 0: the server has none of it.
     ended: set by the stream when the call is over.
     failure: why it was ended from this side.
     """
@@ -75,6 +77,7 @@ class Call:
         self._flushed = 0
         self.handle: Any = None
         self.number = 0
+        self.max_shared_bytes = 0
         self.ended = False
         self.failure: ZigguratError | None = None
 
@@ -93,7 +96,7 @@ class Call:
                     self._changed.wait()
                 if self.ended:
                     return
-                message = self._control()
+                message: Message | None = self._control()
                 number = 0
                 if message is None:
                     number = self.number
@@ -106,9 +109,15 @@ class Call:
                 message = self._load(number)
                 if message is None:
                     return
-            yield message
+            yield self._wired(message)
             if message in CLOSE.values():
                 return
+
+    def _wired(self, message: Message) -> bytes:
+        """A message as this call's server takes it."""
+        if not isinstance(message, Lent):
+            return message
+        return message.pointing if self.max_shared_bytes else bytes(message)
 
     def _due(self) -> bool:
         """Whether there is anything to send now."""

@@ -32,6 +32,7 @@ def connect(
     max_receive_bytes: int = 64 * 2**20,
     keepalive_seconds: float = 30.0,
     keepalive_timeout_seconds: float = 20.0,
+    shared_memory: bool = True,
 ) -> Client:
     """A client of the server at "host:port" (port 7447 where none is given).
 
@@ -58,6 +59,8 @@ def connect(
     keepalive_timeout_seconds: a connection on which pings or data stay unanswered for so
         long is given up: its calls end with Unavailable. So a dead network is noticed,
         also by what has no limit of its own, after both times at the latest.
+    shared_memory: whether writers hand pixels over in shared memory where the server is on
+        this machine and of the same user, and takes it (Linux): see `Writer.transport`.
 
     Raises InvalidArgument, naming the argument.
     """
@@ -71,6 +74,7 @@ def connect(
         max_receive_bytes=max_receive_bytes,
         keepalive_seconds=keepalive_seconds,
         keepalive_timeout_seconds=keepalive_timeout_seconds,
+        shared_memory=shared_memory,
     )
     return Client(connection)
 

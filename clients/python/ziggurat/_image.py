@@ -262,7 +262,7 @@ class Image(Described):
         durability: Durability = "durable",
         expected_frames: int | None = None,
         window_bytes: int = 64 * 2**20,
-        strip_bytes: int = 2**20,
+        strip_bytes: int | None = None,
         retry_seconds: float = 300.0,
         spool: str | os.PathLike[str] | None = None,
         spool_bytes: int | None = None,
@@ -280,7 +280,8 @@ class Image(Described):
         window_bytes: how much may be written and not yet acknowledged; past it write()
             blocks, or uses the spool. The most memory that the writer takes, one
             message aside.
-        strip_bytes: the size of the messages that frames are cut into.
+        strip_bytes: the size of the parts that frames are cut into, a message each; None:
+            1 MiB, or more where pixels go through shared memory (`Writer.transport`).
         retry_seconds: how long the writer goes without a connection, in all since the
             last acknowledgement, until it raises Unavailable; it reconnects by itself
             before, and sends again what was not acknowledged.

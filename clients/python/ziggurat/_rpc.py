@@ -54,6 +54,7 @@ class Connection:
 
     timeout_seconds: for calls that answer once, where none is given; None: no limit.
     credentials: what goes with every call; a token that is a function is asked each time.
+    shared_memory: whether writers may try that with a server on this machine.
     small_bytes: of results that are asked for as one message, with `read_small`.
     Threads may share it.
     """
@@ -67,6 +68,7 @@ class Connection:
         keepalive_seconds: float,
         keepalive_timeout_seconds: float,
         credentials: Credentials = NOTHING,
+        shared_memory: bool = True,
     ) -> None:
         keep_memory()
         self.server = with_port(server)
@@ -77,7 +79,9 @@ class Connection:
             keepalive_seconds,
             keepalive_timeout_seconds,
             credentials,
+            shared_memory,
         )
+        self.shared_memory = shared_memory
         self.timeout_seconds = timeout_seconds
         self.small_bytes = min(SMALL_BYTES, max_receive_bytes - _BESIDE_BYTES)
         self._closed = False
@@ -230,6 +234,7 @@ def _shared_connection(
     keepalive_seconds: float,
     keepalive_timeout_seconds: float,
     credentials: Credentials,
+    shared_memory: bool,
 ) -> Connection:
     """This process's connection with these settings, for what was unpickled."""
     settings = (
@@ -239,6 +244,7 @@ def _shared_connection(
         keepalive_seconds,
         keepalive_timeout_seconds,
         credentials,
+        shared_memory,
     )
     with _sharing:
         found = _shared.get(settings)
@@ -250,6 +256,7 @@ def _shared_connection(
                 keepalive_seconds=keepalive_seconds,
                 keepalive_timeout_seconds=keepalive_timeout_seconds,
                 credentials=credentials,
+                shared_memory=shared_memory,
             )
         return found
 

@@ -40,9 +40,10 @@ from ziggurat._errors import (
 )
 from ziggurat._retry import Retry
 from ziggurat._rpc import Connection
+from ziggurat._shared_memory import LEAST_BYTES, Lent, Ring
 from ziggurat._spool import Spool
 from ziggurat._values import WriteSummary
-from ziggurat._window import Place, Window
+from ziggurat._window import Message, Place, Window
 
 log = logging.getLogger("ziggurat")
 
@@ -77,6 +78,7 @@ class Stream:
         expected_frames: int | None,
         window_bytes: int,
         spool: Spool | None,
+        ring: Ring | None,
         retry_seconds: float,
     ) -> None:
         self._connection = connection
@@ -88,6 +90,7 @@ class Stream:
                 stream_id=stream_id,
                 durability=self._level,
                 expected_frames=expected_frames,
+                shared_memory=None if ring is None else ring.offer,
             )
         )
         limit = connection.timeout_seconds
@@ -97,6 +100,9 @@ class Stream:
             renews=connection.renews_token,
         )
         self._spool = spool
+        self._ring = ring
+        # What the last server that opened the stream lets messages point at; 0: nothing.
+        self.max_shared_bytes = 0
         self.changed = threading.Condition()
         self.window = Window(window_bytes, spool)
         self.progress = Progress()
@@ -119,7 +125,26 @@ class Stream:
         """Returns once the server has opened the stream the first time. Raises why not."""
         self.wait(lambda: self._opened, None, "the stream to open")
 
-    def put(self, message: bytes) -> None:
+    def room(self, nbytes: int) -> tuple[Ring, int] | None:
+        """A slot for the pixels of message `window.last + 1`; waits until the window has room.
+
+        None where they are to go into the message.
+        """
+        ring = self._ring
+        if ring is None or nbytes < LEAST_BYTES:
+            return None
+        with self.changed:
+            while True:
+                self.check()
+                place = Place.NOWHERE if self._ended else self.window.place(nbytes)
+                if place is Place.SPOOL or not self.max_shared_bytes:
+                    return None
+                if place is Place.MEMORY:
+                    slot = ring.take(nbytes)
+                    return None if slot is None else (ring, slot)
+                self.changed.wait(_TICK_SECONDS)
+
+    def put(self, message: Message) -> None:
         """Takes message `window.last + 1`; waits while there is no room for it."""
         window, size = self.window, len(message)
         while True:
@@ -135,9 +160,12 @@ class Stream:
                     return
             # Without the condition: a slow disk must hold up neither answers nor calls.
             assert self._spool is not None
-            if self._spool.append(window.last + 1, message, self.progress.durable):
+            plain = bytes(message)
+            if self._spool.append(window.last + 1, plain, self.progress.durable):
                 with self.changed:
-                    window.spooled(size)
+                    window.spooled(len(plain))
+                    if isinstance(message, Lent):
+                        message.free()
                     self._noted()
                 return
 
@@ -274,7 +302,8 @@ class Stream:
         with self.changed:
             self._ended = True
             # What only memory holds would die with the process.
-            unsaved = list(self.window.in_memory()) if summary is None and self._opened else []
+            save = self._spool is not None and summary is None and self._opened
+            unsaved = list(self.window.in_memory()) if save else []
             self.changed.notify_all()
         if self._spool is not None:
             try:
@@ -282,6 +311,8 @@ class Stream:
                 self._spool.close()
             except Exception:  # whatever it is, those who wait must hear of the stream's end
                 log.exception("the spool of stream %s could not be closed", self._stream_id)
+        if self._ring is not None:
+            self._ring.close()
         with self.changed:
             if summary is None:
                 self.error = error
@@ -325,6 +356,8 @@ class Stream:
             progress.sent = progress.received
             self._opened = True
         call.number = wanted
+        if self._ring is not None:
+            call.max_shared_bytes = self.max_shared_bytes = opened.max_shared_bytes
         self.connected = True
         self._retry.opened()
         self._acknowledge(progress.received, progress.durable)

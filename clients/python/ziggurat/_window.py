@@ -23,11 +23,16 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from ziggurat_proto.v1 import write_pb2
 
 from ziggurat._errors import DataLoss
+from ziggurat._shared_memory import Lent
 from ziggurat._spool import Spool
+
+Message: TypeAlias = bytes | Lent
+"""A WriteRequest; `bytes` gives it as any server takes it, `len` about how large that is."""
 
 # Over how many seconds `seconds_to_full` looks back, and how often it takes a sample.
 _TREND_SECONDS = 10.0
@@ -51,7 +56,7 @@ class Window:
     def __init__(self, limit_bytes: int, spool: Spool | None) -> None:
         self._limit = limit_bytes
         self._spool = spool
-        self._messages: dict[int, bytes] = {}
+        self._messages: dict[int, Message] = {}
         self._memory_bytes = 0
         # The highest number that was in memory once, or had no need to be: what is above it
         # is new, and in the spool alone.
@@ -99,7 +104,7 @@ class Window:
             return Place.SPOOL
         return Place.NOWHERE
 
-    def hold(self, message: bytes) -> None:
+    def hold(self, message: Message) -> None:
         """Numbers a message and keeps it in memory."""
         self.last += 1
         self._put(self.last, message)
@@ -116,7 +121,7 @@ class Window:
             return False
         return number <= self._loaded or self._fits(self._size(number))
 
-    def find(self, number: int) -> bytes | None:
+    def find(self, number: int) -> Message | None:
         """A message that is held; None where it has to be read from the spool.
 
         In the place of a lost message stands a Skip: the server counts it, and those
@@ -148,6 +153,8 @@ class Window:
             else:
                 self.backlog_bytes -= len(message)
                 self._memory_bytes -= len(message)
+                if isinstance(message, Lent):
+                    message.free()
         self.released = number
         self._loaded = max(self._loaded, number)
         if self._spool is not None:
@@ -155,7 +162,7 @@ class Window:
 
     def in_memory(self) -> Iterator[tuple[int, bytes]]:
         """(number, message) of what memory holds, in order."""
-        return iter(sorted(self._messages.items()))
+        return ((number, bytes(self._messages[number])) for number in sorted(self._messages))
 
     def note(self, now: float) -> None:
         """Takes a sample of the backlog for `seconds_to_full`, if it is time for one."""
@@ -179,7 +186,7 @@ class Window:
     def _fits(self, size: int) -> bool:
         return not self._messages or self._memory_bytes + size <= self._limit
 
-    def _put(self, number: int, message: bytes) -> None:
+    def _put(self, number: int, message: Message) -> None:
         self._messages[number] = message
         self._memory_bytes += len(message)
         self._loaded = max(self._loaded, number)

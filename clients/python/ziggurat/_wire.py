@@ -12,6 +12,7 @@ bytes on the way down. The bytes are those of the contract (write.proto, read.pr
                      22 <length> <payload>
                      28 <timestamp>                 zigzag varint, where there is one
                      32 <length> <metadata>         where there is some
+                     38 <shared_offset> 40 <shared_bytes>   in place of the payload
     ReadResponse   0a <length of ReadHeader>       in the first one
                    12 <length of ReadPart>
     ReadRegionsResponse   0a <length of ReadPiece>, ...
@@ -32,7 +33,7 @@ not have the usual form is left to the generated code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypedDict, Unpack
 
 from google.protobuf.message import DecodeError
 from ziggurat_proto.v1 import read_pb2
@@ -42,6 +43,13 @@ from ziggurat._errors import ServerError
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _MAX_UINT64 = 2**64 - 1
+
+
+class Said(TypedDict, total=False):
+    """What is told of a frame beside its pixels. metadata: UTF-8."""
+
+    timestamp_ns: int | None
+    metadata: bytes
 
 
 class Part(NamedTuple):
@@ -81,14 +89,16 @@ def encode_region(
     shape: Sequence[int],
     payload: Buffer,
     *,
-    timestamp_ns: int | None = None,
-    metadata: bytes = b"",
+    shared: tuple[int, int] | None = None,
+    **said: Unpack[Said],
 ) -> bytes:
     """A WriteRequest with a Region; the payload is copied once.
 
-    payload: contiguous; its bytes are sent as they are. metadata: UTF-8.
+    payload: contiguous; its bytes are sent as they are. shared: where the pixels lie in
+    shared memory, and how many bytes; the payload is empty then.
     Raises ValueError for numbers outside 0 to 2**64 - 1, and a timestamp outside int64.
     """
+    timestamp_ns, metadata = said.get("timestamp_ns"), said.get("metadata", b"")
     size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
     head = bytearray()
     if sequence:
@@ -100,7 +110,7 @@ def encode_region(
         head.append(0x22)
         _put_varint(head, size)
     outer = bytearray(b"\x12")
-    if timestamp_ns is None and not metadata:
+    if timestamp_ns is None and not metadata and shared is None:
         _put_varint(outer, len(head) + size)
         return b"".join((outer, head, payload))
     tail = bytearray()
@@ -112,6 +122,10 @@ def encode_region(
         tail.append(0x32)
         _put_varint(tail, len(metadata))
         tail += metadata
+    for tag, value in zip((0x38, 0x40), shared or (), strict=False):
+        if value:
+            tail.append(tag)
+            _put_varint(tail, value)
     _put_varint(outer, len(head) + size + len(tail))
     return b"".join((outer, head, payload, tail))
 

@@ -8,12 +8,13 @@ again after a failure is the work of _stream.py.
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,10 +26,20 @@ from ziggurat._frames import as_pixels, check_inside, payload_of, place_frame, s
 from ziggurat._frametable import json_object, nanoseconds
 from ziggurat._index import whole_numbers
 from ziggurat._rpc import Connection
+from ziggurat._shared_memory import Lent, ring
 from ziggurat._spool import Spool
 from ziggurat._stream import Durability, Outcome, Stream
 from ziggurat._values import Shape, WriteSummary
-from ziggurat._wire import encode_region
+from ziggurat._window import Message
+from ziggurat._wire import Said, encode_region
+
+Transport: TypeAlias = Literal["grpc", "shared_memory"]
+
+# About what a message holds: smaller ones cost more of both sides' threads, larger ones wait
+# longer for each other.
+STRIP_BYTES = 2**20
+# About what one points at.
+SHARED_STRIP_BYTES = 4 * 2**20
 
 
 class Writer:
@@ -61,19 +72,24 @@ class Writer:
         durability: Durability,
         expected_frames: int | None,
         window_bytes: int,
-        strip_bytes: int,
+        strip_bytes: int | None,
         retry_seconds: float,
         spool: str | os.PathLike[str] | None,
         spool_bytes: int | None,
     ) -> None:
         _check_settings(stream_id, durability, retry_seconds)
-        _check_sizes(window_bytes=window_bytes, strip_bytes=strip_bytes)
+        _check_sizes(window_bytes=window_bytes)
+        if strip_bytes is not None:
+            _check_sizes(strip_bytes=strip_bytes)
         if spool_bytes is not None:
             _check_sizes(spool_bytes=spool_bytes)
         if expected_frames is not None:
             _check_sizes(expected_frames=expected_frames)
         self._axes, self._shape, self._dtype = axes, shape, dtype
         self._strip_bytes = strip_bytes
+        self._shared_strip_bytes = strip_bytes or max(
+            STRIP_BYTES, min(SHARED_STRIP_BYTES, window_bytes // 4)
+        )
         self._stream_id = stream_id or uuid.uuid4().hex
         # Held while messages are numbered and queued, so that a frame stays together.
         self._writing = threading.Lock()
@@ -88,6 +104,10 @@ class Writer:
             expected_frames=expected_frames,
             window_bytes=window_bytes,
             spool=self._spool,
+            # What the window holds, and what is left unused before the ring's end.
+            ring=ring(connection.server, window_bytes + 2 * self._shared_strip_bytes)
+            if connection.shared_memory
+            else None,
             retry_seconds=retry_seconds,
         )
         try:
@@ -148,6 +168,15 @@ class Writer:
     def connected(self) -> bool:
         """Whether the server has the stream open now."""
         return self._stream.connected
+
+    @property
+    def transport(self) -> Transport:
+        """How pixels go to the server that had the stream last.
+
+        "shared_memory": it is on this machine, and gets at the writer's memory; "grpc": in
+        messages, as everywhere else. Small parts, and all that the spool held, always do.
+        """
+        return "shared_memory" if self._stream.max_shared_bytes else "grpc"
 
     @property
     def reconnects(self) -> int:
@@ -289,21 +318,37 @@ class Writer:
         metadata: bytes = b"",
     ) -> None:
         with self._writing:
-            for start, extent in strips(array.shape, array.dtype.itemsize, self._strip_bytes):
-                payload = payload_of(array, start, extent)
+            for start, extent in strips(array.shape, array.dtype.itemsize, self._cut_bytes()):
                 at = tuple(o + s for o, s in zip(offset, start, strict=True))
-                self._stream.put(
-                    encode_region(
-                        self.sequence + 1,
-                        at,
-                        extent,
-                        payload,
-                        timestamp_ns=timestamp_ns,
-                        metadata=metadata,
-                    )
-                )
+                self._stream.put(self._message(array, start, extent, at, timestamp_ns, metadata))
                 # Once a frame.
                 timestamp_ns, metadata = None, b""
+
+    def _cut_bytes(self) -> int:
+        """About what a message holds, or points at."""
+        most = self._stream.max_shared_bytes
+        if not most:
+            return self._strip_bytes or STRIP_BYTES
+        # Strips are up to half as large again.
+        return max(1, min(self._shared_strip_bytes, most * 2 // 3))
+
+    def _message(
+        self,
+        array: np.ndarray[Any, np.dtype[Any]],
+        start: Shape,
+        extent: Shape,
+        at: Shape,
+        timestamp_ns: int | None,
+        metadata: bytes,
+    ) -> Message:
+        """The next message, of a box of `array` that goes to `at`; its pixels are copied once."""
+        number = self.sequence + 1
+        said: Said = {"timestamp_ns": timestamp_ns, "metadata": metadata}
+        room = self._stream.room(math.prod(extent) * array.dtype.itemsize)
+        if room is None:
+            return encode_region(number, at, extent, payload_of(array, start, extent), **said)
+        box = array[tuple(slice(o, o + n) for o, n in zip(start, extent, strict=True))]
+        return Lent(*room, number, at, box, **said)
 
 
 def _check_settings(stream_id: str | None, durability: str, retry_seconds: float) -> None:

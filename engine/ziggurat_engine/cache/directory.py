@@ -10,14 +10,16 @@ Locks: the directory's lock and a shard's lock are never held together.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from ziggurat_engine.cache.dirty import DirtyShard, ShardKey
+from ziggurat_engine.cache.ticks import Ticks
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region, Shape
 
@@ -30,6 +32,8 @@ class DirtyDirectory:
 
     def __init__(self, first_tick: int = 1) -> None:
         self._shards: dict[tuple[int, int], dict[Shape, DirtyShard]] = defaultdict(dict)
+        # Of the shards that are there: what is not stored of them.
+        self._unstored: dict[tuple[int, int], Ticks] = defaultdict(Ticks)
         self.changed = threading.Condition()
         # Grows whenever an owner gives a shard back.
         self.changes = 0
@@ -47,6 +51,8 @@ class DirtyDirectory:
     def shards(self, image: int | None = None, level: int | None = None) -> list[DirtyShard]:
         """A snapshot of the shards held, of one image and one level where given."""
         with self.changed:
+            if image is not None and level is not None:
+                return list(self._shards.get((image, level), {}).values())
             return [
                 shard
                 for (i, k), shards in self._shards.items()
@@ -54,17 +60,34 @@ class DirtyDirectory:
                 for shard in shards.values()
             ]
 
+    def among(self, image: int, level: int, shards: Sequence[Collection[int]]) -> list[DirtyShard]:
+        """Those shards of a level that are held, of indices along each axis, each with each."""
+        with self.changed:
+            held = self._shards.get((image, level), {})
+            if math.prod(map(len, shards)) < len(held):
+                return [held[key] for key in itertools.product(*shards) if key in held]
+            return [
+                shard
+                for key, shard in held.items()
+                if all(i in axis for i, axis in zip(key, shards, strict=True))
+            ]
+
     def oldest_tick(self, image: int | None, level: int) -> int | None:
         """A lower bound of the ticks of a level that are not stored; None where all are.
 
-        image: None for all images.
+        image: None for all images. A write that is under way may not be among them.
         """
-        ticks = (shard.oldest_tick() for shard in self.shards(image, level))
-        return min((tick for tick in ticks if tick is not None), default=None)
+        with self.changed:
+            if image is None:
+                found = [ticks for (_, k), ticks in self._unstored.items() if k == level]
+            else:
+                found = [self._unstored[image, level]] if (image, level) in self._unstored else []
+        lowest = (ticks.lowest() for ticks in found)
+        return min((tick for tick in lowest if tick is not None), default=None)
 
     def touches(self, image: int, level: int, chunks: Region) -> bool:
         """True where a chunk in the box of indices `chunks` is dirty or settling."""
-        return any(shard.touches(chunks) for shard in self.shards(image, level))
+        return any(shard.touches(chunks) for shard in self._near(image, level, chunks))
 
     def indices(self, image: int, level: int) -> list[Shape]:
         """All chunks of a level that are dirty, settling or touched."""
@@ -117,11 +140,29 @@ class DirtyDirectory:
         with self.changed:
             self.changed.wait_for(lambda: self.changes != seen, timeout_seconds)
 
+    def _near(self, image: int, level: int, chunks: Region) -> Iterator[DirtyShard]:
+        """The shards that may hold chunks in the box of indices `chunks`."""
+        with self.changed:
+            shards = self._shards.get((image, level), {})
+            first, count = next(iter(shards.values()), None), len(shards)
+        if first is None or not chunks.size:
+            return
+        shard_of = first.level.shard_of
+        low, last = shard_of(chunks.offset), shard_of(tuple(n - 1 for n in chunks.stop))
+        box = Region(low, tuple(b - a + 1 for a, b in zip(low, last, strict=True)))
+        if box.size < count:
+            found = (self.find(ShardKey(image, level, index)) for index in box.indices())
+            yield from (shard for shard in found if shard is not None)
+        else:
+            held = self.shards(image, level)
+            yield from (shard for shard in held if box.holds(shard.key.shard))
+
     def _get(self, key: ShardKey, level: Level, fill_value: np.generic) -> DirtyShard:
         shards = self._shards[key.image, key.level]
         shard = shards.get(key.shard)
         if shard is None:
-            shard = shards[key.shard] = DirtyShard(key, level, fill_value)
+            ticks = self._unstored[key.image, key.level]
+            shard = shards[key.shard] = DirtyShard(key, level, fill_value, ticks)
         return shard
 
     def _leave(self, shard: DirtyShard) -> None:
@@ -130,5 +171,7 @@ class DirtyDirectory:
         if not shard.users and shard.idle:
             level = self._shards[shard.key[:2]]
             del level[shard.key.shard]
+            # A write that failed before it made a chunk has left one.
+            shard.forget_tick()
             if not level:
-                del self._shards[shard.key[:2]]
+                del self._shards[shard.key[:2]], self._unstored[shard.key[:2]]

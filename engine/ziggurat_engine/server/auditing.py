@@ -128,7 +128,7 @@ class _Stream(_Request):
     def look(self, request: Any) -> None:
         if isinstance(request, wire.RegionWrite):
             self.counts["regions"] += 1
-            self.counts["bytes"] += request.payload.nbytes
+            self.counts["bytes"] += request.nbytes
         elif isinstance(request, write_pb2.WriteRequest):
             if request.HasField("open"):
                 image, stream = _short(request.open.image), _short(request.open.stream_id)

@@ -5,6 +5,7 @@ before. All but the shards that are kept open for reads is needed:
 
     a connection        its socket
     a stream, a call     one file at a time
+    a stream             the memory that its client shares
     a worker            the new shard, the old one, a directory
     a thread that reads  one shard
     the engine           locks, state database, segments of the log, what gRPC waits on
@@ -25,6 +26,7 @@ from ziggurat_engine.errors import InvalidArgument
 log = logging.getLogger(__name__)
 
 PER_CALL = 1
+PER_SHARING = 1
 PER_WORKER = 3
 ENGINE = 48
 # With fewer, reads open a shard for nearly each chunk.
@@ -35,6 +37,7 @@ def needed(settings: Settings) -> int:
     """The most files that are open at a time, without shards that are kept open."""
     return (
         PER_CALL * (settings.max_streams + settings.max_calls)
+        + PER_SHARING * settings.max_streams * settings.shared_memory
         + settings.max_connections
         + PER_WORKER * settings.settle_workers
         + settings.read_threads
@@ -53,7 +56,8 @@ def shards_that_fit(settings: Settings, limit: int) -> int:
         raise InvalidArgument(
             f"{limit} files may be open (RLIMIT_NOFILE), {needed(settings) + least} may be"
             f" needed: {PER_CALL} for each of max_streams = {settings.max_streams} and"
-            f" max_calls = {settings.max_calls}, max_connections = {settings.max_connections},"
+            f" max_calls = {settings.max_calls}, {PER_SHARING} more for each of the former where"
+            f" shared_memory is on, max_connections = {settings.max_connections},"
             f" {PER_WORKER} for each of settle_workers ="
             f" {settings.settle_workers}, 1 for each of read_threads = {settings.read_threads},"
             f" {ENGINE + least} besides; raise the limit or lower these",

@@ -166,6 +166,13 @@ METRICS: tuple[Metric, ...] = (
         unit="bytes",
     ),
     Metric(
+        "ziggurat_shared_memory_bytes",
+        "counter",
+        "bytes of pixels that were taken from shared memory, not from messages",
+        lambda facts: [((), facts.measures.shared.read().get("bytes", 0))],
+        unit="bytes",
+    ),
+    Metric(
         "ziggurat_acknowledgement_seconds",
         "histogram",
         "from a region's arrival until reads see it (received), and until it survives a power cut"

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import ZigguratError
-from ziggurat_engine.server import servicer
+from ziggurat_engine.server import servicer, sharing
 from ziggurat_engine.server.admission import FLOOD_CALLS, Watch, threads
 from ziggurat_engine.server.calls import Calls
 from ziggurat_engine.server.files import fitted
@@ -97,7 +97,8 @@ class Server:
         self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         waits = Waits(settings.first_message_seconds, settings.stream_idle_seconds)
-        self._server.add_generic_rpc_handlers((servicer.handler(self._engine, waits),))
+        shared = sharing.Limits.of(settings)
+        self._server.add_generic_rpc_handlers((servicer.handler(self._engine, waits, shared),))
         if settings.reflection:
             names = (servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)

@@ -24,7 +24,7 @@ from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.leases import Reading
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.server import convert, wire
+from ziggurat_engine.server import convert, sharing, wire
 from ziggurat_engine.server.caller import let_in
 from ziggurat_engine.server.status import abort
 from ziggurat_engine.server.write_call import Waits, WriteCall
@@ -39,9 +39,12 @@ R = TypeVar("R")
 A = TypeVar("A", Answer, PlaneAnswer)
 
 
-def handler(engine: Engine, waits: Waits) -> grpc.GenericRpcHandler:
-    """The service, for grpc.Server.add_generic_rpc_handlers; waits: for messages of streams."""
-    calls = _Calls(engine, waits)
+def handler(engine: Engine, waits: Waits, limits: sharing.Limits) -> grpc.GenericRpcHandler:
+    """The service, for grpc.Server.add_generic_rpc_handlers.
+
+    waits: for messages of streams. limits: of what clients may share.
+    """
+    calls = _Calls(engine, waits, limits)
     unary: dict[str, tuple[Callable[[Any, grpc.ServicerContext], Any], type[Message]]] = {
         "CreateImage": (calls.create_image, service_pb2.CreateImageRequest),
         "GetImage": (calls.get_image, service_pb2.GetImageRequest),
@@ -78,9 +81,10 @@ def handler(engine: Engine, waits: Waits) -> grpc.GenericRpcHandler:
 
 
 class _Calls:
-    def __init__(self, engine: Engine, waits: Waits) -> None:
+    def __init__(self, engine: Engine, waits: Waits, limits: sharing.Limits) -> None:
         self._engine = engine
         self._waits = waits
+        self._limits = limits
 
     def create_image(
         self, request: service_pb2.CreateImageRequest, _: grpc.ServicerContext
@@ -208,10 +212,11 @@ class _Calls:
         query.check_batch(len(request.reads))
         # All before the first is answered; and each again as its turn comes.
         with Reading() as reading:
-            nbytes = 0
+            nbytes = chunks = 0
             for answer in self._answers(reading, request.reads, None):
                 nbytes += math.prod(answer.shape) * answer.dtype.itemsize
-                query.check_total(nbytes)
+                chunks += answer.chunks
+                query.check_total(nbytes, chunks, "reads")
         with Reading() as reading:
             answers = self._answers(reading, request.reads, gone)
             for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):
@@ -291,7 +296,8 @@ class _Calls:
         self, requests: Iterator[wire.WriteMessage], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         check = let_in(context).check
-        return WriteCall(self._engine, requests, context, check, self._waits).responses()
+        call = WriteCall(self._engine, requests, context, check, self._waits, self._limits)
+        return call.responses()
 
 
 def _messages(header: bytes, parts: Iterable[tuple[Region, Payload]]) -> Iterator[bytes]:

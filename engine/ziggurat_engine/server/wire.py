@@ -12,6 +12,7 @@ read.proto:
                      22 <length> <payload>
                      28 <timestamp>                 zigzag varint, where there is one
                      32 <length> <metadata>         where there is some
+                     38 <shared_offset> 40 <shared_bytes>   in place of the payload
     ReadRegionsResponse   0a <length of ReadPiece>, ...
       ReadPiece      08 <index>
                      12 <length of ReadHeader>      with the first of its read
@@ -41,13 +42,23 @@ from ziggurat_engine.region import Region, Shape
 
 
 class RegionWrite(NamedTuple):
-    """A Region; `payload` is a view of the received message."""
+    """A Region; `payload` is a view of the received message.
+
+    shared_bytes: not 0: the pixels are so many bytes of shared memory, from `shared_offset`.
+    """
 
     sequence: int
     region: Region
     payload: memoryview
     timestamp_ns: int | None = None
     metadata: str = ""
+    shared_offset: int = 0
+    shared_bytes: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Of its pixels, wherever they are."""
+        return self.payload.nbytes + self.shared_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,8 @@ def decode_write_request(message: bytes) -> WriteMessage:
         memoryview(region.payload),
         region.timestamp_ns if region.HasField("timestamp_ns") else None,
         region.metadata_json,
+        region.shared_offset,
+        region.shared_bytes,
     )
 
 
@@ -146,6 +159,9 @@ def parser(kind: type[M]) -> Callable[[bytes], M | Malformed]:
     return parse
 
 
+_TAGS = frozenset((0x08, 0x12, 0x1A, 0x22, 0x28, 0x32, 0x38, 0x40))
+
+
 def _usual_region(message: bytes) -> RegionWrite | None:  # noqa: C901 - one fast pass
     """The Region if the message holds one and nothing else, each field at most once.
 
@@ -163,10 +179,11 @@ def _usual_region(message: bytes) -> RegionWrite | None:  # noqa: C901 - one fas
     payload = memoryview(b"")
     timestamp: int | None = None
     metadata = ""
+    shared = {0x38: 0, 0x40: 0}
     seen = 0
     while at < end:
         tag = message[at]
-        if tag not in (0x08, 0x12, 0x1A, 0x22, 0x28, 0x32) or seen & (1 << (tag >> 3)):
+        if tag not in _TAGS or seen & (1 << (tag >> 3)):
             return None
         seen |= 1 << (tag >> 3)
         value, at = _read_varint(message, at + 1)
@@ -175,6 +192,9 @@ def _usual_region(message: bytes) -> RegionWrite | None:  # noqa: C901 - one fas
             continue
         if tag == 0x28:
             timestamp = value >> 1 ^ -(value & 1)
+            continue
+        if tag in shared:
+            shared[tag] = value
             continue
         stop = at + value
         if stop > end:
@@ -188,7 +208,8 @@ def _usual_region(message: bytes) -> RegionWrite | None:  # noqa: C901 - one fas
         else:
             payload = memoryview(message)[at:stop]
         at = stop
-    return RegionWrite(sequence, Region(offset, shape), payload, timestamp, metadata)
+    box = Region(offset, shape)
+    return RegionWrite(sequence, box, payload, timestamp, metadata, shared[0x38], shared[0x40])
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

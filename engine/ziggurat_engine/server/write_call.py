@@ -30,7 +30,7 @@ from ziggurat_proto.v1 import write_pb2
 from ziggurat_engine import spans
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import FailedPrecondition, InvalidArgument, OutOfRange, Unavailable
-from ziggurat_engine.server import wire
+from ziggurat_engine.server import sharing, wire
 from ziggurat_engine.streams import Outcome, Stream
 
 # At least this long lies between two acknowledgements: they are cumulative, and each
@@ -65,10 +65,14 @@ class WriteCall:
         context: grpc.ServicerContext,
         check: Callable[[], None],
         waits: Waits,
+        limits: sharing.Limits,
     ) -> None:
         self._engine = engine
         self._check = check
         self._waits = waits
+        self._limits = limits
+        # What the client shares; the reader's, which closes it.
+        self._memory: sharing.SharedMemory | None = None
         # Since when the reader waits for a message; None while it handles one.
         self._waiting_since: float | None = None
         self._requests = requests
@@ -99,10 +103,13 @@ class WriteCall:
         stream = self._engine.ingest.open(
             image, first.open.stream_id, logged=logged, expected_frames=expected
         )
+        if first.open.HasField("shared_memory"):
+            self._memory = sharing.attach(first.open.shared_memory, self._limits)
         opened = write_pb2.Opened(
             next_sequence=stream.received + 1,
             durable=stream.durable,
             durability=write_pb2.DURABILITY_DURABLE if logged else received,
+            max_shared_bytes=self._memory.max_region_bytes if self._memory is not None else 0,
         )
         # What it logs carries the id of this call.
         read = partial(contextvars.copy_context().run, self._read, stream)
@@ -199,6 +206,9 @@ class WriteCall:
             if self._context.is_active():
                 self._error = error
         finally:
+            if self._memory is not None:
+                self._memory.close()
+            # Behind it: a client that opens the stream again has its memory to itself.
             self._engine.ingest.release(stream)
             self._urgent.set()
             with stream.changed:
@@ -211,14 +221,20 @@ class WriteCall:
         if ingest.draining:
             raise Unavailable("the server is stopping; resume the stream later")
         if isinstance(message, wire.RegionWrite):
-            ingest.pace(stream, message.payload.nbytes + len(message.metadata), self._gone)
+            ingest.pace(stream, message.nbytes + len(message.metadata), self._gone)
+            payload = message.payload
+            if message.shared_bytes:
+                payload = sharing.pixels_in(
+                    self._memory, payload, message.shared_offset, message.shared_bytes
+                )
+                self._engine.measures.shared.add("bytes", message.shared_bytes)
             facts = {"image": stream.image.image.name, "stream": stream.stream_id}
             with spans.root("ingest.write", **facts, sequence=message.sequence):
                 ingest.write(
                     stream,
                     message.sequence,
                     message.region,
-                    message.payload,
+                    payload,
                     timestamp_ns=message.timestamp_ns,
                     metadata=message.metadata,
                 )

@@ -22,37 +22,38 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from ziggurat_proto.v1 import memory_pb2 as ziggurat__proto_dot_v1_dot_memory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dziggurat_proto/v1/write.proto\x12\x0bziggurat.v1\"\xd0\x01\n\x0cWriteRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.ziggurat.v1.OpenH\x00\x12%\n\x06region\x18\x02 \x01(\x0b\x32\x13.ziggurat.v1.RegionH\x00\x12!\n\x04skip\x18\x03 \x01(\x0b\x32\x11.ziggurat.v1.SkipH\x00\x12#\n\x05\x66lush\x18\x04 \x01(\x0b\x32\x12.ziggurat.v1.FlushH\x00\x12#\n\x05\x63lose\x18\x05 \x01(\x0b\x32\x12.ziggurat.v1.CloseH\x00\x42\t\n\x07message\"\x87\x01\n\x04Open\x12\r\n\x05image\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12+\n\ndurability\x18\x03 \x01(\x0e\x32\x17.ziggurat.v1.Durability\x12\x1c\n\x0f\x65xpected_frames\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x12\n\x10_expected_frames\"\x8d\x01\n\x06Region\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x03(\x04\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x19\n\x0ctimestamp_ns\x18\x05 \x01(\x12H\x00\x88\x01\x01\x12\x15\n\rmetadata_json\x18\x06 \x01(\tB\x0f\n\r_timestamp_ns\"(\n\x04Skip\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06\x66rames\x18\x02 \x01(\x04\"\x07\n\x05\x46lush\".\n\x05\x43lose\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.ziggurat.v1.Outcome\"\xa1\x01\n\rWriteResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.ziggurat.v1.OpenedH\x00\x12\x37\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x1c.ziggurat.v1.AcknowledgementH\x00\x12%\n\x06\x63losed\x18\x03 \x01(\x0b\x32\x13.ziggurat.v1.ClosedH\x00\x42\t\n\x07message\"]\n\x06Opened\x12\x15\n\rnext_sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x02 \x01(\x04\x12+\n\ndurability\x18\x03 \x01(\x0e\x32\x17.ziggurat.v1.Durability\"4\n\x0f\x41\x63knowledgement\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x02 \x01(\x04\"e\n\x06\x43losed\x12\x0f\n\x07\x64urable\x18\x01 \x01(\x04\x12\x0f\n\x07regions\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x16\n\x0eskipped_frames\x18\x04 \x01(\x04\x12\x12\n\nduplicates\x18\x05 \x01(\x04*Y\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44URABILITY_DURABLE\x10\x01\x12\x17\n\x13\x44URABILITY_RECEIVED\x10\x02*M\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_COMPLETE\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dziggurat_proto/v1/write.proto\x12\x0bziggurat.v1\x1a\x1eziggurat_proto/v1/memory.proto\"\xd0\x01\n\x0cWriteRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.ziggurat.v1.OpenH\x00\x12%\n\x06region\x18\x02 \x01(\x0b\x32\x13.ziggurat.v1.RegionH\x00\x12!\n\x04skip\x18\x03 \x01(\x0b\x32\x11.ziggurat.v1.SkipH\x00\x12#\n\x05\x66lush\x18\x04 \x01(\x0b\x32\x12.ziggurat.v1.FlushH\x00\x12#\n\x05\x63lose\x18\x05 \x01(\x0b\x32\x12.ziggurat.v1.CloseH\x00\x42\t\n\x07message\"\xb9\x01\n\x04Open\x12\r\n\x05image\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12+\n\ndurability\x18\x03 \x01(\x0e\x32\x17.ziggurat.v1.Durability\x12\x1c\n\x0f\x65xpected_frames\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x30\n\rshared_memory\x18\x05 \x01(\x0b\x32\x19.ziggurat.v1.SharedMemoryB\x12\n\x10_expected_frames\"\xba\x01\n\x06Region\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x03(\x04\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x19\n\x0ctimestamp_ns\x18\x05 \x01(\x12H\x00\x88\x01\x01\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12\x15\n\rshared_offset\x18\x07 \x01(\x04\x12\x14\n\x0cshared_bytes\x18\x08 \x01(\x04\x42\x0f\n\r_timestamp_ns\"(\n\x04Skip\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06\x66rames\x18\x02 \x01(\x04\"\x07\n\x05\x46lush\".\n\x05\x43lose\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.ziggurat.v1.Outcome\"\xa1\x01\n\rWriteResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.ziggurat.v1.OpenedH\x00\x12\x37\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x1c.ziggurat.v1.AcknowledgementH\x00\x12%\n\x06\x63losed\x18\x03 \x01(\x0b\x32\x13.ziggurat.v1.ClosedH\x00\x42\t\n\x07message\"w\n\x06Opened\x12\x15\n\rnext_sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x02 \x01(\x04\x12+\n\ndurability\x18\x03 \x01(\x0e\x32\x17.ziggurat.v1.Durability\x12\x18\n\x10max_shared_bytes\x18\x04 \x01(\x04\"4\n\x0f\x41\x63knowledgement\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x02 \x01(\x04\"e\n\x06\x43losed\x12\x0f\n\x07\x64urable\x18\x01 \x01(\x04\x12\x0f\n\x07regions\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x16\n\x0eskipped_frames\x18\x04 \x01(\x04\x12\x12\n\nduplicates\x18\x05 \x01(\x04*Y\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44URABILITY_DURABLE\x10\x01\x12\x17\n\x13\x44URABILITY_RECEIVED\x10\x02*M\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_COMPLETE\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ziggurat_proto.v1.write_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DURABILITY']._serialized_start=1054
-  _globals['_DURABILITY']._serialized_end=1143
-  _globals['_OUTCOME']._serialized_start=1145
-  _globals['_OUTCOME']._serialized_end=1222
-  _globals['_WRITEREQUEST']._serialized_start=47
-  _globals['_WRITEREQUEST']._serialized_end=255
-  _globals['_OPEN']._serialized_start=258
-  _globals['_OPEN']._serialized_end=393
-  _globals['_REGION']._serialized_start=396
-  _globals['_REGION']._serialized_end=537
-  _globals['_SKIP']._serialized_start=539
-  _globals['_SKIP']._serialized_end=579
-  _globals['_FLUSH']._serialized_start=581
-  _globals['_FLUSH']._serialized_end=588
-  _globals['_CLOSE']._serialized_start=590
-  _globals['_CLOSE']._serialized_end=636
-  _globals['_WRITERESPONSE']._serialized_start=639
-  _globals['_WRITERESPONSE']._serialized_end=800
-  _globals['_OPENED']._serialized_start=802
-  _globals['_OPENED']._serialized_end=895
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=897
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=949
-  _globals['_CLOSED']._serialized_start=951
-  _globals['_CLOSED']._serialized_end=1052
+  _globals['_DURABILITY']._serialized_start=1207
+  _globals['_DURABILITY']._serialized_end=1296
+  _globals['_OUTCOME']._serialized_start=1298
+  _globals['_OUTCOME']._serialized_end=1375
+  _globals['_WRITEREQUEST']._serialized_start=79
+  _globals['_WRITEREQUEST']._serialized_end=287
+  _globals['_OPEN']._serialized_start=290
+  _globals['_OPEN']._serialized_end=475
+  _globals['_REGION']._serialized_start=478
+  _globals['_REGION']._serialized_end=664
+  _globals['_SKIP']._serialized_start=666
+  _globals['_SKIP']._serialized_end=706
+  _globals['_FLUSH']._serialized_start=708
+  _globals['_FLUSH']._serialized_end=715
+  _globals['_CLOSE']._serialized_start=717
+  _globals['_CLOSE']._serialized_end=763
+  _globals['_WRITERESPONSE']._serialized_start=766
+  _globals['_WRITERESPONSE']._serialized_end=927
+  _globals['_OPENED']._serialized_start=929
+  _globals['_OPENED']._serialized_end=1048
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1050
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1102
+  _globals['_CLOSED']._serialized_start=1104
+  _globals['_CLOSED']._serialized_end=1205
 # @@protoc_insertion_point(module_scope)

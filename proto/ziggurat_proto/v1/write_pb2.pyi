@@ -1,3 +1,4 @@
+from ziggurat_proto.v1 import memory_pb2 as _memory_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -40,32 +41,38 @@ class WriteRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., skip: _Optional[_Union[Skip, _Mapping]] = ..., flush: _Optional[_Union[Flush, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("image", "stream_id", "durability", "expected_frames")
+    __slots__ = ("image", "stream_id", "durability", "expected_frames", "shared_memory")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
     image: str
     stream_id: str
     durability: Durability
     expected_frames: int
-    def __init__(self, image: _Optional[str] = ..., stream_id: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ..., expected_frames: _Optional[int] = ...) -> None: ...
+    shared_memory: _memory_pb2.SharedMemory
+    def __init__(self, image: _Optional[str] = ..., stream_id: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ..., expected_frames: _Optional[int] = ..., shared_memory: _Optional[_Union[_memory_pb2.SharedMemory, _Mapping]] = ...) -> None: ...
 
 class Region(_message.Message):
-    __slots__ = ("sequence", "offset", "shape", "payload", "timestamp_ns", "metadata_json")
+    __slots__ = ("sequence", "offset", "shape", "payload", "timestamp_ns", "metadata_json", "shared_offset", "shared_bytes")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_NS_FIELD_NUMBER: _ClassVar[int]
     METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    SHARED_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SHARED_BYTES_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     offset: _containers.RepeatedScalarFieldContainer[int]
     shape: _containers.RepeatedScalarFieldContainer[int]
     payload: bytes
     timestamp_ns: int
     metadata_json: str
-    def __init__(self, sequence: _Optional[int] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., timestamp_ns: _Optional[int] = ..., metadata_json: _Optional[str] = ...) -> None: ...
+    shared_offset: int
+    shared_bytes: int
+    def __init__(self, sequence: _Optional[int] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., timestamp_ns: _Optional[int] = ..., metadata_json: _Optional[str] = ..., shared_offset: _Optional[int] = ..., shared_bytes: _Optional[int] = ...) -> None: ...
 
 class Skip(_message.Message):
     __slots__ = ("sequence", "frames")
@@ -96,14 +103,16 @@ class WriteResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("next_sequence", "durable", "durability")
+    __slots__ = ("next_sequence", "durable", "durability", "max_shared_bytes")
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    MAX_SHARED_BYTES_FIELD_NUMBER: _ClassVar[int]
     next_sequence: int
     durable: int
     durability: Durability
-    def __init__(self, next_sequence: _Optional[int] = ..., durable: _Optional[int] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
+    max_shared_bytes: int
+    def __init__(self, next_sequence: _Optional[int] = ..., durable: _Optional[int] = ..., durability: _Optional[_Union[Durability, str]] = ..., max_shared_bytes: _Optional[int] = ...) -> None: ...
 
 class Acknowledgement(_message.Message):
     __slots__ = ("received", "durable")

@@ -15,8 +15,11 @@ payloads = st.one_of(st.binary(max_size=20), st.sampled_from([b"x" * n for n in 
 timestamps = st.one_of(st.none(), st.integers(-300, 300), st.integers(-(2**63), 2**63 - 1))
 
 
-@given(uint64, numbers, numbers, payloads, timestamps, st.text(max_size=200))
-def test_region_is_byte_equal(sequence, offset, shape, payload, timestamp, metadata):
+shares = st.one_of(st.none(), st.tuples(uint64, uint64))
+
+
+@given(uint64, numbers, numbers, payloads, timestamps, st.text(max_size=200), shares)
+def test_region_is_byte_equal(sequence, offset, shape, payload, timestamp, metadata, shared):
     region = write_pb2.Region(
         sequence=sequence,
         offset=offset,
@@ -24,11 +27,18 @@ def test_region_is_byte_equal(sequence, offset, shape, payload, timestamp, metad
         payload=payload,
         timestamp_ns=timestamp,
         metadata_json=metadata,
+        **dict(zip(("shared_offset", "shared_bytes"), shared or (), strict=False)),
     )
     expected = write_pb2.WriteRequest(region=region).SerializeToString()
     for buffer in (payload, memoryview(payload), bytearray(payload)):
         found = encode_region(
-            sequence, offset, shape, buffer, timestamp_ns=timestamp, metadata=metadata.encode()
+            sequence,
+            offset,
+            shape,
+            buffer,
+            shared=shared,
+            timestamp_ns=timestamp,
+            metadata=metadata.encode(),
         )
         assert type(found) is bytes
         assert found == expected

@@ -1,0 +1,173 @@
+"""How do pixels get to a server on this machine without going through a connection?
+
+A writer keeps what is not acknowledged in a ring in a file of memory. A server of the same
+user on this machine opens that file too (memory.proto), and messages then say where in it
+their pixels lie:
+
+    64 bytes: mark, nonce | free | region | region | region | free
+                                 ^ oldest            ^ head
+
+The file has no name, so that nothing is left of it when both processes are gone, however they
+ended; and it can't shrink, so that neither side can pull it away under the other. Linux only:
+elsewhere, with a server elsewhere, and whenever anything about it fails, pixels go in messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+from ziggurat_proto.v1 import memory_pb2
+
+from ziggurat._encoding import is_local
+from ziggurat._wire import Said, encode_region
+
+log = logging.getLogger("ziggurat")
+
+NAME = "ziggurat"
+MAGIC = b"ZIGGMEM1"
+NONCE_BYTES = 16
+# Before the first region; keeps pixels aligned.
+HEADER_BYTES = 64
+# Below this a message with the pixels in it costs no more.
+LEAST_BYTES = 8 * 1024
+# Memory is had of the system at least so much at a time.
+_STEP_BYTES = 2**20
+
+
+class Ring:
+    """Room for the regions of one stream; for one thread at a time, but for what `view` gives.
+
+    Slots are freed in the order in which they were taken, as messages are acknowledged; one that
+    is freed earlier waits for those before it.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        """Raises OSError where the system does not give it; NotImplementedError elsewhere."""
+        if sys.platform != "linux":
+            raise NotImplementedError("only Linux has it")
+        import fcntl  # not on Windows
+
+        self.size = HEADER_BYTES + size_bytes
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        self._fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self._fd, self.size)
+            os.pwrite(self._fd, MAGIC + nonce, 0)
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, seals)
+            self._bytes = np.frombuffer(mmap.mmap(self._fd, self.size), np.uint8)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.offer = memory_pb2.SharedMemory(
+            pid=os.getpid(), fd=self._fd, size_bytes=self.size, nonce=nonce
+        )
+        # Offset and end of each that is taken, in order.
+        self._slots: dict[int, int] = {}
+        self._head = HEADER_BYTES
+        # Up to here there is memory behind it. A page that can't be had is an error of
+        # posix_fallocate; at the first touch it would be a signal.
+        self._backed = HEADER_BYTES
+
+    def take(self, nbytes: int) -> int | None:
+        """The offset of so much room; None where there is none now, in the ring or in memory."""
+        begin = self._head
+        oldest = next(iter(self._slots), None)
+        if oldest is None:
+            begin = HEADER_BYTES
+        elif begin <= oldest:
+            if begin + nbytes > oldest:
+                return None
+        elif begin + nbytes > self.size:
+            begin = HEADER_BYTES
+            if begin + nbytes > oldest:
+                return None
+        end = begin + nbytes
+        if end > self.size or not self._back(end):
+            return None
+        self._slots[begin] = self._head = end
+        return begin
+
+    def free(self, offset: int) -> None:
+        """The slot is needed no more."""
+        del self._slots[offset]
+
+    def view(self, offset: int, nbytes: int) -> NDArray[np.uint8]:
+        """The bytes of a slot; copying into them releases the interpreter's lock."""
+        return self._bytes[offset : offset + nbytes]
+
+    def close(self) -> None:
+        """Nobody else can get at it any more; what somebody has stays until they let it go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _back(self, end: int) -> bool:
+        if end > self._backed:
+            much = min(max(end - self._backed, _STEP_BYTES), self.size - self._backed)
+            try:
+                os.posix_fallocate(self._fd, self._backed, much)
+            except OSError as error:
+                log.debug("no more shared memory: %s", error)
+                return False
+            self._backed += much
+        return True
+
+
+class Lent:
+    """A Region whose pixels lie in a ring; `bytes` gives the message that has them in it.
+
+    pointing: the message that says where they are.
+    """
+
+    __slots__ = ("_head", "_nbytes", "_offset", "_ring", "_said", "pointing")
+
+    def __init__(
+        self,
+        ring: Ring,
+        slot: int,
+        sequence: int,
+        offset: Sequence[int],
+        pixels: NDArray[Any],
+        **said: Unpack[Said],
+    ) -> None:
+        """Copies the pixels, of any strides and byte order, into the slot."""
+        self._ring, self._offset, self._nbytes = ring, slot, pixels.nbytes
+        self._head = sequence, offset, pixels.shape
+        self._said = said
+        wire = pixels.dtype.newbyteorder("<")
+        np.copyto(ring.view(slot, pixels.nbytes).view(wire).reshape(pixels.shape), pixels)
+        self.pointing = encode_region(*self._head, b"", shared=(slot, pixels.nbytes), **self._said)
+
+    def __len__(self) -> int:
+        return len(self.pointing) + self._nbytes
+
+    def __bytes__(self) -> bytes:
+        pixels = self._ring.view(self._offset, self._nbytes)
+        return encode_region(*self._head, pixels.data, **self._said)
+
+    def free(self) -> None:
+        """Neither side needs the pixels any more."""
+        self._ring.free(self._offset)
+
+
+def ring(server: str, size_bytes: int) -> Ring | None:
+    """A ring for a stream to `server`; None where there can't be one, or its use."""
+    if not (is_local(server) or server.rpartition(":")[0] == socket.gethostname()):
+        return None
+    with contextlib.suppress(NotImplementedError):
+        try:
+            return Ring(size_bytes)
+        except (OSError, ValueError) as error:
+            log.debug("no shared memory: %s", error)
+    return None
