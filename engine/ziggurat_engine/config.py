@@ -240,7 +240,9 @@ class Settings(BaseSettings):
         description="most pixels that one projection looks through, written or not",
     )
     max_message_bytes: Bytes = Field(
-        default=ByteSize(16 * MIB), description="most of one message from a client"
+        default=ByteSize(16 * MIB),
+        description="most of one message from a client, and of the pixels in shared memory that it"
+        " names",
     )
     shared_memory: bool = Field(
         default=True,
