@@ -45,6 +45,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         need_device()
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    # One more than there are cores: tests wait for disks, clocks and servers.
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # What takes longest begins first: nobody waits for it at the end.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

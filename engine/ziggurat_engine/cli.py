@@ -30,8 +30,9 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "2147483648",
     "MALLOC_TOP_PAD_": "67108864",
     "MALLOC_ARENA_MAX": "1",
-    # In small pages: a virtual machine may give free huge ones back to its host, and taking one
-    # anew then costs more than decoding a chunk into it.
+    # Chunks in huge pages: a third less time in the kernel, and in copying out of them. The price
+    # is the first touch, where a virtual machine has given free ones back to its host.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 # Names what was added to the environment.
 _TUNED = "_ZIGGURAT_MALLOC_TUNED"

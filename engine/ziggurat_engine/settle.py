@@ -30,7 +30,14 @@ from ziggurat_engine.cache import (
     DirtyShard,
     ShardKey,
 )
-from ziggurat_engine.errors import Cancelled, DataError, Unavailable, ZigguratError, disk_error
+from ziggurat_engine.errors import (
+    Cancelled,
+    DataError,
+    NotFound,
+    Unavailable,
+    ZigguratError,
+    disk_error,
+)
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.measures import Measures
@@ -572,4 +579,7 @@ def _refused(error: Exception | None, what: str) -> ZigguratError:
         return disk_error(error, what)
     if isinstance(error, DataError):
         return type(error)(f"{what}: {error.message}", field=error.field, **error.details)
+    if isinstance(error, NotFound):
+        # The image was deleted meanwhile: nobody is to try again.
+        return NotFound(error.message, field=error.field)
     return Unavailable(f"{what}: {error}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import numpy as np
@@ -60,6 +62,16 @@ def made(name: str) -> Kernels:
         # nvCOMP wants half a GiB of scratch.
         return kernels_on(*find(), decode_together=1, device_memory_bytes=2**32)
     return select(name, THREADS)
+
+
+@contextmanager
+def implementation(name: str) -> Iterator[Kernels]:
+    """One of IMPLEMENTATIONS. Fails where a card did not do what it was given, or did it wrongly:
+    the CPU behind it would hide that from every test."""
+    kernels = made(name)
+    yield kernels
+    kernels.close()
+    assert [device.last_failure for device in kernels.devices] == [""] * len(kernels.devices)
 
 
 def noise(shape: Shape, dtype: np.dtype[np.generic], seed: int = 0) -> Array:

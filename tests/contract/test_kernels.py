@@ -26,7 +26,7 @@ from tests.contract.kernel_cases import (
     HUGE,
     IMPLEMENTATIONS,
     THREADS,
-    made,
+    implementation,
     noise,
     recipe,
     same_bits,
@@ -36,17 +36,15 @@ from tests.support.gpu import missing
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")
 def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    chosen = made(request.param)
-    yield chosen
-    chosen.close()
+    with implementation(request.param) as chosen:
+        yield chosen
 
 
 @pytest.fixture(params=("reference", "cpu"))
 def chunkwise(request: pytest.FixtureRequest) -> Iterator[Kernels]:
     """Those that take a chunk at a time; for batches see tests/unit/test_cuda_kernels.py."""
-    chosen = made(request.param)
-    yield chosen
-    chosen.close()
+    with implementation(request.param) as chosen:
+        yield chosen
 
 
 # --- the fill value

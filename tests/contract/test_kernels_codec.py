@@ -18,7 +18,7 @@ from ziggurat_engine.spec import Blosc, Codec, Gzip, Uncompressed, Zstd
 from tests.contract.kernel_cases import (
     DTYPES,
     IMPLEMENTATIONS,
-    made,
+    implementation,
     noise,
     recipe,
     same_bits,
@@ -52,9 +52,8 @@ def label(value: object) -> str:
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")
 def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    chosen = made(request.param)
-    yield chosen
-    chosen.close()
+    with implementation(request.param) as chosen:
+        yield chosen
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=label)

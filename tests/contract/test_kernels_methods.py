@@ -16,7 +16,7 @@ from ziggurat_engine.spec import Array
 from tests.contract.kernel_cases import (
     DTYPES,
     IMPLEMENTATIONS,
-    made,
+    implementation,
     noise,
     recipe,
     same_bits,
@@ -28,9 +28,8 @@ TOP = 2**64 - 1
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")
 def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    chosen = made(request.param)
-    yield chosen
-    chosen.close()
+    with implementation(request.param) as chosen:
+        yield chosen
 
 
 def parent(kernels: Kernels, chunk: Array, valid: Shape, factors: Shape, method: str) -> Array:

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from ziggurat_engine.kernels import reference
 from ziggurat_engine.kernels.protocol import Kernels, Points
 
-from tests.contract.kernel_cases import DTYPES, IMPLEMENTATIONS, made, noise, same_bits
+from tests.contract.kernel_cases import DTYPES, IMPLEMENTATIONS, implementation, noise, same_bits
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")
 def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    chosen = made(request.param)
-    yield chosen
-    chosen.close()
+    with implementation(request.param) as chosen:
+        yield chosen
 
 
 FLOATS = st.floats(-3, 3)

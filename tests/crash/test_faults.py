@@ -153,7 +153,8 @@ def test_what_is_corrupt_keeps_only_its_shard_from_being_stored(world):
     full = Write("left", 1, Region.whole(SHAPE), 1)
     world.write(stream, full)
     world.engine.ingest.finish(stream, waits())
-    world.engine.ingest.release(stream)
+    for held in world.held:
+        world.engine.ingest.release(held)
     world.engine.close()
     # Behind the engine's back: the first shard's index is no more what it was.
     shard = DATA / "images" / f"{NAME}.ome.zarr" / "0" / "c" / "0" / "0" / "0"

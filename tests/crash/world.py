@@ -248,20 +248,20 @@ class World:
         modes: of the cut behind the sync point of that number. What is left behind several,
         byte for byte, is there once.
         """
-        found: list[dict[object, World]] = []
+        found: list[tuple[int, dict[object, World]]] = []
+        begun = self.fs.sync_points
 
         def look() -> None:
-            wanted = modes(self.fs.sync_points)
-            found.append({mode: self._left(self.fs.left(mode), mode) for mode in wanted})
-            self.database.next_commit_in([w for mode, w in found[-1].items() if torn(mode)])
+            point = self.fs.sync_points
+            left = {mode: self._left(self.fs.left(mode), mode) for mode in modes(point)}
+            found.append((point, left))
+            self.database.next_commit_in([world for mode, world in left.items() if torn(mode)])
 
         self.fs.at_sync_point(look)
         work(self)
-        assert len(found) == self.fs.sync_points
+        assert [point for point, _ in found] == list(range(begun + 1, self.fs.sync_points + 1))
         distinct = {
-            left.state(): ((k, mode), left)
-            for k, worlds in enumerate(found, start=1)
-            for mode, left in worlds.items()
+            left.state(): ((k, mode), left) for k, worlds in found for mode, left in worlds.items()
         }
         return dict(distinct.values())
 

@@ -143,7 +143,7 @@ def test_settings_are_frozen_and_described() -> None:
 def test_numbers_say_their_unit() -> None:
     unitless = {"max_open_shards", "kernel_threads", "settle_workers", "read_threads"}
     unitless |= {"max_streams", "max_calls", "max_batch_boxes", "max_images", "max_connections"}
-    unitless |= {"audit_log_files", "metrics_prefixes", "trace_ratio"}
+    unitless |= {"audit_log_files", "metrics_prefixes", "trace_ratio", "max_read_chunks"}
     for name, field in Settings.model_fields.items():
         if field.annotation in (int, float):
             assert name in unitless or name.endswith(("_seconds", "_bytes")), name

@@ -192,6 +192,9 @@ def test_a_card_that_decodes_wrongly_is_found_out(
     reads(kernels, 3)
     assert card.launches == launches
     assert caplog.text.count("a card decodes (2, 'byte') wrongly") == 1
+    (device,) = kernels.devices
+    assert (device.failures, device.last_failure) == (1, "WrongResult: (2, 'byte')")
+    assert kernels.totals.cpu_batches == 1
     kernels.close()
 
 

@@ -458,6 +458,9 @@ def test_wrong_results_are_found_out_in_the_first_batch(
     check(kernels, cpu)
     assert card.launches == launches
     assert "settles Plan(" in caplog.text
+    (device,) = kernels.devices
+    assert (device.state, device.failures) == ("ready", 1)
+    assert device.last_failure.startswith("WrongResult: Plan(")
     kernels.close()
 
 

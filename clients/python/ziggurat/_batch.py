@@ -21,7 +21,7 @@ from ziggurat._errors import InvalidArgument, ServerError
 from ziggurat._read import ReadResult, check_header, paste, result_of
 from ziggurat._request import Asked
 from ziggurat._rpc import Connection, messages
-from ziggurat._wire import part_of
+from ziggurat._wire import decode_pieces
 
 
 @dataclass(slots=True)
@@ -49,25 +49,25 @@ def read_each(
     call = connection.read_many(_request(connection, asked, as_completed), timeout_seconds)
     going: dict[int, _Open] = {}
     missing = set(range(len(asked)))
-    answers = messages(call, lambda answer: answer.pieces, connection.server)
+    answers = messages(call, decode_pieces, connection.server)
     try:
         for piece in itertools.chain.from_iterable(answers):
-            if piece.index not in missing:
-                raise _wrong(f"box {piece.index}, which it was not asked for, or again")
-            read = asked[piece.index]
-            if piece.HasField("header"):
-                going[piece.index] = _opened(piece, read, out)
-            found = going.get(piece.index)
+            if piece.number not in missing:
+                raise _wrong(f"box {piece.number}, which it was not asked for, or again")
+            read = asked[piece.number]
+            if piece.header is not None:
+                going[piece.number] = _opened(piece.number, piece.header, read, out)
+            found = going.get(piece.number)
             if found is None:
                 raise _wrong("a piece without a header")
-            if piece.HasField("part"):
-                found.left -= paste(part_of(piece.part), found.array, read.dtype.newbyteorder("<"))
+            if piece.part is not None:
+                found.left -= paste(piece.part, found.array, read.dtype.newbyteorder("<"))
             if found.left <= 0:
                 if found.left:
                     raise _wrong(f"{-found.left} pixels too many")
-                del going[piece.index]
-                missing.discard(piece.index)
-                yield piece.index, result_of(found.header, found.array)
+                del going[piece.number]
+                missing.discard(piece.number)
+                yield piece.number, result_of(found.header, found.array)
     finally:
         answers.close()
     if missing:
@@ -112,11 +112,12 @@ def _request(
     )
 
 
-def _opened(piece: read_pb2.ReadPiece, read: Asked, out: NDArray[Any] | None) -> _Open:
-    header = piece.header
+def _opened(
+    number: int, header: read_pb2.ReadHeader, read: Asked, out: NDArray[Any] | None
+) -> _Open:
     check_header(header, read)
     shape = tuple(header.result_shape or header.shape)
-    array = np.empty(shape, read.dtype) if out is None else out[piece.index]
+    array = np.empty(shape, read.dtype) if out is None else out[number]
     return _Open(header, array, math.prod(shape))
 
 

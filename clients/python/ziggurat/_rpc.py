@@ -120,6 +120,11 @@ class Connection:
             request_serializer=read_pb2.ReadPlaneRequest.SerializeToString,
             response_deserializer=_as_is,
         )
+        self._many: Any = self._channel.unary_stream(
+            f"/{_SERVICE}/ReadRegions",
+            request_serializer=read_pb2.ReadRegionsRequest.SerializeToString,
+            response_deserializer=_as_is,
+        )
         self._write: Any = self._channel.stream_stream(
             f"/{_SERVICE}/WriteStream",
             request_serializer=_as_is,
@@ -174,8 +179,8 @@ class Connection:
         return self._plane(request, timeout=timeout_seconds, metadata=self._open())
 
     def read_many(self, request: read_pb2.ReadRegionsRequest, timeout_seconds: float | None) -> Any:
-        """A started ReadRegions call."""
-        return self._stub.ReadRegions(request, timeout=timeout_seconds, metadata=self._open())
+        """A started ReadRegions call; it yields messages as bytes."""
+        return self._many(request, timeout=timeout_seconds, metadata=self._open())
 
     def write(self, requests: Iterator[bytes]) -> Any:
         """A started WriteStream call, without a deadline.

@@ -15,6 +15,10 @@ bytes on the way down. The bytes are those of the contract (write.proto, read.pr
                      38 <shared_offset> 40 <shared_bytes>   in place of the payload
     ReadResponse   0a <length of ReadHeader>       in the first one
                    12 <length of ReadPart>
+    ReadRegionsResponse   0a <length of ReadPiece>, ...
+      ReadPiece      08 <index>
+                     12 <length of ReadHeader>      with the first of its read
+                     1a <length of ReadPart>
       ReadPart       0a <length> <offset ...>       packed varints
                      12 <length> <shape ...>        packed varints
                      1a <length> <payload>
@@ -60,6 +64,17 @@ class Part(NamedTuple):
     shape: tuple[int, ...]
     payload: memoryview
     frame_shape: tuple[int, ...] = ()
+
+
+class Piece(NamedTuple):
+    """A part of the answer to one of many reads.
+
+    number: which one. header: with the first piece of each.
+    """
+
+    number: int
+    header: read_pb2.ReadHeader | None
+    part: Part | None
 
 
 def part_of(part: read_pb2.ReadPart) -> Part:
@@ -158,12 +173,14 @@ def _usual_part(message: bytes, at: int) -> Part | None:
 
     Else None, IndexError or _UnusualError.
     """
-    end = len(message)
     if message[at] != 0x12:
         return None
     size, at = _get_varint(message, at + 1)
-    if at + size != end:
-        return None
+    return _part_fields(message, at, at + size) if at + size == len(message) else None
+
+
+def _part_fields(message: bytes, at: int, end: int) -> Part | None:
+    """The ReadPart between `at` and `end`, where it has the usual form; else as `_usual_part`."""
     offset: list[int] = []
     shape: list[int] = []
     frame_shape: list[int] = []
@@ -185,6 +202,67 @@ def _usual_part(message: bytes, at: int) -> Part | None:
             return None
         at += size
     return Part(tuple(offset), tuple(shape), payload, tuple(frame_shape))
+
+
+def decode_pieces(message: bytes) -> Sequence[Piece]:
+    """What a ReadRegionsResponse holds; a payload is not copied.
+
+    Raises ServerError where `message` is none.
+    """
+    try:
+        return _usual_pieces(message)
+    except (IndexError, DecodeError, _UnusualError):
+        pass
+    try:
+        response = read_pb2.ReadRegionsResponse.FromString(message)
+    except DecodeError:
+        raise ServerError(
+            f"a message of {len(message)} bytes is not a ReadRegionsResponse",
+            reason="MALFORMED_MESSAGE",
+        ) from None
+    return [
+        Piece(
+            piece.index,
+            piece.header if piece.HasField("header") else None,
+            part_of(piece.part) if piece.HasField("part") else None,
+        )
+        for piece in response.pieces
+    ]
+
+
+def _usual_pieces(message: bytes) -> list[Piece]:
+    """Pieces in the usual form: index, header, part, each at most once and in this order.
+
+    Else _UnusualError, or as `_usual_part`.
+    """
+    pieces: list[Piece] = []
+    at = 0
+    while at < len(message):
+        index, header, part, last = 0, None, None, 0
+        if message[at] != 0x0A:
+            raise _UnusualError
+        size, at = _get_varint(message, at + 1)
+        end = at + size
+        while at < end:
+            tag = message[at]
+            value, at = _get_varint(message, at + 1)
+            stop = at if tag == 0x08 else at + value
+            if tag <= last or stop > end:
+                raise _UnusualError
+            last = tag
+            if tag == 0x08 and value < 2**32:
+                index = value
+            elif tag == 0x12:
+                header = read_pb2.ReadHeader.FromString(message[at:stop])
+            elif tag == 0x1A and (part := _part_fields(message, at, stop)) is not None:
+                pass
+            else:
+                raise _UnusualError
+            at = stop
+        if at != end or end > len(message):
+            raise _UnusualError
+        pieces.append(Piece(index, header, part))
+    return pieces
 
 
 class _UnusualError(Exception):

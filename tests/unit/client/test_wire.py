@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ziggurat import ServerError
-from ziggurat._wire import Part, decode_response, encode_region
+from ziggurat._wire import Part, decode_pieces, decode_response, encode_region
 from ziggurat_proto.v1 import read_pb2, write_pb2
 
 uint64 = st.one_of(st.integers(0, 300), st.integers(0, 2**64 - 1))
@@ -144,3 +144,60 @@ def test_a_cut_message_is_refused_or_read_alike(message, data):
 def test_garbage_says_so(text):
     with pytest.raises(ServerError, match="ReadResponse"):
         decode_response(text)
+
+
+# Of a ReadPiece: index, header, part in any order and number, and fields that nobody knows.
+of_piece = st.one_of(
+    st.builds(lambda v: field(1, 0, varint(v)), uint64),
+    headers.map(
+        lambda header: field(
+            2, 2, read_pb2.ReadResponse.FromString(header).header.SerializeToString()
+        )
+    ),
+    st.lists(pieces, max_size=4).map(lambda found: field(3, 2, b"".join(found))),
+    unknown,
+)
+answers = st.lists(
+    st.lists(of_piece, max_size=4).map(lambda found: field(1, 2, b"".join(found))), max_size=4
+).map(b"".join)
+
+
+def pieces_agree(message):
+    try:
+        expected = read_pb2.ReadRegionsResponse.FromString(message)
+    except Exception:
+        with pytest.raises(ServerError, match="ReadRegionsResponse"):
+            decode_pieces(message)
+        return
+    found = decode_pieces(message)
+    assert len(found) == len(expected.pieces)
+    for piece, wanted in zip(found, expected.pieces, strict=True):
+        assert piece.number == wanted.index
+        assert piece.header == (wanted.header if wanted.HasField("header") else None)
+        if not wanted.HasField("part"):
+            assert piece.part is None
+            continue
+        part = wanted.part
+        numbers_ = tuple(part.offset), tuple(part.shape), part.payload, tuple(part.frame_shape)
+        assert piece.part == numbers_
+
+
+@given(answers, st.data())
+def test_pieces_equal_generated(message, data):
+    pieces_agree(message)
+    pieces_agree(message[: data.draw(st.integers(0, len(message)))])
+
+
+@given(st.binary(max_size=60))
+def test_no_pieces(message):
+    pieces_agree(message)
+    pieces_agree(field(1, 2, message))
+
+
+def test_the_payload_of_a_piece_is_a_view_of_the_message():
+    part = read_pb2.ReadPart(offset=[0], shape=[4], payload=b"abcd")
+    piece = read_pb2.ReadPiece(index=300, header=read_pb2.ReadHeader(level=3), part=part)
+    message = read_pb2.ReadRegionsResponse(pieces=[piece, piece]).SerializeToString()
+    for found in decode_pieces(message):
+        assert found.part.payload.obj is message
+        assert found.number == 300

@@ -9,6 +9,7 @@ class DeviceError(Exception):
     DeviceError
     +-- OutOfMemory      an allocation failed; what was there before is as it was
     +-- BadStatus        one batch went wrong on an otherwise sound card
+    +-- WrongResult      the CPU makes something else of it
     +-- DeviceLost       nothing works on this card any more in this process
         +-- DeviceHung   a call does not return, or work does not end
     """
@@ -20,6 +21,10 @@ class OutOfMemory(DeviceError):
 
 class BadStatus(DeviceError):
     """A kernel or library says that its result is not to be used."""
+
+
+class WrongResult(DeviceError):
+    """What a card made is not what the CPU makes, and the card did not say so."""
 
 
 class DeviceLost(DeviceError):

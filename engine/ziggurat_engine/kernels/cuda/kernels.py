@@ -25,7 +25,7 @@ from ziggurat_engine.kernels.cpu import METHODS, CpuKernels
 from ziggurat_engine.kernels.cuda.blosc import parse
 from ziggurat_engine.kernels.cuda.decoding import Wanted, fits
 from ziggurat_engine.kernels.cuda.device import Device
-from ziggurat_engine.kernels.cuda.errors import BadStatus, DeviceError
+from ziggurat_engine.kernels.cuda.errors import BadStatus, DeviceError, WrongResult
 from ziggurat_engine.kernels.cuda.memory import fit
 from ziggurat_engine.kernels.cuda.plans import Plan, plan_for
 from ziggurat_engine.kernels.cuda.settling import Settling
@@ -315,7 +315,14 @@ class CudaKernels:
         right = all(map(_right, batch.chunks, batch.valid, results, itertools.repeat(recipe)))
         self._settles.judge(batch.plan, batch.device, right=right)
         if not right:
-            raise DeviceError("wrong results")
+            raise self._blamed(batch.device, batch.plan)
+
+    def _blamed(self, card: Device | None, kind: object) -> DeviceError:
+        error = WrongResult(str(kind))
+        for worker in self._workers:
+            if worker.drives(card):
+                worker.blame(error)
+        return error
 
     # --- decoding
 
@@ -349,6 +356,9 @@ class CudaKernels:
         if not self._decodes.proven(kind, card):
             right = _decoded_right(wanted, codec_)
             self._decodes.judge(kind, card, right=right)
+            if not right:
+                self._blamed(card, kind)
+                self._meter.add(cpu_batches=1)
             return right
         return True
 

@@ -175,6 +175,14 @@ class Worker:
         """Returns when the thread has ended, or was given up."""
         self._ended.wait()
 
+    def drives(self, device: Device | None) -> bool:
+        """Whether it is this card's."""
+        return device is self._device
+
+    def blame(self, error: DeviceError) -> None:
+        """Counts what was found out about a batch that the card took for good."""
+        self._failed(error, batch=True)
+
     def give_up_after(self, seconds: float) -> None:
         """Gives back all that is under way, where one step of it takes longer than that.
 
