@@ -248,7 +248,6 @@ def recovery(directory: Path, logged: list[int]) -> list[Recovered]:
                 for z in range(count):
                     writer.write(frames[z % depth], z=z)
                 writer.flush()
-                server.kill()
                 writer.cancel()
         finally:
             server.kill()

@@ -182,10 +182,12 @@ class Grown:
                 for number, *offset in picked:
                     corner = [p // factor + o for p, o in zip(places[number], offset, strict=True)]
                     found.append(image.read(level=level, offset=corner, shape=(EDGE,) * 3))
-            for (number, *offset), box in zip(picked, found, strict=True):
-                if level == 0 or number == picked[0][0]:
-                    expected = _expected(frames, number, offset, level)
-                    assert np.array_equal(box, expected), f"{self.name}: {stage} {offset} differs"
+            # What a coarse box should be is made of 64 times as many pixels: two of them.
+            for (number, *offset), box in list(zip(picked, found, strict=True))[
+                : 2 if level else None
+            ]:
+                expected = _expected(frames, number, offset, level)
+                assert np.array_equal(box, expected), f"{self.name}: {stage} {offset} differs"
 
     def restart(self) -> None:
         """Measures a start over what was written, and that all of it is there."""
