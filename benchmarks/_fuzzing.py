@@ -74,6 +74,7 @@ REQUESTS: dict[str, type[Message]] = {
     "BuildPyramid": service_pb2.BuildPyramidRequest,
     "ListFrames": read_pb2.ListFramesRequest,
     "ReadRegion": read_pb2.ReadRequest,
+    "ReadSmall": read_pb2.ReadRequest,
     "ReadRegions": read_pb2.ReadRegionsRequest,
     "ReadPlane": read_pb2.ReadPlaneRequest,
 }
@@ -166,7 +167,7 @@ class Fuzzer:
         name = rng.choice((*NAMES, WITNESS))
         if method == "CreateImage":
             return service_pb2.CreateImageRequest(spec=self._spec())
-        if method == "ReadRegion":
+        if method in ("ReadRegion", "ReadSmall"):
             return self._read(name)
         if method == "ReadRegions":
             reads = [self._read(name) for _ in range(rng.choice((0, 1, 3, 30)))]

@@ -137,6 +137,20 @@ class Chunks:
         array = older.data if older is not None else self.stored(image, level, at, fetched)
         target[...] = image.fill_value if array is None else array[source]
 
+    def paste_at_hand(
+        self, image: OpenImage, level: int, at: Shape, source: tuple[slice, ...], target: Array
+    ) -> bool:
+        """As `paste` where that would wait for nothing (see `at_hand`); else False."""
+        if self._shard(image, level, at) is not None:
+            at_hand = self.at_hand(image, level, at)
+            if at_hand:
+                self.paste(image, level, at, source, target)
+            return at_hand
+        array = self._clean.use(ChunkKey(image.pixels_number(level), level, at))
+        if array is not None:
+            target[...] = array[source]
+        return array is not None
+
     def frame(self, image: OpenImage, level: int, at: Shape) -> bytes | None:
         """A whole chunk as a Blosc frame, of what `paste` would copy; None where memory is newer.
 

@@ -204,6 +204,9 @@ class Settings(BaseSettings):
         default_factory=cores, description="threads that assemble reads; default all it may use"
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
+    max_small_read_bytes: Bytes = Field(
+        default=ByteSize(4 * MIB), description="most that comes in one message, where asked for so"
+    )
     max_read_bytes: Bytes = Field(
         default=ByteSize(8 * 1024 * MIB),
         description="most that one call reads, of all its boxes together",

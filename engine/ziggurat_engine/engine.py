@@ -216,6 +216,7 @@ class Engine:
             adding=settings.read_threads,
             part_bytes=settings.read_part_bytes,
             max_read_bytes=settings.max_read_bytes,
+            max_small_read_bytes=settings.max_small_read_bytes,
             projection_bytes=settings.read_projection_bytes,
             max_projected_bytes=settings.max_projected_bytes,
             max_batch_boxes=settings.max_batch_boxes,

@@ -50,7 +50,8 @@ class Query:
 
     ahead: where parts are assembled. read_ahead: is told what is read.
     adding: projections that are added up at a time.
-    part_bytes: about how large a part is. max_read_bytes: of one result.
+    part_bytes: about how large a part is. max_read_bytes: of one result;
+    max_small_read_bytes: of one that comes whole.
     projection_bytes: for the sums of one projection. max_batch_boxes: reads of one batch.
     """
 
@@ -66,6 +67,7 @@ class Query:
         adding: int,
         part_bytes: int,
         max_read_bytes: int,
+        max_small_read_bytes: int,
         projection_bytes: int,
         max_projected_bytes: int,
         max_batch_boxes: int,
@@ -79,15 +81,17 @@ class Query:
         self._adding = threading.BoundedSemaphore(adding)
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
+        self._max_small_read_bytes = max_small_read_bytes
         self._projection_bytes = projection_bytes
         self._max_projected_bytes = max_projected_bytes
         self._max_batch_boxes = max_batch_boxes
 
-    def plan(self, image: OpenImage, read: Read) -> Answer:
-        """Checks a read; nothing is read yet.
+    def plan(self, image: OpenImage, read: Read, *, small: bool = False) -> Answer:
+        """Checks a read; nothing is read yet. small: it is for `whole`.
 
         Raises OutOfRange for a level or box that is not there, InvalidArgument for what
-        makes no sense, LimitExceeded for a result above max_read_bytes.
+        makes no sense, LimitExceeded for a result above max_read_bytes, or
+        max_small_read_bytes.
         """
         level, region = select(image, read.selection)
         dtype = image.image.dtype
@@ -104,6 +108,8 @@ class Query:
         nbytes = math.prod(shape) * target.itemsize
         if nbytes > self._max_read_bytes:
             raise self._too_much(nbytes, "shape")
+        if small and nbytes > self._max_small_read_bytes:
+            raise _above("max_small_read_bytes", self._max_small_read_bytes, nbytes, "shape")
         revision, stale = self._seen(image, level, region)
         modified = read.if_newer_than is None or revision > read.if_newer_than
         return Answer(
@@ -119,6 +125,7 @@ class Query:
             revision - stale,
             modified,
             frames=read.frames
+            and not small
             and projection is None
             and target == dtype
             and read.conversion.window is None
@@ -135,38 +142,50 @@ class Query:
 
         Closing the iterator stops the work; raises Cancelled where told to.
         """
-        if not answer.frames:
-            self._read_ahead.follow(answer.image, answer.level, answer.region)
+        self._follow(answer)
         if answer.projection is not None:
             return self._projected(answer, answer.projection, cancelled)
-        if not answer.frames and math.prod(answer.shape) <= self._pixels(answer.dtype):
-            return self._single(answer, cancelled)
+        if not answer.frames and 0 < math.prod(answer.shape) <= self._pixels(answer.dtype):
+            return self._alone(answer, cancelled)
         return self._ahead.in_order(self._tasks(answer, cancelled))
 
-    def _single(
+    def whole(self, answer: Answer, cancelled: Callable[[], bool] = never) -> Array:
+        """All of a small result, C-contiguous, that holds anything; raises as `parts`."""
+        self._follow(answer)
+        if answer.projection is None:
+            return self._single(answer, cancelled)
+        out: Array = np.empty(answer.shape, dtype=answer.dtype)
+        for box, pixels in self._projected(answer, answer.projection, cancelled):
+            out[box.slices()] = pixels
+        return out
+
+    def _alone(
         self, answer: Answer, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[Region, Array]]:
-        """A small result as one part.
+        yield Region.whole(answer.shape), self._single(answer, cancelled)
+
+    def _single(self, answer: Answer, cancelled: Callable[[], bool]) -> Array:
+        """A small result, where nothing is projected.
 
         On this thread: what is at hand is copied faster than it is passed on. The rest
         comes in turn, chunks side by side.
         """
-        image, whole = answer.image, Region.whole(answer.shape)
-        if whole.size == 0:
-            return
-        out: Array = np.empty(answer.shape, dtype=image.image.dtype)
-        away: list[Place] = []
+        image = answer.image
+        out: Array = np.empty(answer.lattice.shape, dtype=image.image.dtype)
+        away = []
         for spot in answer.lattice.places(answer.grid):
             if cancelled():
                 raise Cancelled("the caller gave up")
-            if self._chunks.at_hand(image, answer.level, spot.at):
-                at, source, inside = spot
-                self._chunks.paste(image, answer.level, at, source, out[inside])
-            else:
+            at, source, inside = spot
+            if not self._chunks.paste_at_hand(image, answer.level, at, source, out[inside]):
                 away.append(spot)
         if away:
             self._bring(answer, away, out, cancelled)
-        yield whole, answer.conversion.apply(out)
+        return answer.conversion.apply(out)
+
+    def _follow(self, answer: Answer) -> None:
+        if not answer.frames:
+            self._read_ahead.follow(answer.image, answer.level, answer.region)
 
     def _bring(
         self, answer: Answer, away: list[Place], out: Array, cancelled: Callable[[], bool]
@@ -321,13 +340,7 @@ class Query:
             raise self._too_much(nbytes, "reads")
 
     def _too_much(self, nbytes: int, field_: str) -> LimitExceeded:
-        return LimitExceeded(
-            f"{nbytes} bytes are more than max_read_bytes = {self._max_read_bytes}",
-            field=field_,
-            limit="max_read_bytes",
-            value=self._max_read_bytes,
-            asked=nbytes,
-        )
+        return _above("max_read_bytes", self._max_read_bytes, nbytes, field_)
 
     def check_batch(self, count: int) -> None:
         """LimitExceeded where a batch may not have so many reads."""
@@ -485,6 +498,11 @@ class Query:
     def _pixels(self, dtype: np.dtype[np.generic]) -> int:
         """Of a part."""
         return max(1, self._part_bytes // dtype.itemsize)
+
+
+def _above(limit: str, value: int, asked: int, field: str) -> LimitExceeded:
+    message = f"{asked} bytes are more than {limit} = {value}"
+    return LimitExceeded(message, field=field, limit=limit, value=value, asked=asked)
 
 
 def _boxes(answer: Answer, region: Region, pixels: int) -> Iterator[Region]:

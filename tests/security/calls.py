@@ -35,6 +35,7 @@ REQUESTS: dict[str, Callable[[str], Any]] = {
     ),
     "BuildPyramid": lambda name: service_pb2.BuildPyramidRequest(image=name),
     "ReadRegion": lambda name: read_pb2.ReadRequest(image=name),
+    "ReadSmall": lambda name: read_pb2.ReadRequest(image=name),
     "ReadRegions": lambda name: read_pb2.ReadRegionsRequest(
         reads=[read_pb2.ReadRequest(image=name)]
     ),

@@ -443,9 +443,10 @@ BAD = {
 def test_bad_reads(
     subject: Subject, code: grpc.StatusCode, field: str, fields: dict[str, Any]
 ) -> None:
-    with pytest.raises(grpc.RpcError) as error:
-        subject.raw.call("ReadRegion", request(image=subject.name, **fields))
-    check(error.value, code, code.name, field)
+    for method in ("ReadRegion", "ReadSmall"):
+        with pytest.raises(grpc.RpcError) as error:
+            subject.raw.call(method, request(image=subject.name, **fields))
+        check(error.value, code, code.name, field)
 
 
 def test_a_mean_of_too_many_pixels(raw: RawServer, name: str) -> None:

@@ -28,6 +28,7 @@ ANSWERS = {
     "GetStatus": service_pb2.ServerStatus,
     "BuildPyramid": service_pb2.BuildPyramidProgress,
     "ReadRegion": read_pb2.ReadResponse,
+    "ReadSmall": read_pb2.ReadResponse,
     "ReadRegions": read_pb2.ReadRegionsResponse,
     "ReadPlane": read_pb2.ReadResponse,
 }

@@ -9,9 +9,9 @@ an array with holes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,11 @@ from ziggurat._errors import InvalidArgument, ServerError
 from ziggurat._index import Selection
 from ziggurat._request import Asked
 from ziggurat._rpc import Connection, messages
+from ziggurat._shared_memory import HEADER_BYTES, Memory, memory
 from ziggurat._values import Shape
 from ziggurat._wire import Part, decode_response
+
+_Answers: TypeAlias = Generator[tuple[read_pb2.ReadHeader | None, Part | None], None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class ReadResult:
     level 0). revision: what to give as `if_newer_than` when the same is asked again.
     downsampling: the method that made the level; "" from a server that does not say.
     encoding: "blosc" where whole chunks may have come as they are stored, else "raw".
+    transport: "shared_memory" where pixels came so (see `Writer.transport`), else "grpc".
     """
 
     array: NDArray[Any]
@@ -51,6 +55,7 @@ class ReadResult:
     steps: Shape
     downsampling: str = ""
     encoding: str = "raw"
+    transport: str = "grpc"
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -127,9 +132,62 @@ def read(
     if asked.shape is not None:
         _check_out(out, asked.shape, asked.dtype)
     put_encoding(asked.message, asked.encoding, connection.server)
-    call = connection.read(asked.message, timeout_seconds)
-    found = _received(call, connection, asked.dtype, out, lambda h: check_header(h, asked))
+    answers = _answers(connection, asked, timeout_seconds)
+    found = _received(answers, asked.dtype, out, lambda header: check_header(header, asked))
     return None if found is None else result_of(*found)
+
+
+def _answers(connection: Connection, asked: Asked, timeout_seconds: float | None) -> _Answers:
+    """The messages of an answer: one, where the result is small; else as they come."""
+    nbytes = _known_bytes(asked)
+    if nbytes is not None and nbytes <= connection.small_bytes:
+        whole = connection.read_small(asked.message, timeout_seconds)
+        if whole is not None:
+            yield decode_response(whole)
+            return
+    if nbytes is not None and connection.shares_results:
+        room = memory(connection.server, nbytes)
+        if room is not None:
+            yield from _shared(room, connection, asked, timeout_seconds)
+            return
+    call = connection.read(asked.message, timeout_seconds)
+    yield from messages(call, decode_response, connection.server)
+
+
+def _shared(
+    room: Memory, connection: Connection, asked: Asked, timeout_seconds: float | None
+) -> _Answers:
+    """The messages of an answer, with pixels out of the memory if the server has put them there."""
+    asked.message.shared_memory.CopyFrom(room.offer)
+    call = connection.read(asked.message, timeout_seconds)
+    answers = messages(call, decode_response, connection.server)
+    found = False
+    try:
+        for header, part in answers:
+            if header is not None:
+                found = header.shared
+                # One that does not take it is not asked again.
+                connection.shares_results = found or header.not_modified
+            if found and part is not None:
+                nbytes = math.prod(part.shape) * asked.dtype.itemsize
+                part = part._replace(payload=room.view(HEADER_BYTES, nbytes).data)  # noqa: PLW2901
+            yield header, part
+    finally:
+        answers.close()
+        room.close()
+
+
+def _known_bytes(asked: Asked) -> int | None:
+    """How large the result will be at most; None where that is not known.
+
+    Nor where chunks may come as they are stored: a message of pixels has none.
+    """
+    request = asked.message
+    if request.encoding == read_pb2.ENCODING_BLOSC:
+        return None
+    if asked.shape is not None:
+        return math.prod(asked.shape) * asked.dtype.itemsize
+    return request.max_voxels * asked.dtype.itemsize if request.HasField("max_voxels") else None
 
 
 def read_plane(
@@ -148,20 +206,19 @@ def read_plane(
             raise _wrong("another shape or data type: refresh the image")
 
     call = connection.plane(message, timeout_seconds)
-    found = _received(call, connection, dtype, out, check)
+    answers = messages(call, decode_response, connection.server)
+    found = _received(answers, dtype, out, check)
     assert found is not None
     return found[1]
 
 
 def _received(
-    call: Any,
-    connection: Connection,
+    answers: _Answers,
     dtype: np.dtype[Any],
     out: NDArray[Any] | None,
     check: Callable[[read_pb2.ReadHeader], None],
 ) -> tuple[read_pb2.ReadHeader, NDArray[Any]] | None:
-    """The header and the pixels of a call; None where it says that nothing is newer."""
-    answers = messages(call, decode_response, connection.server)
+    """The header and the pixels of an answer; None where it says that nothing is newer."""
     try:
         header, part = _first(answers)
         check(header)
@@ -201,6 +258,7 @@ def result_of(header: read_pb2.ReadHeader, array: NDArray[Any]) -> ReadResult:
         tuple(header.steps) or (1,) * len(header.shape),
         method_name(header.downsampling) if header.downsampling else "",
         "blosc" if header.encoding == read_pb2.ENCODING_BLOSC else "raw",
+        "shared_memory" if header.shared else "grpc",
     )
 
 

@@ -25,6 +25,7 @@ from ziggurat_proto.v1 import read_pb2, service_pb2, service_pb2_grpc, write_pb2
 
 from ziggurat._credentials import NOTHING, Credentials
 from ziggurat._errors import FailedPrecondition, InvalidArgument, from_rpc
+from ziggurat._memory import keep_memory
 
 DEFAULT_PORT = 7447
 
@@ -36,6 +37,13 @@ _RECONNECT_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 5_000),
 ]
 
+# Results up to this size come whole, in one message: for them the turns that a stream costs are
+# more than what its parts save. See service.proto.
+SMALL_BYTES = 2 * 2**20
+_SMALL_LIMIT = "max_small_read_bytes"
+# What a message has beside its pixels, at most.
+_BESIDE_BYTES = 2**16
+
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["Ziggurat"].full_name
 _Answer = TypeVar("_Answer", bound=Message)
 _Parsed = TypeVar("_Parsed")
@@ -46,7 +54,9 @@ class Connection:
 
     timeout_seconds: for calls that answer once, where none is given; None: no limit.
     credentials: what goes with every call; a token that is a function is asked each time.
-    shared_memory: whether writers may try that with a server on this machine.
+    shared_memory: whether that may be tried with a server on this machine.
+    shares_results: whether reads try it; not any more once the server has not taken it.
+    small_bytes: of results that are asked for as one message, with `read_small`.
     Threads may share it.
     """
 
@@ -61,6 +71,7 @@ class Connection:
         credentials: Credentials = NOTHING,
         shared_memory: bool = True,
     ) -> None:
+        keep_memory()
         self.server = with_port(server)
         self._settings = (
             self.server,
@@ -71,8 +82,9 @@ class Connection:
             credentials,
             shared_memory,
         )
-        self.shared_memory = shared_memory
+        self.shared_memory = self.shares_results = shared_memory
         self.timeout_seconds = timeout_seconds
+        self.small_bytes = min(SMALL_BYTES, max_receive_bytes - _BESIDE_BYTES)
         self._closed = False
         self._credentials = credentials
         answer_ms = int(keepalive_timeout_seconds * 1000)
@@ -96,6 +108,11 @@ class Connection:
         self._stub: Any = service_pb2_grpc.ZigguratStub(self._channel)  # type: ignore[no-untyped-call]
         self._read: Any = self._channel.unary_stream(
             f"/{_SERVICE}/ReadRegion",
+            request_serializer=read_pb2.ReadRequest.SerializeToString,
+            response_deserializer=_as_is,
+        )
+        self._small: Any = self._channel.unary_unary(
+            f"/{_SERVICE}/ReadSmall",
             request_serializer=read_pb2.ReadRequest.SerializeToString,
             response_deserializer=_as_is,
         )
@@ -130,6 +147,28 @@ class Connection:
     def read(self, request: read_pb2.ReadRequest, timeout_seconds: float | None) -> Any:
         """A started ReadRegion call; it yields messages as bytes."""
         return self._read(request, timeout=timeout_seconds, metadata=self._open())
+
+    def read_small(
+        self, request: read_pb2.ReadRequest, timeout_seconds: float | None
+    ) -> bytes | None:
+        """The answer to ReadSmall; None where the server does not do that.
+
+        A server that says so is not asked again, or for less. Raises ZigguratError.
+        """
+        try:
+            found: bytes = self._small(request, timeout=timeout_seconds, metadata=self._open())
+        except grpc.RpcError as error:
+            call: Any = error
+            if call.code() is grpc.StatusCode.UNIMPLEMENTED:
+                # It is older than this call.
+                self.small_bytes = -1
+                return None
+            made = from_rpc(error, server=self.server)
+            if made.details.get("limit") == _SMALL_LIMIT:
+                self.small_bytes = min(self.small_bytes, int(made.details["value"]))
+                return None
+            raise made from None
+        return found
 
     def plane(self, request: read_pb2.ReadPlaneRequest, timeout_seconds: float | None) -> Any:
         """A started ReadPlane call; it yields messages as bytes."""

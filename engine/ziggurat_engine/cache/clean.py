@@ -61,6 +61,13 @@ class CleanChunks:
         """Chunks that were read ahead, and then asked for while they were there."""
         return self._residents.ahead_used
 
+    def use(self, key: ChunkKey) -> Array | None:
+        """The chunk if it is kept."""
+        with self._lock:
+            found = self._residents.use(key)
+            self.counters.hits += found is not None
+        return found
+
     def get_or_load(self, key: ChunkKey, load: Callable[[], Array | None]) -> Array | None:
         """The chunk, or None where the store has none.
 

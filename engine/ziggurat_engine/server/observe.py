@@ -44,6 +44,7 @@ _IMAGES: dict[str, Callable[[Any], str]] = {
     "BuildPyramid": lambda request: request.image,
     "ListFrames": lambda request: request.image,
     "ReadRegion": lambda request: request.image,
+    "ReadSmall": lambda request: request.image,
     "ReadRegions": lambda request: request.reads[0].image,
     "ReadPlane": lambda request: request.image,
     "WriteStream": lambda request: request.open.image,

@@ -101,6 +101,7 @@ RULES: dict[str, Rule] = {
     _ENGINE + "WriteStream": Rule(Scope.WRITE, _opened, change="stream"),
     _ENGINE + "BuildPyramid": Rule(Scope.WRITE, _of("image"), change="pyramid.build"),
     _ENGINE + "ReadRegion": Rule(Scope.READ, _of("image")),
+    _ENGINE + "ReadSmall": Rule(Scope.READ, _of("image")),
     _ENGINE + "ReadRegions": Rule(Scope.READ, _each),
     _ENGINE + "ReadPlane": Rule(Scope.READ, _of("image")),
     _ENGINE + "ListFrames": Rule(Scope.READ, _of("image")),

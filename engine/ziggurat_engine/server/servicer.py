@@ -7,6 +7,7 @@ Malformed, so that the client gets a status of ours.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -64,6 +65,9 @@ def handler(engine: Engine, waits: Waits, limits: sharing.Limits) -> grpc.Generi
     )
     handlers["ReadRegion"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_region), wire.parser(read_pb2.ReadRequest), bytes
+    )
+    handlers["ReadSmall"] = grpc.unary_unary_rpc_method_handler(
+        _answered(calls.read_small), wire.parser(read_pb2.ReadRequest), bytes
     )
     handlers["ReadRegions"] = grpc.unary_stream_rpc_method_handler(
         _streamed(calls.read_regions), wire.parser(read_pb2.ReadRegionsRequest), bytes
@@ -166,6 +170,14 @@ class _Calls:
         gone = _gone(context)
         with Reading() as reading:
             answer = self._answer(reading, request, gone)
+            if request.HasField("shared_memory"):
+                memory = sharing.attach(request.shared_memory, self._limits, writable=True)
+                if memory is not None:
+                    with contextlib.closing(memory):
+                        shared = self._read_into(memory, answer, gone)
+                    if shared is not None:
+                        yield shared
+                        return
             header = wire.encode_header(convert.header_message(answer))
             if answer.projection is not None:
                 # Its first part may be long in coming.
@@ -173,6 +185,35 @@ class _Calls:
                 header = b""
             parts = self._engine.query.parts(answer, gone) if answer.modified else ()
             yield from _messages(header, self._counted(answer, parts))
+
+    def _read_into(
+        self, memory: sharing.SharedMemory, answer: Answer, gone: Callable[[], bool]
+    ) -> bytes | None:
+        """Puts a result into shared memory; the answer that says so, None where it can't go there.
+
+        Once for all, not part by part: a message costs as much as 100 KB of pixels do.
+        """
+        into = memory.result(answer.shape, answer.dtype)
+        if into is None or answer.frames or not answer.modified or not into.size:
+            return None
+        for box, payload in self._counted(answer, self._engine.query.parts(answer, gone)):
+            into[box.slices()] = payload
+        header = convert.header_message(answer)
+        header.shared = True
+        box = Region.whole(answer.shape)
+        return wire.encode_part(box, memoryview(b""), before=wire.encode_header(header))
+
+    def read_small(self, request: read_pb2.ReadRequest, context: grpc.ServicerContext) -> bytes:
+        gone = _gone(context)
+        with Reading() as reading:
+            answer = self._answer(reading, request, gone, small=True)
+            header = wire.encode_header(convert.header_message(answer))
+            if not answer.modified or 0 in answer.shape:
+                return header
+            pixels = self._engine.query.whole(answer, gone)
+            box = Region.whole(answer.shape)
+            self._count(answer, box)
+            return wire.encode_part(box, *_sent(pixels), before=header)
 
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
@@ -231,11 +272,17 @@ class _Calls:
         reading: Reading,
         request: read_pb2.ReadRequest,
         gone: Callable[[], bool] | None,
+        *,
+        small: bool = False,
     ) -> Answer:
         query = self._engine.query
         image = self._engine.image(request.image, "image")
         read = convert.read_of(request)
-        return self._planned(reading, image, lambda now: query.plan(now, read), request.exact, gone)
+
+        def plan(now: OpenImage) -> Answer:
+            return query.plan(now, read, small=small)
+
+        return self._planned(reading, image, plan, request.exact, gone)
 
     def _planned(
         self,
