@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2, write_pb2
 
 WITNESS = "witness"
@@ -138,7 +138,8 @@ class Fuzzer:
             if message.HasField("open"):
                 self._spare_witness(message.open, "image")
             data = message.SerializeToString()
-            yield self.damaged(data) if rng.random() < 0.1 else data
+            damaged = self.damaged(data) if rng.random() < 0.1 else data
+            yield data if _opens_witness(damaged) else damaged
             sequence += rng.random() < 0.9
 
     def _spare_witness(self, message: Any, field: str) -> None:
@@ -344,6 +345,14 @@ class Fuzzer:
             else:
                 del out[at:]
         return bytes(out)
+
+
+def _opens_witness(data: bytes) -> bool:
+    """Whether what was damaged opens a stream to the witness: its stream id may have that name."""
+    try:
+        return write_pb2.WriteRequest.FromString(data).open.image == WITNESS
+    except DecodeError:
+        return False
 
 
 def _is_map(field: FieldDescriptor) -> bool:

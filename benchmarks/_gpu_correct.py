@@ -16,6 +16,7 @@ from ziggurat_engine.kernels import reference
 from ziggurat_engine.kernels.cuda import abi
 from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 from ziggurat_engine.kernels.protocol import Recipe
+from ziggurat_engine.kernels.select import DEVICE_TIMEOUT_SECONDS
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Blosc, Codec, DTypeName, Zstd
 
@@ -39,7 +40,12 @@ class WrongResult(Exception):
 def check(device: Poisoned, *, thorough: bool) -> int:
     """Compares; returns how many batches. Raises WrongResult with the case at fault."""
     kernels = CudaKernels(
-        [device], 2, device_memory_bytes=4 << 30, batch_bytes=4 << 20, decode_together=1
+        [device],
+        2,
+        device_memory_bytes=4 << 30,
+        batch_bytes=4 << 20,
+        timeout_seconds=DEVICE_TIMEOUT_SECONDS,
+        decode_together=1,
     )
     count = 0
     try:

@@ -26,6 +26,7 @@ from ziggurat_engine.kernels.cpu import CpuKernels
 from ziggurat_engine.kernels.cuda.device import Device
 from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 from ziggurat_engine.kernels.protocol import Kernels, Recipe
+from ziggurat_engine.kernels.select import DEVICE_TIMEOUT_SECONDS
 from ziggurat_engine.spec import Array, Blosc, Codec
 
 from benchmarks import ingest
@@ -56,6 +57,7 @@ def all_kernels(devices: Sequence[Device], sizes: Sizes) -> Iterator[dict[str, K
         cores(),
         device_memory_bytes=sizes.device_memory_bytes,
         batch_bytes=sizes.batch_bytes,
+        timeout_seconds=DEVICE_TIMEOUT_SECONDS,
     )
     cpu = CpuKernels(cores())
     try:

@@ -222,7 +222,50 @@ def lz4(bench: Bench, block_sizes: Sequence[int]) -> list[Row]:
                 row = {"name": name, "raw_bytes_per_second": rate}
                 rows.append({**row, "ratio": bench.total / int(found.sum())})
                 rows += _lz4_back(bench, blocks, found, slots, slot_stride, out, name)
+                rows.append(
+                    _frames(bench, blocks, kind, shuffled, slots, slot_stride, csizes, differs)
+                )
     return rows
+
+
+def _frames(
+    bench: Bench,
+    blocks: abi.Blocks,
+    kind: str,
+    source: int,
+    slots: int,
+    slot_stride: int,
+    csizes: int,
+    differs: int,
+) -> Row:
+    """Compressed blocks become frames that lie side by side; counts what is read and written."""
+    batch, count = _batch(bench), bench.count
+    tables = (count * blocks.count * 4, count * 8, (count + 1) * 8)
+    with bench.rooms(*tables, count * abi.frame_bound(blocks)) as (bstarts, sizes, offsets, frames):
+        launches = [
+            abi.frame_sizes(
+                blocks, count, csizes=csizes, differs=differs, bstarts=bstarts, sizes=sizes
+            ),
+            abi.frame_offsets(count, sizes=sizes, offsets=offsets),
+            abi.frame_gather(
+                batch,
+                blocks,
+                compressor="lz4",
+                shuffle=kind,
+                source=source,
+                slots=slots,
+                slot_stride=slot_stride,
+                csizes=csizes,
+                bstarts=bstarts,
+                sizes=sizes,
+                offsets=offsets,
+                frames=frames,
+            ),
+        ]
+        taken = bench.seconds(*launches)
+        nbytes = int(_fetched(bench, offsets, 2 * count + 2).view(np.int64)[-1])
+    name = f"frames {kind} {blocks.block_bytes >> 10} KiB"
+    return {"name": name, "bytes_per_second": 2 * nbytes / taken}
 
 
 def _lz4_back(

@@ -18,7 +18,10 @@ __all__ = [
     "exit_on_sigterm",
     "file_read_bytes",
     "held_bytes",
+    "open_files",
     "peak_rss_bytes",
+    "rss_bytes",
+    "thread_count",
 ]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -34,6 +37,21 @@ def cpu_seconds(pid: int) -> float:
 def peak_rss_bytes(pid: int) -> int:
     """The most memory that a process ever had in RAM."""
     return _number(Path(f"/proc/{pid}/status"), "VmHWM") * 1024
+
+
+def rss_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM now, pages of files included."""
+    return _number(Path(f"/proc/{pid}/status"), "VmRSS") * 1024
+
+
+def thread_count(pid: int) -> int:
+    """Threads that a process has now."""
+    return _number(Path(f"/proc/{pid}/status"), "Threads")
+
+
+def open_files(pid: int) -> int:
+    """File descriptors that a process has open now."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def held_bytes(pid: int) -> int:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import ziggurat
-from ziggurat_engine.demo.run import wait_received
+from ziggurat_engine.demo.waiting import wait_received
 
 from benchmarks._data import Frames
 from benchmarks._server import cpu_seconds, disk_written_bytes, peak_rss_bytes

@@ -57,6 +57,7 @@ SETTINGS = {
     "cache_bytes": "64MiB",
     "max_read_bytes": "8MiB",
     "max_batch_boxes": 500,
+    "max_read_chunks": 2**15,
     "max_projected_bytes": "256MiB",
     "max_message_bytes": "1MiB",
     "log_segment_bytes": "8MiB",

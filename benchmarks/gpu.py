@@ -209,8 +209,10 @@ def _driver(*, shim: bool) -> dict[str, Any]:
     import cupy
     from cupy.cuda import runtime
 
+    module = Path("/proc/driver/nvidia/version")  # the release; the number is CUDA's
     return {
         "driver": runtime.driverGetVersion(),
+        "driver_release": module.read_text("utf-8").splitlines()[0] if module.exists() else "",
         "runtime": runtime.runtimeGetVersion(),
         "cupy": cupy.__version__,
     }

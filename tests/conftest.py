@@ -45,6 +45,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         need_device()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # What takes longest begins first: nobody waits for it at the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server that tests share; each takes image names of its own."""

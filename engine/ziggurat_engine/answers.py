@@ -58,6 +58,11 @@ class Answer:
     frames: bool
 
     @property
+    def chunks(self) -> int:
+        """How many chunks are looked at for it."""
+        return self.lattice.chunks(self.grid)
+
+    @property
     def grid(self) -> Grid:
         """The chunks of the level."""
         return self.image.pyramid.levels[self.level].chunks

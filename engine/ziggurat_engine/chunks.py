@@ -7,7 +7,8 @@ newest wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
+
+# Fewer chunks are looked at one by one.
+WORTH_ASKING = 16
+# A bound on memory: of more that are there, each is looked at as any other.
+MOST_AMONG = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,36 @@ class Chunks:
             return None
         with self._counting_errors():
             return Fetched(image.arrays[level].read_joined(away), changes)
+
+    def among(
+        self,
+        image: OpenImage,
+        level: int,
+        cells: Sequence[Collection[int]],
+        check: Callable[[], None],
+    ) -> list[Shape] | None:
+        """Of many chunks those that may hold anything but fill value; None: all may.
+
+        cells: their indices along each axis, each with each. What `paste` would see of a write
+        that was acknowledged before the call is in them. check: as of ChunkArray.among.
+        """
+        total = math.prod(map(len, cells))
+        if total < WORTH_ASKING or (image.foreign is not None and image.image.read_only):
+            return None
+        most = min(total // 2, MOST_AMONG)
+        shards = image.pyramid.levels[level].shards_of(cells)
+        # In this order: what is dirty goes from there once it is stored.
+        found = {
+            at
+            for shard in self._dirty.among(image.number_of(level), level, shards)
+            for at in shard.indices()
+            if all(i in axis for i, axis in zip(at, cells, strict=True))
+        }
+        with self._counting_errors():
+            stored = image.arrays[level].among(cells, most, check)
+        if stored is None or len(found | stored) > most:
+            return None
+        return sorted(found | stored)
 
     def load_ahead(self, image: OpenImage, level: int, at: Shape) -> None:
         """Loads a chunk for whoever may ask for it; nothing where memory has newer pixels."""

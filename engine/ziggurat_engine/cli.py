@@ -1,6 +1,7 @@
 """What can the command ziggurat-engine do?
 
-Imports at the top are light: `serve` re-executes itself before the heavy ones.
+Imports at the top are light: `serve` re-executes itself before the heavy ones. That is before
+it knows its settings, too: who does not want it pays for it, not who does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ziggurat_engine import __version__
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.offline import commands
 from ziggurat_engine.security import commands as security
@@ -33,6 +33,7 @@ MALLOC = {
     # Chunks in huge pages: a third less time in the kernel.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
+# Names what was added to the environment.
 _TUNED = "_ZIGGURAT_MALLOC_TUNED"
 
 STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT))
@@ -41,12 +42,23 @@ STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT))
 def tune_malloc() -> None:
     """Starts this process again with MALLOC, once."""
     if sys.platform == "linux" and _TUNED not in os.environ:
-        environment = {**MALLOC, **os.environ, _TUNED: "1"}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        added = MALLOC.keys() - os.environ.keys()
+        _start_again({**MALLOC, **os.environ, _TUNED: " ".join(added)})
+
+
+def _leave_malloc() -> None:
+    """Starts this process again as it was, where tune_malloc did."""
+    if added := os.environ.get(_TUNED, "").split():
+        kept = {name: value for name, value in os.environ.items() if name not in added}
+        _start_again({**kept, _TUNED: ""})
+
+
+def _start_again(environment: dict[str, str]) -> None:
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ziggurat-engine")
+@click.version_option(package_name="ziggurat-engine", prog_name="ziggurat-engine")
 def main() -> None:
     """Ziggurat: a storage engine for microscopy images."""
 
@@ -86,6 +98,7 @@ def serve(
     file. `ziggurat-engine settings` lists them all.
     """
     # files: makes the file system to serve from, where a test brings its own.
+    tune_malloc()
     from pydantic import ValidationError
 
     from ziggurat_engine.config import load
@@ -103,8 +116,8 @@ def serve(
         raise click.UsageError(f"settings: {problems}") from None
     except (OSError, ValueError) as error:
         raise click.UsageError(f"settings: {error}") from None
-    if loaded.tune_malloc:
-        tune_malloc()
+    if not loaded.tune_malloc:
+        _leave_malloc()
     # Before the imports that start threads: one that does not block them would die of them,
     # and the process with it.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -138,7 +151,7 @@ def demo(file: Path | None, keep: Path | None, mib: int) -> None:
     """Start a server, stream an image in, check every level of its pyramid.
 
     The image is FILE.tif (ImageJ, OME or plain) or what a simulated camera sees. Exits
-    with 0 only if everything read back was exact.
+    with 0 only if everything read back was exact. Settings in the environment are not heeded.
     """
     try:
         from ziggurat_engine.demo.process import exit_on_sigterm
@@ -150,6 +163,9 @@ def demo(file: Path | None, keep: Path | None, mib: int) -> None:
             f"{missing.name} is missing; the demo needs pip install 'ziggurat-engine[demo]'"
         ) from None
     exit_on_sigterm()
+    # Server and client are the demo's own: what the environment sets is meant for others.
+    for name in [name for name in os.environ if name.startswith("ZIGGURAT_")]:
+        del os.environ[name]
     try:
         run(file, keep, mib)
     except DemoError as error:

@@ -189,6 +189,11 @@ class Settings(BaseSettings):
         ge=2**16,
         description="raw pixels that go to a card at a time; about 8 times that is pinned in RAM",
     )
+    device_timeout_seconds: PositiveFloat = Field(
+        default=120.0,
+        description="a card that leaves a batch without an answer for so long is not used again"
+        " before a restart; the CPU does the batch",
+    )
     kernel_threads: PositiveInt = Field(
         default_factory=cores,
         description="threads that encode and downsample; default all it may use",
@@ -205,11 +210,15 @@ class Settings(BaseSettings):
     )
     read_part_bytes: Bytes = Field(default=ByteSize(MIB), description="size of one part of a read")
     max_small_read_bytes: Bytes = Field(
-        default=ByteSize(4 * MIB), description="most that comes in one message, where asked for so"
+        default=ByteSize(2 * MIB), description="most that a read brings in one message"
     )
     max_read_bytes: Bytes = Field(
         default=ByteSize(8 * 1024 * MIB),
         description="most that one call reads, of all its boxes together",
+    )
+    max_read_chunks: PositiveInt = Field(
+        default=4 * 2**20,
+        description="most chunks that one call looks at, of all its boxes together",
     )
     read_ahead_bytes: Bytes = Field(
         default=ByteSize(32 * MIB),
@@ -231,7 +240,9 @@ class Settings(BaseSettings):
         description="most pixels that one projection looks through, written or not",
     )
     max_message_bytes: Bytes = Field(
-        default=ByteSize(16 * MIB), description="most of one message from a client"
+        default=ByteSize(16 * MIB),
+        description="most of one message from a client, and of the pixels in shared memory that it"
+        " names",
     )
     shared_memory: bool = Field(
         default=True,

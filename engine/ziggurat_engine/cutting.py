@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from ziggurat_engine.images import OpenImage
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Array
+from ziggurat_engine.tiles import cut
 
 
 def pixels_of(image: OpenImage, region: Region, payload: memoryview) -> Array:
@@ -51,20 +53,15 @@ def covers_cells(grid: Grid, region: Region) -> bool:
     )
 
 
-def by_shard(level: Level, region: Region, limit: int) -> Iterator[list[Part]]:
-    """The parts of `region` chunk by chunk, at most `limit` of one shard at a time."""
+def by_shard(level: Level, region: Region, limit: int) -> Iterator[tuple[Region, list[Part]]]:
+    """Cuts `region` into boxes that touch one shard, and about `limit` of its chunks, each.
+
+    Yields each box, counted from the region's first pixel, with its parts chunk by chunk.
+    """
+    most = limit * math.prod(level.chunks.cell)
     for shard in level.shards.plan(region):
-        box = Region(
-            tuple(map(int.__add__, region.offset, shard.inside_region.offset)),
-            shard.inside_region.shape,
-        )
-        parts = []
-        for part in level.chunks.plan(box):
-            inside = part.inside_region
-            offset = tuple(map(int.__add__, shard.inside_region.offset, inside.offset))
-            parts.append(part._replace(inside_region=Region(offset, inside.shape)))
-            if len(parts) == limit:
-                yield parts
-                parts = []
-        if parts:
-            yield parts
+        whole = shard.inside_region
+        box = Region(tuple(map(int.__add__, region.offset, whole.offset)), whole.shape)
+        parts = [box] if level.chunks.touched(box).size <= limit else cut(level.chunks, box, most)
+        for part in parts:
+            yield part.relative_to(region.offset), list(level.chunks.plan(part))

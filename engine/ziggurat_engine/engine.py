@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ziggurat_engine import scatter
 from ziggurat_engine.ahead import Ahead
 from ziggurat_engine.build import Builder
 from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory
@@ -155,6 +156,7 @@ class Engine:
                 settings.kernel_threads,
                 device_memory_bytes=settings.device_memory_bytes,
                 device_batch_bytes=settings.device_batch_bytes,
+                device_timeout_seconds=settings.device_timeout_seconds,
             )
             epoch = self._state.begin_epoch(time.time_ns())
             undo.pop_all()
@@ -218,6 +220,7 @@ class Engine:
             max_read_bytes=settings.max_read_bytes,
             max_small_read_bytes=settings.max_small_read_bytes,
             projection_bytes=settings.read_projection_bytes,
+            max_read_chunks=settings.max_read_chunks,
             max_projected_bytes=settings.max_projected_bytes,
             max_batch_boxes=settings.max_batch_boxes,
         )
@@ -236,17 +239,12 @@ class Engine:
         )
         self._ready = False
         # Beside the start: what cameras send most.
-        threading.Thread(
-            target=self._kernels.warm,
-            args=([np.dtype(name) for name in ("uint16", "uint8")],),
-            name="warm",
-            daemon=True,
-        ).start()
+        threading.Thread(target=self._warm, name="warm", daemon=True).start()
         log.info(
             "kernels: %s; cache: %d MiB; %d images in %s",
             ", ".join([self._kernels.name, *(card.name for card in self._kernels.devices)]),
             settings.cache_bytes >> 20,
-            len(self._images.names()),
+            self._catalog.count(),
             settings.data,
         )
 
@@ -259,6 +257,10 @@ class Engine:
         found = self._recovery.run()
         self._ready = True
         return found
+
+    def _warm(self) -> None:
+        scatter.warm()
+        self._kernels.warm([np.dtype(name) for name in ("uint16", "uint8")])
 
     def create(self, spec: ImageSpec) -> OpenImage:
         """Makes an image; its metadata is durable when it returns.
@@ -461,7 +463,7 @@ class Engine:
             uptime_seconds=time.monotonic() - self._started,
             draining=self._draining,
             kernels=self._kernels.name,
-            images=len(self._images.names()),
+            images=self._catalog.count(),
             open_streams=self.ingest.open_streams,
             budget_bytes=self._budget.total_bytes,
             clean_bytes=self._clean.nbytes,

@@ -8,11 +8,12 @@ geometry of its own.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ziggurat_engine.region import Region, Shape
 
@@ -71,21 +72,33 @@ class Grid:
 
     def plan(self, region: Region) -> Iterator[Part]:
         """The parts of `region` (within the grid) cell by cell, the last axis fastest."""
-        axes = []
-        for offset, stop, cell, size in zip(
-            region.offset, region.stop, self.cell, self.shape, strict=True
-        ):
-            spans = []
-            for index in range(offset // cell, -(-stop // cell) if stop > offset else 0):
-                start = index * cell
-                low, high = max(offset, start), min(stop, start + cell)
-                full = low == start and high == min(start + cell, size)
-                spans.append((index, low - start, low - offset, high - low, full))
-            axes.append(spans)
+        bounds = zip(region.offset, region.stop, self.cell, self.shape, strict=True)
+        axes = [
+            (_few_spans if stop - offset <= _FEW * cell else _spans)(offset, stop, cell, size)
+            for offset, stop, cell, size in bounds
+        ]
         for cells in itertools.product(*axes):
-            yield Part(
-                tuple(cell[0] for cell in cells),
-                Region(tuple(cell[1] for cell in cells), tuple(cell[3] for cell in cells)),
-                Region(tuple(cell[2] for cell in cells), tuple(cell[3] for cell in cells)),
-                all(cell[4] for cell in cells),
-            )
+            at, inside_cell, inside_region, shape, full = zip(*cells, strict=True)
+            yield Part(at, Region(inside_cell, shape), Region(inside_region, shape), all(full))
+
+
+_Span: TypeAlias = tuple[int, int, int, int, bool]
+
+
+def _spans(offset: int, stop: int, cell: int, size: int) -> tuple[_Span, ...]:
+    """Along one axis, of each cell that [offset, stop) touches what a Part says of it.
+
+    (at, first pixel inside the cell, first inside the box, pixels, full)
+    """
+    spans = []
+    for at in range(offset // cell, -(-stop // cell) if stop > offset else 0):
+        start = at * cell
+        low, high = max(offset, start), min(stop, start + cell)
+        full = low == start and high == min(start + cell, size)
+        spans.append((at, low - start, low - offset, high - low, full))
+    return tuple(spans)
+
+
+# The boxes of a stream differ along few axes. Long lists are seldom asked for again.
+_FEW = 64
+_few_spans = functools.lru_cache(maxsize=4096)(_spans)

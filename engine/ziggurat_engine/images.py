@@ -336,11 +336,14 @@ class Images:
         image.base.now = self._open[image.image.name] = image
         self._by_number[image.lower] = self._by_number[image.upper] = image
 
-    def all(self) -> Iterator[OpenImage]:
-        """All images, each opened if it can be."""
-        for name in self.names():
+    def with_uid(self, uid: str) -> OpenImage | None:
+        """The image with this uid; None where there is none, or it can't be used."""
+        name = self._catalog.name_of(uid)
+        if name is not None:
             with contextlib.suppress(ZigguratError):
-                yield self.open(name)
+                found = self.open(name)
+                return found if found.image.uid == uid else None
+        return None
 
     def opened(self) -> list[OpenImage]:
         """The images that are open now, with all levels that they have."""

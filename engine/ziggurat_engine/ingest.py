@@ -89,28 +89,34 @@ class Ingest:
         self._describing = threading.Lock()
         self.draining = False
         self._streams: dict[tuple[int, str], Stream] = {}
-        # How far all others are: not opened since the start, or over (`_retire`).
-        self._known: dict[StreamKey, StreamState] = {}
-        self._expected: dict[StreamKey, int] = {}
+        # How far all others are: not opened since the start, or over (`_retire`). By image, and
+        # there by stream: an answer about one image looks at no other.
+        self._known: dict[str, dict[str, StreamState]] = {}
+        self._expected: dict[str, dict[str, int]] = {}
         self._since = time.monotonic()
 
     def remember(self, states: Iterable[StreamState], expected: Mapping[StreamKey, int]) -> None:
         """How far streams were at the start; to be called before any is opened."""
-        self._known.update({key: StreamState(*key, 0) for key in expected})
-        self._known.update({(state.image, state.stream): state for state in states})
-        self._expected.update(expected)
+        for (image, stream), frames in expected.items():
+            self._know(StreamState(image, stream, 0), frames)
+        for state in states:
+            self._know(state)
         self._since = time.monotonic()
+
+    def _know(self, state: StreamState, expected: int | None = None) -> None:
+        self._known.setdefault(state.image, {})[state.stream] = state
+        if expected is not None:
+            self._expected.setdefault(state.image, {})[state.stream] = expected
 
     def streams(self, image: OpenImage) -> list[StreamInfo]:
         """All streams that ever wrote to `image`, by id."""
         lease, uid = self._lease_seconds, image.image.uid
         with self._lock:
             opened = [s for key, s in self._streams.items() if key[0] == image.number]
-            known = [state for key, state in self._known.items() if key[0] == uid]
+            known = list(self._known.get(uid, {}).values())
+            expected = dict(self._expected.get(uid, {}))
         found = [stream.info(lease) for stream in opened]
-        for state in known:
-            expected = self._expected.get((uid, state.stream))
-            found.append(remembered(state, expected, self._since, lease))
+        found += [remembered(s, expected.get(s.stream), self._since, lease) for s in known]
         return sorted(found, key=lambda info: info.stream_id)
 
     @property
@@ -169,8 +175,9 @@ class Ingest:
             key = (image.number, stream_id)
             stream = self._streams.get(key)
             if stream is None:
-                name = (image.image.uid, stream_id)
-                known, expected = self._known.pop(name, None), self._expected.get(name)
+                uid = image.image.uid
+                known = self._known.get(uid, {}).pop(stream_id, None)
+                expected = self._expected.get(uid, {}).get(stream_id)
                 prefix = self._measures.usage.prefix(image.image.name)
                 stream = Stream(image, stream_id, known, expected, prefix)
                 self._streams[key] = stream
@@ -219,9 +226,7 @@ class Ingest:
             with self._lock:
                 if self._streams.get(key) is stream and not (stream.held or stream.pending):
                     del self._streams[key]
-                    self._known[stream.key] = stream.state(stream.received)
-                    if stream.expected_frames is not None:
-                        self._expected[stream.key] = stream.expected_frames
+                    self._know(stream.state(stream.received), stream.expected_frames)
 
     def refuse(self, image: OpenImage) -> None:
         """From now on no stream of the image is opened.
@@ -239,9 +244,8 @@ class Ingest:
         with self._lock:
             for key in self._free_streams(image):
                 del self._streams[key]
-            for of_all in (self._known, self._expected):
-                for name in [name for name in of_all if name[0] == image.image.uid]:
-                    del of_all[name]
+            self._known.pop(image.image.uid, None)
+            self._expected.pop(image.image.uid, None)
 
     def _free_streams(self, image: OpenImage) -> list[tuple[int, str]]:
         keys = [key for key in self._streams if key[0] == image.number]
@@ -339,6 +343,7 @@ class Ingest:
         logged: what the log gets of it, if it does. since: when it came, on the performance clock.
         """
         image, region = stream.image, record.box
+        stirs = stream.stirs
         with self._budget.beside(pixels.nbytes), image.base.write_order:
             appended = None if logged is None else self._journal.append(record, logged)
             # Before the pixels: when they are stored the image's metadata has to reach so far.
@@ -357,7 +362,9 @@ class Ingest:
         stream.counters.bytes += pixels.nbytes
         self._measures.usage.wrote(stream.prefix, pixels.nbytes)
         self._quotas.wrote(image.image.name, pixels.nbytes)
-        self._received(stream, record, tick, order, appended, since)
+        # What the log does not have may be stored since before it is pending; else it stirs then.
+        stored = appended is None and stream.stirs != stirs
+        self._received(stream, record, tick, order, appended, since, stored=stored)
         self._measures.received.add(time.perf_counter() - since)
 
     def merge(self, image: OpenImage, region: Region, payload: memoryview) -> int:
@@ -394,7 +401,7 @@ class Ingest:
             # so of every write that was merged before it.
             tick, order = self._dirty.next_tick(), self._journal.position
         stream.counters.skipped_frames += frames
-        self._received(stream, record, tick, order, appended, since)
+        self._received(stream, record, tick, order, appended, since, stored=True)
 
     def remember_all(self) -> None:
         """Remembers how far every stream is, all being stored.
@@ -550,7 +557,10 @@ class Ingest:
         order: int,
         appended: Appended | None,
         since: float,
+        *,
+        stored: bool,
     ) -> None:
+        """stored: it may be, though nothing tells of it any more."""
         stream.counters.outcome = Outcome.OPEN
         entry = Pending(stream.state(record.sequence), tick, 0, order, since)
         # Before anybody can find that the write is durable.
@@ -562,12 +572,8 @@ class Ingest:
         with stream.changed:
             stream.received = record.sequence
             stream.pending.append(entry)
-            if (
-                isinstance(record, Skip)
-                or appended is None
-                or self._journal.durable(appended.position)
-            ):
-                # Nothing may tell of it any more: it may be durable since before it was pending.
+            if stored or (appended is not None and self._journal.durable(appended.position)):
+                # It may be durable since before it was pending.
                 stream.stirred = True
             stream.changed.notify_all()
         if many:
@@ -577,8 +583,8 @@ class Ingest:
 
     def _merge(self, image: OpenImage, region: Region, pixels: Array) -> int:
         tick = 0
-        for parts in by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
-            tick = self._settler.merge(image, 0, parts, pixels)
+        for box, parts in by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
+            tick = self._settler.merge(image, 0, parts, pixels[box.slices()])
         return tick
 
     def _settle(self, account: Account) -> None:

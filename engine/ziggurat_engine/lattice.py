@@ -7,7 +7,8 @@ cut along the chunks as a box of pixels can.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -25,6 +26,49 @@ class Place(NamedTuple):
     at: Shape
     inside_cell: tuple[slice, ...]
     inside: tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cells(Collection[int]):
+    """Along one axis: the cells that hold pixels offset + k * step, k from 0 to count - 1."""
+
+    offset: int
+    count: int
+    step: int
+    cell: int
+
+    def __len__(self) -> int:
+        if self.count and self.step < self.cell:
+            return self._last // self.cell - self.offset // self.cell + 1
+        return self.count  # each pixel is in a cell of its own
+
+    def __iter__(self) -> Iterator[int]:
+        if self.count and self.step < self.cell:
+            return iter(range(self.offset // self.cell, self._last // self.cell + 1))
+        return (self._pixel(k) // self.cell for k in range(self.count))
+
+    def __contains__(self, index: object) -> bool:
+        return isinstance(index, int) and index >= 0 and bool(self.run(index))
+
+    def run(self, index: int) -> range:
+        """Which k lie in a cell."""
+        first, behind = (
+            -((self.offset - edge * self.cell) // self.step) for edge in (index, index + 1)
+        )
+        return range(max(0, first), min(self.count, behind))
+
+    def slices(self, index: int) -> tuple[slice, slice]:
+        """The pixels in a cell that holds some: as an index into the cell, and as numbers k."""
+        run, start = self.run(index), index * self.cell
+        inside = slice(self._pixel(run[0]) - start, self._pixel(run[-1]) - start + 1, self.step)
+        return inside, slice(run.start, run.stop)
+
+    @property
+    def _last(self) -> int:
+        return self._pixel(self.count - 1)
+
+    def _pixel(self, k: int) -> int:
+        return self.offset + k * self.step
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +109,21 @@ class Lattice:
         offset = tuple(o // s for o, s in zip(self.offset, self.steps, strict=True))
         return Grid(shape, cell), Region(offset, self.shape)
 
-    def places(self, grid: Grid) -> Iterator[Place]:
-        """Its pixels cell by cell, the last axis fastest; cells that hold none are left out."""
-        axes = []
-        for offset, count, step, cell in zip(
-            self.offset, self.shape, self.steps, grid.cell, strict=True
-        ):
-            spans, k = [], 0
-            while k < count:
-                index, inside = divmod(offset + k * step, cell)
-                # Up to the last one in this cell.
-                stop = min(count, k + -(-(cell - inside) // step))
-                last = inside + (stop - k - 1) * step
-                spans.append((index, slice(inside, last + 1, step), slice(k, stop)))
-                k = stop
-            axes.append(spans)
-        for spans_of_cell in itertools.product(*axes):
-            at, inside_cell, inside = zip(*spans_of_cell, strict=True)
+    def cells(self, grid: Grid) -> tuple[Cells, ...]:
+        """The cells that hold its pixels: these along each axis, each with each."""
+        return tuple(map(Cells, self.offset, self.shape, self.steps, grid.cell))
+
+    def chunks(self, grid: Grid) -> int:
+        """How many cells hold its pixels."""
+        return math.prod(map(len, self.cells(grid)))
+
+    def places(self, grid: Grid, among: Iterable[Shape] | None = None) -> Iterator[Place]:
+        """Its pixels cell by cell, the last axis fastest; cells that hold none are left out.
+
+        among: some of the cells that hold pixels, instead of all.
+        """
+        cells = self.cells(grid)
+        for at in itertools.product(*cells) if among is None else among:
+            slices = [axis.slices(index) for axis, index in zip(cells, at, strict=True)]
+            inside_cell, inside = zip(*slices, strict=True)
             yield Place(at, inside_cell, inside)

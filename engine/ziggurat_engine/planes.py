@@ -53,6 +53,12 @@ class Plane:
     level: int | None = None
     conversion: Conversion = field(default_factory=Conversion)
 
+    @property
+    def most_pixels(self) -> int:
+        """No more pixels of the image than these go into it."""
+        points = self.rows * self.columns
+        return points if self.interpolation == "nearest" else points << len(self.origin)
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:

@@ -44,11 +44,19 @@ class Projection:
             slice(0, 1) if axis in self.axes else part for axis, part in enumerate(box.slices())
         )
 
+    def count(self, shape: Shape) -> int:
+        """How many pixels of a box of `shape` become one."""
+        return math.prod(shape[axis] for axis in self.axes)
+
+    def counts(self, shape: Shape) -> Numbers:
+        """That number, for each pixel of what becomes of the box."""
+        return np.full(self.shape(shape), self.count(shape), np.int64)
+
     def bytes_per_pixel(self, dtype: np.dtype[np.generic]) -> int:
-        """Memory for each pixel of the result while pieces come."""
+        """Memory for each pixel of the result while pieces come, and for how many are missing."""
         if self.method != "mean":
-            return dtype.itemsize
-        return 16 if dtype.kind != "f" and dtype.itemsize == 8 else 8
+            return dtype.itemsize + 8
+        return 24 if dtype.kind != "f" and dtype.itemsize == 8 else 16
 
 
 class Accumulator(Protocol):
@@ -56,6 +64,10 @@ class Accumulator(Protocol):
 
     def add(self, box: Region, pixels: Array) -> None:
         """Takes the pixels of a part of the box, counted from its first one; not kept."""
+        ...
+
+    def fill(self, missing: Numbers, value: np.generic) -> None:
+        """So many pixels below each of the result, of those not added, have this value."""
         ...
 
     def result(self) -> Array:
@@ -81,7 +93,7 @@ def projection_of(names: Sequence[str], method: Method, axes: Sequence[str]) -> 
 
 def check_projection(projection: Projection, shape: Shape, dtype: np.dtype[np.generic]) -> None:
     """InvalidArgument where there is nothing to project, LimitExceeded where too much."""
-    count = math.prod(shape[axis] for axis in projection.axes)
+    count = projection.count(shape)
     if not count:
         raise InvalidArgument(
             f"projection.axes: the box {shape} is empty along them", field="projection.axes"
@@ -125,6 +137,10 @@ class _Extreme:
             target = self._found[self._projection.inside(box)]
             self._better(target, found, out=target)
 
+    def fill(self, missing: Numbers, value: np.generic) -> None:
+        with np.errstate(invalid="ignore"):
+            self._better(self._found, value, out=self._found, where=missing > 0)
+
     def result(self) -> Array:
         return self._found
 
@@ -134,12 +150,15 @@ class _Mean:
 
     def __init__(self, projection: Projection, shape: Shape, dtype: np.dtype[np.generic]) -> None:
         self._projection, self._axes, self._dtype = projection, projection.axes, dtype
-        self._count = math.prod(shape[axis] for axis in projection.axes)
+        self._count = projection.count(shape)
         self._total: Numbers = np.zeros(projection.shape(shape), np.int64)
 
     def add(self, box: Region, pixels: Array) -> None:
         found = np.add.reduce(pixels, axis=self._axes, dtype=np.int64, keepdims=True)
         self._total[self._projection.inside(box)] += found
+
+    def fill(self, missing: Numbers, value: np.generic) -> None:
+        self._total += missing * np.int64(value)
 
     def result(self) -> Array:
         quotient, rest = np.divmod(self._total, self._count)
@@ -152,7 +171,7 @@ class _WideMean:
 
     def __init__(self, projection: Projection, shape: Shape, dtype: np.dtype[np.generic]) -> None:
         self._projection, self._axes, self._dtype = projection, projection.axes, dtype
-        self._count = math.prod(shape[axis] for axis in projection.axes)
+        self._count = projection.count(shape)
         self._high: Numbers = np.zeros(projection.shape(shape), dtype)
         self._low: Numbers = np.zeros(projection.shape(shape), np.uint64)
 
@@ -163,6 +182,10 @@ class _WideMean:
         inside = self._projection.inside(box)
         self._high[inside] += np.add.reduce(high, axis=self._axes, dtype=self._dtype, keepdims=True)
         self._low[inside] += np.add.reduce(low, axis=self._axes, dtype=np.uint64, keepdims=True)
+
+    def fill(self, missing: Numbers, value: np.generic) -> None:
+        self._high += missing.astype(self._dtype) * self._dtype.type(int(value) >> _HALF)
+        self._low += missing.astype(np.uint64) * np.uint64(int(value) & _LOW)
 
     def result(self) -> Array:
         count = np.uint64(self._count)
@@ -181,13 +204,18 @@ class _FloatMean:
 
     def __init__(self, projection: Projection, shape: Shape, dtype: np.dtype[np.generic]) -> None:
         self._projection, self._axes, self._dtype = projection, projection.axes, dtype
-        self._count = math.prod(shape[axis] for axis in projection.axes)
+        self._count = projection.count(shape)
         self._total: Numbers = np.zeros(projection.shape(shape), np.float64)
 
     def add(self, box: Region, pixels: Array) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
             found = np.add.reduce(pixels, axis=self._axes, dtype=np.float64, keepdims=True)
             self._total[self._projection.inside(box)] += found
+
+    def fill(self, missing: Numbers, value: np.generic) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rest = missing * np.float64(value)
+            np.add(self._total, rest, out=self._total, where=missing > 0)
 
     def result(self) -> Array:
         found: Numbers = (self._total / self._count).astype(self._dtype)

@@ -12,7 +12,7 @@ scale = F * s and translation = (F - 1) / 2 * s (OME-NGFF 0.5, multiscales).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ziggurat_engine.grid import Grid
@@ -44,6 +44,14 @@ class Level:
         return tuple(
             i * c // s for i, c, s in zip(chunk, self.chunks.cell, self.shards.cell, strict=True)
         )
+
+    def shards_of(self, cells: Sequence[Collection[int]]) -> list[Collection[int]]:
+        """The shards that hold chunks, both as indices along each axis, each with each."""
+        steps = [s // c for c, s in zip(self.chunks.cell, self.shards.cell, strict=True)]
+        return [
+            axis if step == 1 else dict.fromkeys(i // step for i in axis)
+            for axis, step in zip(cells, steps, strict=True)
+        ]
 
     def chunks_of(self, shard: Shape) -> Region:
         """The chunk indices of `shard` that lie within the level."""

@@ -6,7 +6,10 @@ huge chunk makes messages that are slow to send. A few parts are assembled ahead
 the one that is being sent, each in its final memory.
 
 A projection is added up tile by tile: as many pixels of the result as `projection_bytes`
-hold the sums of. For each tile the pieces of the box come as parts do.
+hold the sums of. For each tile the pieces of the box come as parts do; where most of its
+chunks are absent, only of those that are not.
+
+A box of many chunks is asked first which of them are there: what nobody wrote to costs nothing.
 """
 
 from __future__ import annotations
@@ -17,20 +20,26 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from ziggurat_engine.ahead import Ahead
 from ziggurat_engine.answers import Answer, Frame, Payload, Piece, PlaneAnswer, Read
 from ziggurat_engine.cache import Budget
-from ziggurat_engine.chunks import Chunks
+from ziggurat_engine.chunks import Chunks, Fetched
 from ziggurat_engine.errors import Cancelled, InvalidArgument, LimitExceeded
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Kernels, Points
 from ziggurat_engine.lattice import Lattice, Place
 from ziggurat_engine.planes import Plane, crossed, place
-from ziggurat_engine.projection import Projection, accumulator, check_projection, projection_of
+from ziggurat_engine.projection import (
+    Projection,
+    accumulator,
+    check_projection,
+    projection_of,
+)
 from ziggurat_engine.readahead import ReadAhead
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.selection import select
@@ -39,10 +48,14 @@ from ziggurat_engine.spec import Array, Blosc
 from ziggurat_engine.staleness import Staleness
 from ziggurat_engine.tiles import cut, whole_cells
 
+T = TypeVar("T")
+
 # Larger chunks, in raw bytes, do not come as they are stored: messages have to stay small.
 MOST_FRAME_BYTES = 8 * 2**20
 # How often who waits to add up looks whether it is still wanted.
 LOOK_SECONDS = 0.1
+# Chunks that are fetched together, and between two looks.
+MOST_FETCHED = 256
 
 
 class Query:
@@ -50,8 +63,8 @@ class Query:
 
     ahead: where parts are assembled. read_ahead: is told what is read.
     adding: projections that are added up at a time.
-    part_bytes: about how large a part is. max_read_bytes: of one result;
-    max_small_read_bytes: of one that comes whole.
+    part_bytes: about how large a part is. max_read_bytes, max_read_chunks: of the results of
+    one call, and of what they are made of; max_small_read_bytes: of one that comes whole.
     projection_bytes: for the sums of one projection. max_batch_boxes: reads of one batch.
     """
 
@@ -67,6 +80,7 @@ class Query:
         adding: int,
         part_bytes: int,
         max_read_bytes: int,
+        max_read_chunks: int,
         max_small_read_bytes: int,
         projection_bytes: int,
         max_projected_bytes: int,
@@ -81,6 +95,7 @@ class Query:
         self._adding = threading.BoundedSemaphore(adding)
         self._part_bytes = part_bytes
         self._max_read_bytes = max_read_bytes
+        self._max_read_chunks = max_read_chunks
         self._max_small_read_bytes = max_small_read_bytes
         self._projection_bytes = projection_bytes
         self._max_projected_bytes = max_projected_bytes
@@ -91,7 +106,7 @@ class Query:
 
         Raises OutOfRange for a level or box that is not there, InvalidArgument for what
         makes no sense, LimitExceeded for a result above max_read_bytes, or
-        max_small_read_bytes.
+        max_small_read_bytes, or that more than max_read_chunks chunks have to be looked at for.
         """
         level, region = select(image, read.selection)
         dtype = image.image.dtype
@@ -106,8 +121,8 @@ class Query:
         read.conversion.check()
         target = read.conversion.of(dtype)
         nbytes = math.prod(shape) * target.itemsize
-        if nbytes > self._max_read_bytes:
-            raise self._too_much(nbytes, "shape")
+        chunks = lattice.chunks(image.pyramid.levels[level].chunks)
+        self.check_total(nbytes, chunks, "shape")
         if small and nbytes > self._max_small_read_bytes:
             raise _above("max_small_read_bytes", self._max_small_read_bytes, nbytes, "shape")
         revision, stale = self._seen(image, level, region)
@@ -171,11 +186,12 @@ class Query:
         comes in turn, chunks side by side.
         """
         image = answer.image
-        out: Array = np.empty(answer.lattice.shape, dtype=image.image.dtype)
-        away = []
-        for spot in answer.lattice.places(answer.grid):
-            if cancelled():
-                raise Cancelled("the caller gave up")
+        if math.prod(answer.shape) == 0:
+            return np.empty(answer.shape, dtype=answer.dtype)
+        out, places = self._begin(answer, answer.lattice, cancelled)
+        away: list[Place] = []
+        for spot in places:
+            _check(cancelled)
             at, source, inside = spot
             if not self._chunks.paste_at_hand(image, answer.level, at, source, out[inside]):
                 away.append(spot)
@@ -191,16 +207,35 @@ class Query:
         self, answer: Answer, away: list[Place], out: Array, cancelled: Callable[[], bool]
     ) -> None:
         """Puts what has to be loaded for a small result into `out`."""
-        fetched = self._chunks.fetch(answer.image, answer.level, (spot.at for spot in away))
 
-        def paste(spot: Place) -> None:
-            if cancelled():
-                raise Cancelled("the caller gave up")
+        def paste(spot: Place, fetched: Fetched | None) -> None:
+            _check(cancelled)
             at, source, inside = spot
             self._chunks.paste(answer.image, answer.level, at, source, out[inside], fetched)
 
-        for _ in self._ahead.in_order((None, 0, partial(paste, spot)) for spot in away):
-            pass
+        for some in _some(away):
+            fetched = self._chunks.fetch(answer.image, answer.level, (spot.at for spot in some))
+            tasks = ((None, 0, partial(paste, spot, fetched)) for spot in some)
+            for _ in self._ahead.in_order(tasks):
+                pass
+
+    def _begin(
+        self, answer: Answer, lattice: Lattice, cancelled: Callable[[], bool]
+    ) -> tuple[Array, Iterable[Place]]:
+        """An array for the pixels of `lattice`, and which of them are to be put there."""
+        image, grid = answer.image, answer.grid
+        among = self._among(answer, lattice, cancelled)
+        dtype = image.image.dtype
+        if among is None:
+            return np.empty(lattice.shape, dtype), lattice.places(grid)
+        return np.full(lattice.shape, image.fill_value, dtype), lattice.places(grid, among)
+
+    def _among(
+        self, answer: Answer, lattice: Lattice, cancelled: Callable[[], bool]
+    ) -> list[Shape] | None:
+        """The chunks that may hold something of `lattice`; None: any may."""
+        cells = lattice.cells(answer.grid)
+        return self._chunks.among(answer.image, answer.level, cells, partial(_check, cancelled))
 
     def _tasks(
         self, answer: Answer, cancelled: Callable[[], bool]
@@ -246,8 +281,7 @@ class Query:
         self, answer: Answer, at: Shape, box: Region, cancelled: Callable[[], bool]
     ) -> Payload:
         """A whole chunk as it is stored; its pixels where memory has newer ones by now."""
-        if cancelled():
-            raise Cancelled("the caller gave up")
+        _check(cancelled)
         data = self._chunks.frame(answer.image, answer.level, at)
         if data is None:
             return self._part(answer, box, cancelled)
@@ -258,9 +292,9 @@ class Query:
         placed = place(image, plane)
         dtype = plane.conversion.of(image.image.dtype)
         nbytes = plane.rows * plane.columns * dtype.itemsize
-        if nbytes > self._max_read_bytes:
-            raise self._too_much(nbytes, "rows")
         region = placed.around(placed.points, image.shape(placed.level))
+        around = image.pyramid.levels[placed.level].chunks.touched(region).size
+        self.check_total(nbytes, min(around, plane.most_pixels), "rows")
         revision, stale = self._seen(image, placed.level, region)
         return PlaneAnswer(image, plane, placed, region, dtype, stale, revision - stale)
 
@@ -295,15 +329,15 @@ class Query:
             for axis, number in zip(placed.axes, chosen, strict=True):
                 index[axis] = number
             needed.append(tuple(index))
-        fetched = self._chunks.fetch(image, placed.level, needed)
-        for chosen in needed:
-            if cancelled():
-                raise Cancelled("the caller gave up")
-            chunk = grid.region(chosen)
-            common = chunk.intersect(around)
-            source = common.relative_to(chunk.offset).slices()
-            target = block[common.relative_to(around.offset).slices()]
-            self._chunks.paste(image, placed.level, chosen, source, target, fetched)
+        for some in _some(needed):
+            fetched = self._chunks.fetch(image, placed.level, some)
+            for chosen in some:
+                _check(cancelled)
+                chunk = grid.region(chosen)
+                common = chunk.intersect(around)
+                source = common.relative_to(chunk.offset).slices()
+                target = block[common.relative_to(around.offset).slices()]
+                self._chunks.paste(image, placed.level, chosen, source, target, fetched)
         # An image without z is one of a single plane.
         flat = 3 - len(placed.axes)
         shape = tuple(around.shape[axis] for axis in placed.axes)
@@ -334,13 +368,20 @@ class Query:
                 asked=nbytes,
             )
 
-    def check_total(self, nbytes: int) -> None:
-        """LimitExceeded where the results of one call have so many bytes together."""
-        if nbytes > self._max_read_bytes:
-            raise self._too_much(nbytes, "reads")
-
-    def _too_much(self, nbytes: int, field_: str) -> LimitExceeded:
-        return _above("max_read_bytes", self._max_read_bytes, nbytes, field_)
+    def check_total(self, nbytes: int, chunks: int, field_: str) -> None:
+        """LimitExceeded where one call may not bring, or look at, so much."""
+        for what, asked, limit, most in (
+            ("bytes", nbytes, "max_read_bytes", self._max_read_bytes),
+            ("chunks to look at", chunks, "max_read_chunks", self._max_read_chunks),
+        ):
+            if asked > most:
+                raise LimitExceeded(
+                    f"{asked} {what} are more than {limit} = {most}",
+                    field=field_,
+                    limit=limit,
+                    value=most,
+                    asked=asked,
+                )
 
     def check_batch(self, count: int) -> None:
         """LimitExceeded where a batch may not have so many reads."""
@@ -419,9 +460,9 @@ class Query:
 
         Those of a chunk that lie in one run need no copy.
         """
-        places = list(itertools.islice(answer.lattice.part(box).places(answer.grid), 2))
-        if len(places) == 1:
-            (at, source, _), image = places[0], answer.image
+        lattice, image = answer.lattice.part(box), answer.image
+        if lattice.chunks(answer.grid) == 1:
+            at, source, _ = next(lattice.places(answer.grid))
             view = self._chunks.view(image, answer.level, at, source)
             if view is not None and view.flags.c_contiguous:
                 return answer.conversion.apply(view)
@@ -430,13 +471,12 @@ class Query:
     def _assemble(self, answer: Answer, box: Region, cancelled: Callable[[], bool]) -> Array:
         """The pixels of a box of the lattice, counted in steps from its first pixel."""
         image, lattice = answer.image, answer.lattice.part(box)
-        out: Array = np.empty(box.shape, dtype=image.image.dtype)
-        places = list(lattice.places(answer.grid))
-        fetched = self._chunks.fetch(image, answer.level, (spot.at for spot in places))
-        for at, source, inside in places:
-            if cancelled():
-                raise Cancelled("the caller gave up")
-            self._chunks.paste(image, answer.level, at, source, out[inside], fetched)
+        out, places = self._begin(answer, lattice, cancelled)
+        for some in _some(places):
+            fetched = self._chunks.fetch(image, answer.level, (spot.at for spot in some))
+            for at, source, inside in some:
+                _check(cancelled)
+                self._chunks.paste(image, answer.level, at, source, out[inside], fetched)
         return out
 
     def _projected(
@@ -472,24 +512,45 @@ class Query:
             for axis, n in enumerate(tile.shape)
         )
         region = Region(tile.offset, below)
+        among = self._among(answer, answer.lattice.part(region), cancelled)
+        if among is None:
+            boxes = _boxes(answer, region, self._pixels(dtype))
+        else:
+            boxes = self._held(answer, region, among)
         tasks = (
             (box, self._part_bytes, partial(self._assemble, answer, box, cancelled))
-            for box in _boxes(answer, region, self._pixels(dtype))
+            for box in boxes
         )
         pieces = self._ahead.in_order(tasks) if ahead else ((box, task()) for box, _, task in tasks)
         sums_bytes = tile.size * projection.bytes_per_pixel(dtype)
         with self._budget.beside(sums_bytes + self._ahead.most * self._part_bytes):
             sums = accumulator(projection, region.shape, dtype)
+            missing = None if among is None else projection.counts(region.shape)
             for box, pixels in pieces:
-                sums.add(box.relative_to(tile.offset), pixels)
+                at = box.relative_to(tile.offset)
+                sums.add(at, pixels)
+                if missing is not None:
+                    missing[projection.inside(at)] -= projection.count(at.shape)
+            if missing is not None:
+                sums.fill(missing, answer.image.fill_value)
             return sums.result()
+
+    def _held(self, answer: Answer, region: Region, among: Iterable[Shape]) -> Iterator[Region]:
+        """What lies in some chunks of a box of the lattice, in pieces."""
+        whole = Grid(region.shape, region.shape)
+        for _, _, slices in answer.lattice.part(region).places(answer.grid, among):
+            inside = Region(
+                tuple(part.start for part in slices),
+                tuple(part.stop - part.start for part in slices),
+            )
+            for box in cut(whole, inside, self._pixels(answer.image.image.dtype)):
+                yield Region(_sum(region.offset, box.offset), box.shape)
 
     @contextmanager
     def _turn(self, cancelled: Callable[[], bool]) -> Iterator[None]:
         """Waits until few enough add up; raises Cancelled where told to."""
         while not self._adding.acquire(timeout=LOOK_SECONDS):
-            if cancelled():
-                raise Cancelled("the caller gave up")
+            _check(cancelled)
         try:
             yield
         finally:
@@ -511,6 +572,18 @@ def _boxes(answer: Answer, region: Region, pixels: int) -> Iterator[Region]:
     moved = Region(_sum(lattice.offset, region.offset), region.shape)
     for box in cut(grid, moved, max(1, pixels)):
         yield box.relative_to(lattice.offset)
+
+
+def _check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("the caller gave up")
+
+
+def _some(items: Iterable[T]) -> Iterator[list[T]]:
+    """`items`, so many at a time as are fetched together."""
+    left = iter(items)
+    while some := list(itertools.islice(left, MOST_FETCHED)):
+        yield some
 
 
 def _sum(left: Shape, right: Shape) -> Shape:

@@ -4,7 +4,7 @@ Behind a box of a scan the next one is loaded, and at least the next layer of ch
 that are thinner than a chunk meet a new layer seldom, and then all of it. Chunks are loaded one
 by one when no read has anything to do, into the part of the cache that goes first; so they
 drive out no chunk that is protected. No more than `nbytes` are on their way, nor an eighth of
-what the cache may hold; where memory is short nothing is begun.
+what the cache may hold, nor a few hundred; where memory is short nothing is begun.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ziggurat_engine.scans import Scans
 from ziggurat_engine.turns import Turns
 
 SHARE = 8
+# However small they are.
+MOST_COMING = 256
 
 _Name = tuple[int, int, Shape]
 
@@ -55,7 +57,8 @@ class ReadAhead:
         for at in grid.indices(_layer(following, region, grid.cell).intersect(whole)):
             name = (number, level, at)
             with self._lock:
-                if sum(self._coming.values()) + image.chunk_bytes > room:
+                coming = sum(self._coming.values()) + image.chunk_bytes
+                if coming > room or len(self._coming) == MOST_COMING:
                     return
                 if name in self._coming or self._chunks.at_hand(image, level, at):
                     continue

@@ -125,17 +125,16 @@ class Recovery:
         for known in self._state.streams():
             self._streams[known.image, known.stream] = _Progress(known.sequence, known.facts)
         applied = self._state.applied()
-        by_uid = {image.image.uid: image for image in self._images.all()}
         # Before anything is stored: levels that are being made follow it.
-        self._remaker.recover(by_uid.values())
+        self._remaker.recover()
         deleted = self._state.deleted()
-        self._deleted = deleted - by_uid.keys()
+        self._deleted = {uid for uid in deleted if self._images.with_uid(uid) is None}
         if self._deleted != deleted:
             # Their deletion had not begun when the server died.
             self._state.not_deleted(deleted - self._deleted)
         for replayed in self._file.replay():
             records += 1
-            skipped += not self._replay(replayed, by_uid, applied)
+            skipped += not self._replay(replayed, applied)
             self.bytes_done += replayed.payload.nbytes
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
@@ -155,7 +154,7 @@ class Recovery:
                 log.warning("%s: its streams can't be described: %s", closed.image.name, error)
         notes = self._state.stale()
         for note in notes:
-            image = by_uid.get(note.image)
+            image = self._images.with_uid(note.image)
             for levels in (image, image.base.next) if image is not None else ():
                 if levels is not None and note.level in levels.noted_levels:
                     level = note.level - levels.noted(0)
@@ -173,16 +172,14 @@ class Recovery:
         )
         return found
 
-    def _replay(
-        self, replayed: Replayed, by_uid: dict[str, OpenImage], applied: dict[str, int]
-    ) -> bool:
+    def _replay(self, replayed: Replayed, applied: dict[str, int]) -> bool:
         """Merges one record; False where its pixels are not wanted."""
         record = replayed.record
         uid = record.image.hex()
         self._logged.add(uid)
         key = (uid, record.stream)
         stream = self._streams.setdefault(key, _Progress(0, StreamCounters().facts()))
-        image = by_uid.get(uid)
+        image = self._images.with_uid(uid)
         wanted, tick = True, 0
         if self._foreign:
             # What it holds may be older than what is stored.

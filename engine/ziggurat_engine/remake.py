@@ -157,14 +157,13 @@ class Remaker:
         self._defer(image, region)
         self._images.renew(image)
 
-    def recover(self, images: Iterable[OpenImage]) -> None:
+    def recover(self) -> None:
         """Goes on with, or removes, what a start finds; before anything is stored.
 
         What can't be removed is left to the next start.
         """
-        by_uid = {image.image.uid: image for image in images}
         for change in self._state.changes():
-            image = by_uid.get(change.image)
+            image = self._images.with_uid(change.image)
             if image is None:
                 if not self._images.refused():
                     # Else it may be one of those that can't be used now.

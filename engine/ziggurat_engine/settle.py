@@ -112,7 +112,7 @@ class Settler:
         wait: bool = True,
         source: StaleShard | None = None,
     ) -> int:
-        """Writes `pixels`, cut into `parts` of one shard, to the dirty chunks of `level`.
+        """Writes `pixels`, a box cut into `parts` of one shard, to the dirty chunks of `level`.
 
         Waits for memory where there is none, if told to. Returns the write's tick.
         source: the note to clear once what was written is stored.

@@ -5,14 +5,12 @@ Derived from what is dirty, settling, touched and deferred, whenever somebody as
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ziggurat_engine.cache import Deferred, DirtyDirectory
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.indices import distinct, rows_of
 from ziggurat_engine.region import Region
 
 
@@ -47,33 +45,18 @@ class Staleness:
 
     def stale_chunks(self, image: OpenImage) -> list[int]:
         """How many chunks of each level a write below has not reached yet."""
-        rank = len(image.image.axes)
+        rank, levels = len(image.image.axes), image.pyramid.levels
         counts: list[int] = []
         stale: NDArray[np.int64] = np.empty((0, rank), np.int64)
-        for below, level in enumerate(image.pyramid.levels):
+        found: list[NDArray[np.int64]] = []
+        for below, (level, above) in enumerate(zip(levels, [*levels[1:], None], strict=True)):
             if below:
-                stale = distinct(stale // level.factors)
+                stale = distinct(np.concatenate([stale // level.factors, *found]))
             counts.append(len(stale))
-            # In this order: what is deferred goes from there once it is touched.
-            found = self._deferred.sets(image.number_of(below), below)
-            dirty = self._dirty.indices(image.number_of(below), below)
-            found.append(frozenset(image.neighbours(below, dirty)))
-            # Perhaps a million: no array is made of each.
-            numbers = itertools.chain.from_iterable(itertools.chain.from_iterable(found))
-            more = np.fromiter(numbers, np.int64).reshape(-1, rank)
-            stale = np.concatenate([stale, more])
+            if above is not None:
+                # In this order: what is deferred goes from there once it is touched.
+                found = self._deferred.parents(image.number_of(below), below, above.factors)
+                dirty = self._dirty.indices(image.number_of(below), below)
+                beside = rows_of(image.neighbours(below, dirty), rank)
+                found.append(distinct(beside // above.factors))
         return counts
-
-
-def distinct(indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows of `indices`, each once."""
-    if len(indices) == 0:
-        return indices
-    low, high = indices.min(axis=0), indices.max(axis=0)
-    spans = tuple(map(int, high - low + 1))
-    if math.prod(spans) >= 2**63:
-        return np.unique(indices, axis=0)
-    # Numbers are sorted many times faster than rows.
-    numbers = np.unique(np.ravel_multi_index(tuple((indices - low).T), spans))
-    rows: NDArray[np.int64] = np.stack(np.unravel_index(numbers, spans), axis=1) + low
-    return rows

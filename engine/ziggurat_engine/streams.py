@@ -127,14 +127,16 @@ class Stream:
         self.changed = threading.Condition()
         # One at a time finds out how much of it is durable; taken before `changed`.
         self.looking = threading.Lock()
-        # Something was stored or synced since `durable` was last looked at.
+        # Something was stored or synced since `durable` was last looked at; how often it was.
         self.stirred = False
+        self.stirs = 0
         self.pending: deque[Pending] = deque()
 
     def stir(self) -> None:
         """Something was stored or synced."""
         with self.changed:
             self.stirred = True
+            self.stirs += 1
             self.changed.notify_all()
 
     def state(self, sequence: int) -> StreamState:

@@ -13,7 +13,9 @@ sync nobody knows what reached the disk: give the file up, do not sync again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import itertools
 import os
 import shutil
 import stat
@@ -57,6 +59,14 @@ class ReadFile(Protocol):
 
     def pread(self, nbytes: int, offset: int) -> bytes:
         """The bytes at `offset`; fewer than `nbytes` only at the end of the file."""
+        ...
+
+    def next_data(self, offset: int) -> int:
+        """The first offset, from `offset` on, at which there may be more than zeros; or `size`.
+
+        What was preallocated and never written need not be looked through, nor read: what was
+        read once may count as data from then on.
+        """
         ...
 
     def close(self) -> None:
@@ -159,6 +169,10 @@ class FileSystem(Protocol):
         """What is in a directory, in no order. FileNotFoundError; NotADirectoryError."""
         ...
 
+    def names(self, path: Path, most: int) -> set[str] | None:
+        """The names in a directory; None where there are more than `most`. As `list_dir`."""
+        ...
+
     def make_dir(self, path: Path) -> None:
         """Creates one directory; one that is there is fine. Not durable (`sync_dir`)."""
         ...
@@ -251,6 +265,12 @@ class OsFileSystem:
         """See FileSystem."""
         with os.scandir(path) as entries:
             return [DirEntry(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+
+    def names(self, path: Path, most: int) -> set[str] | None:
+        """See FileSystem."""
+        with os.scandir(path) as entries:
+            found = {entry.name for entry in itertools.islice(entries, most + 1)}
+        return None if len(found) > most else found
 
     def make_dir(self, path: Path) -> None:
         """See FileSystem."""
@@ -358,6 +378,13 @@ class _OsReadFile(_OsFile):
                 data = os.pread(self.fd, nbytes, offset)
                 pieces.append(data)
             return b"".join(pieces)
+
+    def next_data(self, offset: int) -> int:
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            # Nothing but a hole is left; or the file system does not know of holes.
+            return self._size if error.errno == errno.ENXIO else offset
 
 
 class _OsAppendFile(_OsFile):

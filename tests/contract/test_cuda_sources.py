@@ -11,6 +11,10 @@ from tests.support import nvrtc
 
 ARCHITECTURES = {"sm_80": "A100", "sm_90": "H100, H200", "sm_100": "B200"}
 ELF = b"\x7fELF"
+THREADS = 256  # of the largest thread block
+# Of a multiprocessor, and of a thread block that asks for no more: of all of these cards.
+REGISTERS, SHARED_BYTES = 65536, 48 << 10
+STACK_BYTES = 16  # of a thread: a value or two, not an array
 
 
 # One by one, so that all cores have their share.
@@ -28,6 +32,12 @@ def test_every_kernel_compiles_to_machine_code(architecture: str, module: progra
     assert ".local" not in made.ptx
     assert "fma." not in made.ptx
     assert ".ftz" not in made.ptx
+    taken = nvrtc.taken(made.cubin)
+    for name, symbol in made.symbols.items():
+        kernel = taken[symbol]
+        assert kernel.stack_bytes <= STACK_BYTES, name
+        assert 0 < kernel.registers * THREADS <= REGISTERS, name
+        assert kernel.shared_bytes <= SHARED_BYTES, name
 
 
 def test_what_does_not_compile_says_why() -> None:

@@ -940,4 +940,4 @@ class TestDeferred:
         deleting.join(SECONDS)
         assert not deleting.is_alive()
         assert not state.stale()
-        assert not world.engine._deferred.sets(image.number, 0)
+        assert not world.engine._deferred.holds(image.number, 0)

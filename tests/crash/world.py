@@ -7,9 +7,10 @@ number as the value of their pixels, so that every pixel tells which write it co
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Database:
         self.content = content
         self.torn: bytes | None = None
         self._failing = 0
+        self._left: list[World] = []
         self._db: sqlite3.Connection | None = None
 
     def connect(self) -> sqlite3.Connection:
@@ -70,17 +72,19 @@ class Database:
 
     def after(self, mode: object) -> bytes:
         """The database after a power cut."""
-        torn = self.torn is not None and mode != "drop" and (mode == "keep" or hash(mode) % 2)
-        return self.torn if torn and self.torn is not None else self.content
+        return self.torn if torn(mode) and self.torn is not None else self.content
+
+    def next_commit_in(self, left: list[World]) -> None:
+        """What the next commit writes may be in those worlds, which were left at a sync point."""
+        self._left = left
 
     def committed(self) -> None:
         assert self._db is not None
         # A commit counts as a sync point: the cut comes after it, and keeps it.
         with self._lock:
             if not self._fs.is_cut:
-                content = self._db.serialize()
+                self.content, self.torn = self._db.serialize(), None
                 self._fs.sync_point()
-                self.content, self.torn = content, None
             else:
                 raise PowerCut
 
@@ -90,12 +94,22 @@ class Database:
             if self.torn is None:
                 self.torn = self._db.serialize()
             raise PowerCut
+        if self._left:
+            # Had the power been cut at the last sync point, this would have been interrupted.
+            for world in self._left:
+                world.content = self._db.serialize()
+            self._left = []
         if not self._failing:
             return False
         self._failing -= 1
         self.torn = self._db.serialize()
         self._db.deserialize(self.content)
         return True
+
+
+def torn(mode: object) -> bool:
+    """Whether a commit that the cut interrupted is there afterwards."""
+    return mode != "drop" and (mode == "keep" or bool(hash(mode) % 2))
 
 
 class _Connection(sqlite3.Connection):
@@ -224,13 +238,52 @@ class World:
 
     def after(self, mode: object) -> World:
         """The world after the power comes back."""
-        return World(
-            self.fs.crash(mode),
-            self.database.after(mode),
-            dict(self.durable),
-            set(self.closed),
-            self.downsampling,
-        )
+        return self._left(self.fs.crash(mode), mode)
+
+    def cuts(
+        self, modes: Callable[[int], Sequence[object]], work: Callable[[World], None]
+    ) -> dict[tuple[int, object], World]:
+        """Does the work once; what a power cut right behind each sync point leaves.
+
+        modes: of the cut behind the sync point of that number. What is left behind several,
+        byte for byte, is there once.
+        """
+        found: list[dict[object, World]] = []
+
+        def look() -> None:
+            wanted = modes(self.fs.sync_points)
+            found.append({mode: self._left(self.fs.left(mode), mode) for mode in wanted})
+            self.database.next_commit_in([w for mode, w in found[-1].items() if torn(mode)])
+
+        self.fs.at_sync_point(look)
+        work(self)
+        assert len(found) == self.fs.sync_points
+        distinct = {
+            left.state(): ((k, mode), left)
+            for k, worlds in enumerate(found, start=1)
+            for mode, left in worlds.items()
+        }
+        return dict(distinct.values())
+
+    def state(self) -> bytes:
+        """A digest of all that the next life can see: what lies in tmp is removed unseen."""
+        digest = hashlib.sha256(self.content)
+        digest.update(repr((self.durable, sorted(self.closed))).encode())
+        pending = [DATA]
+        while pending:
+            path = pending.pop()
+            entries = sorted(self.fs.list_dir(path)) if self.fs.exists(path) else []
+            digest.update(repr((path, path == DATA / "tmp" or entries)).encode())
+            for entry in entries:
+                if entry.is_dir:
+                    pending.append(path / entry.name)
+                elif path != DATA / "tmp":
+                    digest.update(self.fs.read_file(path / entry.name))
+        return digest.digest()
+
+    def _left(self, fs: FaultyFs, mode: object) -> World:
+        content = self.database.after(mode)
+        return World(fs, content, dict(self.durable), set(self.closed), self.downsampling)
 
 
 def check_pixels(pixels: np.ndarray, writes: list[Write], durable: dict[str, int]) -> None:
@@ -259,12 +312,15 @@ def check_levels(world: World, level0: np.ndarray) -> None:
         assert np.array_equal(found, expected), f"level {k}: {np.argwhere(found != expected)[:3]}"
 
 
-def check_zarr(world: World) -> None:
-    """The store opens with zarr-python at this instant, and every chunk decodes."""
+def check_zarr(world: World, checked: set[bytes] | None = None) -> None:
+    """The store opens with zarr-python at this instant, and every chunk decodes.
+
+    checked: digests of stores that were looked at; another one like these is not.
+    """
     root = DATA / "images" / f"{NAME}.ome.zarr"
     if not world.fs.exists(root):
         return
-    store: dict[str, zarr.core.buffer.Buffer] = {}
+    files: dict[str, bytes] = {}
     pending = [root]
     while pending:
         directory = pending.pop()
@@ -273,9 +329,13 @@ def check_zarr(world: World) -> None:
             if entry.is_dir:
                 pending.append(path)
             else:
-                content = world.fs.read_file(path)
-                buffer = zarr.core.buffer.cpu.Buffer.from_bytes(content)
-                store[str(path.relative_to(root))] = buffer
+                files[str(path.relative_to(root))] = world.fs.read_file(path)
+    if checked is not None:
+        digest = hashlib.sha256(repr(sorted(files.items())).encode()).digest()
+        if digest in checked:
+            return
+        checked.add(digest)
+    store = {key: zarr.core.buffer.cpu.Buffer.from_bytes(content) for key, content in files.items()}
     group = zarr.open_group(zarr.storage.MemoryStore(store), mode="r")
     for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
         array = group[dataset["path"]]

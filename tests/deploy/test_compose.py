@@ -25,7 +25,7 @@ from tests.deploy.docker import CACHE, HERE, SHARED, Docker, missing
 from tests.support.server import clean_environment
 from tests.support.waiting import SECONDS, until
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
 
 MIB = 2**20
 TOP = HERE.parents[1]
@@ -257,6 +257,10 @@ def test_killed_in_mid_stream_and_up_again(
     ):
         nobody.list()
     assert deployment.compose("exec", "engine", "ziggurat-engine", "health") == "SERVING\n"
+    # It has a server of its own, and needs no token of this one's.
+    assert "all pixels of" in deployment.compose(
+        "exec", "engine", "ziggurat-engine", "demo", "--mib=4"
+    )
     with deployment.connect() as client:
         # What the container may have is what the budget comes from.
         assert client.status().cache.budget_bytes == 512 * MIB

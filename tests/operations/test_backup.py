@@ -18,6 +18,7 @@ from ziggurat_engine.errors import Corrupt, FailedPrecondition, InvalidArgument,
 from ziggurat_engine.state import State
 from ziggurat_engine.upkeep import backup as backups
 from ziggurat_engine.upkeep.backup import backup
+from ziggurat_engine.upkeep.journal import read_log
 from ziggurat_engine.vfs import OsFileSystem
 
 from tests.operations.directory import IMAGES, defects, found, group, level0, shard_path
@@ -134,6 +135,41 @@ def test_beside_a_busy_server(serve: Callable[..., ServerProcess], tmp_path: Pat
             assert_exact(image, np.full(SHAPE, 7, "uint16"))
     restored.stop()
     assert defects(copy, pixels=True) == []
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["deleted", "deleted-and-restarted"])
+def test_an_image_that_is_deleted_meanwhile(serve, tmp_path, monkeypatch, restarted):
+    """The copied log has its frames; by the end the server has forgotten that there was one."""
+    server = serve(settle_idle_seconds=1000)
+    part, pixels = np.full((1, 5, 5), 7, "uint16"), np.zeros(SHAPE, "uint16")
+    pixels[:1, :5, :5] = part
+    with ziggurat.connect(server.address) as client:
+        for name in ("goes", "stays"):
+            create(client, name)
+            writer = client.open(name).writer("camera")
+            writer.write_region(part, offset=(0, 0, 0))
+            writer.flush()
+
+    def others(self):
+        with ziggurat.connect(server.address) as client:
+            client.delete("goes")
+        if restarted:
+            server.stop()
+            serve(server.data).stop()
+            with closing(State.open(server.data / "state.sqlite")) as state:
+                assert not state.deleted()
+        return whole(self)
+
+    whole = backups._Making._others
+    monkeypatch.setattr(backups._Making, "_others", others)
+    backup(server.data, tmp_path / "copy")
+    monkeypatch.undo()
+    assert defects(tmp_path / "copy") == []
+    assert read_log(OsFileSystem(), tmp_path / "copy" / "log", beside=False).records > 1
+    with ziggurat.connect(serve(tmp_path / "copy").address) as client:
+        assert [image.name for image in client.list()] == ["stays"]
+        client.open("stays").build_pyramid().wait()
+        assert_exact(client.open("stays"), pixels)
 
 
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "not-noted"])

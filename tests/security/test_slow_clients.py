@@ -11,6 +11,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -198,6 +199,28 @@ def test_a_stream_that_falls_silent_is_free_again(short, calls) -> None:
         client.delete("quiet")
 
 
+def test_a_client_that_does_not_take_one_large_answer(short) -> None:
+    """It has a place until it takes it, so that there are no more of them than calls."""
+    with ziggurat.connect(short.address) as client:
+        client.create("large", axes="yx", shape=(1024, 1024), dtype="uint8")
+        request = serialized(read_pb2.ReadRequest(image="large"))
+        # Windows that do not grow: 64 KiB.
+        options = [("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(short.address, options) as channel:
+            stub = channel.unary_stream("/ziggurat.v1.Ziggurat/ReadSmall")
+
+            def was_cancelled() -> bool:
+                reads = [stub(request, timeout=SECONDS) for _ in range(CALLS)]
+                for read in reads:
+                    read.initial_metadata()  # the pixels are behind it
+                threading.Event().wait(1)  # longer than it has; on a busy machine it is tried again
+                return all(map(_is_cancelled, reads))
+
+            until(was_cancelled, "what nobody takes to be cancelled")
+        until(lambda: _served(client), "the places to be free")
+        client.delete("large")
+
+
 def test_a_client_that_does_not_read(short, calls) -> None:
     with ziggurat.connect(short.address) as client:
         big = client.create("big", axes="zyx", shape=(16, 2048, 2048), dtype="uint8")
@@ -207,15 +230,24 @@ def test_a_client_that_does_not_read(short, calls) -> None:
         for read in reads:
             next(read)  # the header; 64 MiB follow, more than connections hold
 
-        def served() -> bool:
-            try:
-                return client.status().images > 0
-            except ziggurat.LimitExceeded:
-                return False
-
-        until(served, "the calls to be cancelled")
+        until(lambda: _served(client), "the calls to be cancelled")
         with pytest.raises(grpc.RpcError) as ended:
             collections.deque(itertools.chain(*reads), maxlen=0)
         assert ended.value.code() is grpc.StatusCode.CANCELLED
         assert big[0].sum() == 0
         client.delete("big")
+
+
+def _served(client: ziggurat.Client) -> bool:
+    try:
+        return client.status().images > 0
+    except ziggurat.LimitExceeded:
+        return False
+
+
+def _is_cancelled(read: Any) -> bool:
+    try:
+        next(read)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.CANCELLED
+    return False

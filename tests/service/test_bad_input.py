@@ -259,6 +259,21 @@ def test_unknown_image(
     assert subject.state() == before
 
 
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\n"])
+def test_a_name_at_length(raw: RawServer, letter: str) -> None:
+    """What is wrong with it reaches the client, though it quotes what was said."""
+    for method, request in (
+        ("CreateImage", service_pb2.CreateImageRequest(spec=good_spec(letter * 100_000))),
+        ("GetImage", service_pb2.GetImageRequest(name=letter * 100_000)),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            raw.call(method, request)
+        said = failure(refused.value)
+        assert said.code in (INVALID, MISSING)
+        (field,) = said.fields
+        assert field.endswith("name")
+
+
 def test_unknown_image_of_a_stream(subject: Subject) -> None:
     before = subject.state()
     with pytest.raises(grpc.RpcError) as error:

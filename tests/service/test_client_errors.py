@@ -15,6 +15,7 @@ import pytest
 import ziggurat
 
 from tests.support.pixels import marked
+from tests.support.server import ServerProcess
 from tests.support.waiting import SECONDS, until
 
 SPEC: dict[str, Any] = {
@@ -116,13 +117,15 @@ def test_a_second_writer(client: ziggurat.Client, image: ziggurat.Image) -> None
 
 
 def test_what_the_server_refuses_ends_the_writer(
-    client: ziggurat.Client, image: ziggurat.Image
+    server: ServerProcess, client: ziggurat.Client, image: ziggurat.Image
 ) -> None:
     """A message above the limit; the error names the number that was not taken."""
     writer = image.writer(strip_bytes=64 * 2**20)
     large = client.create(image.name + "-large", **SPEC | {"shape": (1, 4096, 4096)})
     writer.close(SECONDS)
-    writer = large.writer("large", strip_bytes=64 * 2**20)
+    # In shared memory it would be cut as the server wants it.
+    plain = ziggurat.connect(server.address, shared_memory=False)
+    writer = plain.open(large.name).writer("large", strip_bytes=64 * 2**20)
     writer.write(np.ones((2, 4096), "uint16"))
     until(lambda: writer.durable == 1, "the first frame to be durable")
     writer.write(np.ones((4096, 4096), "uint16"))
@@ -131,6 +134,7 @@ def test_what_the_server_refuses_ends_the_writer(
     assert error.value.sequence == 2
     assert (large[0, :2] == 1).all()
     assert not large[0, 2:8].any()
+    plain.close()
 
 
 def test_nobody_is_there() -> None:

@@ -37,6 +37,13 @@ def test_simulated_frames_are_kept(tmp_path: Path) -> None:
     assert np.array_equal(level[3], camera.frame(3))
 
 
+def test_what_is_set_for_a_server_is_not_for_the_demo(tmp_path: Path) -> None:
+    """In a container, beside the server there."""
+    elsewhere = {"ZIGGURAT_DATA": "/no/data", "ZIGGURAT_LOG": "/no/log", "ZIGGURAT_CA": "/no.pem"}
+    set_ = {"ZIGGURAT_AUTH": "token", "ZIGGURAT_LISTEN": "0.0.0.0:1", "ZIGGURAT_TOKEN": "zig_no"}
+    run("ziggurat-engine", "demo", "--mib", 1, TMPDIR=str(tmp_path), **elsewhere, **set_)
+
+
 def test_a_file_leaves_nothing_behind(tmp_path: Path, shared_data: Path) -> None:
     file = shared_data / "xyzc_16bit__dna_conf_wf.tif"
     done = run("ziggurat-engine", "demo", file, TMPDIR=str(tmp_path))

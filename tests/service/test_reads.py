@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 import tifffile
+import zarr
 import ziggurat
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from ziggurat import _slabs
 from ziggurat._commands import cli
 from ziggurat._tiff import TiffStack
+from ziggurat_engine.offline.adopt import adopt
 from ziggurat_proto.v1 import read_pb2, service_pb2
 
 from tests.service.subject import INVALID, OUTSIDE, TOO_MUCH, Subject, check
@@ -277,26 +279,38 @@ def test_a_projection_takes_bounded_memory(serve: Callable[..., ServerProcess], 
                 image.read(**options)
 
 
-def test_a_read_that_is_cancelled_stops(serve: Callable[..., ServerProcess], name: str) -> None:
-    """A projection of a million chunks, one thread; another read comes through soon after."""
-    server = serve(read_threads=1)
+def test_a_read_that_is_cancelled_stops(
+    serve: Callable[..., ServerProcess], tmp_path: Path, name: str
+) -> None:
+    """A projection of millions of chunks, one thread; another read comes through soon after.
+
+    Of an adopted image, where each has to be looked at: what others lay is not known.
+    """
+    count = 2**22
+    axes = [{"name": axis, "type": "space"} for axis in "zyx"]
+    scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+    dataset = {"path": "0", "coordinateTransformations": scale}
+    ome = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [dataset]}]}
+    group = zarr.create_group(tmp_path / "image", attributes={"ome": ome})
+    group.create_array("0", shape=(count, 1, 1), chunks=(1, 1, 1), dtype="uint8")
+    (tmp_path / "data").mkdir()
+    adopt(tmp_path / "data", str(tmp_path / "image"), name)
+    server = serve(tmp_path / "data", read_threads=1)
     with ziggurat.connect(server.address) as client:
-        image = client.create(
-            name, axes="tyx", shape=(2**40, 1, 1), dtype="uint8", chunk_shape=(1, 1, 1), levels=1
-        )
         raw = RawServer(server.address)
-        request = read_pb2.ReadRequest(image=image.name)
+        request = read_pb2.ReadRequest(image=name)
         request.projection.method = read_pb2.Projection.METHOD_MAX
-        request.projection.axes.append("t")
+        request.projection.axes.append("z")
         call = raw.channel.unary_stream(
             "/ziggurat.v1.Ziggurat/ReadRegion",
             read_pb2.ReadRequest.SerializeToString,
             read_pb2.ReadResponse.FromString,
         )(request)
-        assert next(call).header.shape == [2**40, 1, 1]
+        assert next(call).header.shape == [count, 1, 1]
         call.cancel()
+        image = client.open(name)
         assert image.read(np.s_[:3], timeout_seconds=60).shape == (3, 1, 1)
-        assert image.read(np.s_[:3], projection="max", along="t", timeout_seconds=60) == 0
+        assert image.read(np.s_[:3], projection="max", along="z", timeout_seconds=60) == 0
         raw.close()
 
 

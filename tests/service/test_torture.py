@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.torture import torture
 
 KILLS = 10
 
 
+@pytest.mark.slow
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     found = torture(tmp_path, KILLS, seed=1)
     assert found.kills == KILLS

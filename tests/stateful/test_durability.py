@@ -297,6 +297,7 @@ def within(work: Callable[[], T]) -> T:
     return result[0]
 
 
+@pytest.mark.slow
 def test_durability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.002)
     monkeypatch.setattr(settle, "LAST_RETRY_SECONDS", 0.02)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import pytest
 import ziggurat
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -196,6 +197,7 @@ class Images(RuleBasedStateMachine):
         return data.draw(st.sampled_from(sorted(self.sessions)))
 
 
+@pytest.mark.slow
 def test_images(tmp_path: Path) -> None:
     Images.shared = Shared(tmp_path)
     try:

@@ -6,8 +6,9 @@ a time as dice have it (a seed). Only a program that orders its work by events g
 same bytes from all of them: with "late", a copy whose source was used again too soon brings
 what is there now, and what was not waited for is still poison.
 
-Faults: the n-th allocation fails, the n-th launch or copy loses the card, and the n-th batch
-of nvCOMP has a bad block.
+Faults: the n-th allocation fails, the n-th launch or copy loses the card, the n-th batch of
+nvCOMP has a bad block, a kernel changes a byte of what it makes or does not compile, and a
+method does not return before `thaw` is set.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from numcodecs import zstd
 from ziggurat_engine.kernels.cuda.abi import Launch
 from ziggurat_engine.kernels.cuda.device import Bytes, Device
-from ziggurat_engine.kernels.cuda.errors import DeviceLost, OutOfMemory
+from ziggurat_engine.kernels.cuda.errors import BadStatus, DeviceLost, OutOfMemory
 from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 from ziggurat_engine.kernels.cuda.nvcomp import Nvcomp
 
@@ -42,8 +43,12 @@ class Faults:
     bad_zstd_at: int = 0
     crash_at_launch: int = 0
     crash_at_bind: bool = False
+    crash_at_allocation: int = 0
+    hangs_at: str = ""
+    hangs_after: int = 0
     wrong_kernel: str = ""
     wrong_argument: int = 0
+    refused_kernel: str = ""
 
 
 @dataclass
@@ -89,6 +94,8 @@ class Card:
         self._meeting = meeting
         self.lost = False
         self.pace = pace
+        self.thaw = threading.Event()
+        self._left_to_hang = self.faults.hangs_after
         self.nvcomp = Nvcomp(_Library(self), "6.0.0-test") if with_nvcomp else None
         self.held: dict[int, Bytes] = {}
         self.pinned: dict[int, Bytes] = {}
@@ -99,11 +106,13 @@ class Card:
     # --- Device
 
     def bind(self) -> None:
+        self._hang("bind")
         if self.faults.crash_at_bind:
             raise ZeroDivisionError("a mistake in our own code")
         self._threads.add(threading.get_ident())
 
     def allocate(self, nbytes: int) -> int:
+        self._hang("allocate")
         self._check()
         self._take_memory()
         memory = shim.empty(nbytes)
@@ -150,11 +159,14 @@ class Card:
         self.enqueue(stream, lambda: ctypes.memset(address, value, nbytes))
 
     def launch(self, launch: Launch, stream: Lane) -> None:
+        self._hang("launch")
         self._check()
         self.launches += 1
         self.trace.append(launch.kernel)
         if self.launches == 1 and self._meeting is not None:
             self._meeting.wait(60)
+        if launch.kernel == self.faults.refused_kernel:
+            raise BadStatus("it does not compile")
         if self.launches == self.faults.crash_at_launch:
             raise ZeroDivisionError("a mistake in our own code")
         lost = self.launches == self.faults.lost_at_launch
@@ -182,12 +194,14 @@ class Card:
             self.enqueue(stream, lambda: lane.done >= position, waits=(lane, position))
 
     def synchronize(self, event: Mark) -> None:
+        self._hang("synchronize")
         self._check()
         if event.stream is not None:
             self._force(event.stream, event.position)
         self._check()
 
     def drain(self) -> None:
+        self._hang("drain")
         self._check()
         for lane in self._lanes:
             self._force(lane, lane.queued)
@@ -266,9 +280,17 @@ class Card:
 
     def _take_memory(self) -> None:
         self.allocations += 1
+        if self.allocations == self.faults.crash_at_allocation:
+            raise ZeroDivisionError("a mistake in our own code")
         first = self.faults.out_of_memory_at
         if first and first <= self.allocations < first + self.faults.out_of_memory_times:
             raise OutOfMemory("the test says so")
+
+    def _hang(self, method: str) -> None:
+        if method == self.faults.hangs_at:
+            self._left_to_hang -= 1
+            if self._left_to_hang < 0:
+                self.thaw.wait()
 
     def _check(self) -> None:
         if self.lost:
@@ -355,6 +377,7 @@ def kernels_on(*cards: Device, **changes: Any) -> CudaKernels:
         "threads": 2,
         "device_memory_bytes": 32 * 2**20,
         "batch_bytes": 2**20,
+        "timeout_seconds": 600.0,
         **changes,
     }
     return CudaKernels(cards or (Card(),), **settings)

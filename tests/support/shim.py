@@ -13,13 +13,10 @@ find what is read or written out of bounds, and loads that are not aligned as a 
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import hashlib
 import os
 import shlex
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from ziggurat_engine.kernels.cuda import program
 from ziggurat_engine.kernels.cuda.abi import Launch
+
+from tests.support.kept import kept
 
 _HEADER = Path(__file__).with_name("shim.h")
 _FLAGS = [
@@ -44,7 +43,6 @@ _FLAGS = [
 ]
 _ALIGNMENT = 256  # what every buffer on a device has
 POISON = 0xA5
-_KEPT = 40
 
 
 class LaunchError(Exception):
@@ -108,41 +106,19 @@ def library(files: tuple[str, ...]) -> ctypes.CDLL:
         ]
     )
     compiler = subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout
-    key = hashlib.sha256(compiler + " ".join(flags).encode() + text.encode()).hexdigest()
-    built = _built(key, text, flags)
-    loaded = ctypes.CDLL(str(built))
+    parts = [compiler, " ".join(flags).encode(), text.encode()]
+    loaded = ctypes.CDLL(str(kept("shim", parts, lambda made: _compile(text, flags, made))))
     loaded.shim_launch.restype = ctypes.c_char_p
     return loaded
 
 
-def _built(key: str, text: str, flags: list[str]) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ziggurat-shim"
-    home.mkdir(parents=True, exist_ok=True)
-    target = home / f"{key[:32]}.so"
-    with (home / f"{key[:32]}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait for it
-        if target.exists():
-            target.touch()
-            return target
-        with tempfile.TemporaryDirectory(dir=home) as work:
-            source, made = Path(work, "kernels.cpp"), Path(work, "kernels.so")
-            source.write_text(text, "utf-8")
-            done = subprocess.run(
-                ["g++", *flags, str(source), "-o", str(made)],
-                check=False,
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode:
-                raise RuntimeError(f"g++ refuses the kernels:\n{done.stderr}")
-            made.rename(target)
-    _forget_old(home)
-    return target
-
-
-def _forget_old(home: Path) -> None:
-    """Keeps the libraries that were used last."""
-    kept = sorted(home.glob("*.so"), key=lambda path: path.stat().st_mtime)
-    for old in kept[:-_KEPT]:
-        old.unlink(missing_ok=True)
-        old.with_suffix(".lock").unlink(missing_ok=True)
+def _compile(text: str, flags: list[str], made: Path) -> None:
+    done = subprocess.run(
+        ["g++", *flags, "-x", "c++", "-", "-o", str(made)],
+        check=False,
+        capture_output=True,
+        text=True,
+        input=text,
+    )
+    if done.returncode:
+        raise RuntimeError(f"g++ refuses the kernels:\n{done.stderr}")

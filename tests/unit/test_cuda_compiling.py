@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,18 @@ def test_a_directory_that_cannot_be_written_is_no_error(compiler: Compiler, tmp_
     made = code_of(MODULE, "sm_90", (13, 0), compiler)
     assert code_of(MODULE, "sm_90", (13, 0), compiler) == made
     assert len(compiler.options) == 2
+
+
+def test_a_user_without_a_home_is_no_error(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("CUPY_CACHE_DIR")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert code_of(MODULE, "sm_90", (13, 0), compiler).symbols.keys() == set(MODULE.kernels)
 
 
 def test_nothing_is_flushed_to_zero() -> None:

@@ -14,8 +14,10 @@ from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.kernels.cpu import CpuKernels
 from ziggurat_engine.kernels.cuda.blosc import parse
 from ziggurat_engine.kernels.cuda.decoding import Decoding, Wanted, fits
+from ziggurat_engine.kernels.cuda.kernels import CudaKernels
 from ziggurat_engine.kernels.cuda.memory import Ring, Room
 from ziggurat_engine.kernels.cuda.task import Copying
+from ziggurat_engine.kernels.cuda.trust import TRIES
 from ziggurat_engine.spec import Blosc
 
 from tests.support import shim
@@ -109,7 +111,7 @@ def decoded(card: Card, frames: list[tuple[bytes, np.ndarray]]) -> list[Wanted]:
         task.load(slot, copying)
         task.start(slot, ring)
         task.collect(slot, ring)
-        task.finish(slot, ring, copying)
+        task.done.set_result(task.finish(slot, ring, copying))
     ring.close()
     return wanted
 
@@ -127,7 +129,7 @@ def test_frames_of_all_kinds_are_one_batch(pace: str | int) -> None:
     broken[-40:-8] = bytes(32)
     frames[7] = (bytes(broken), frames[7][1])
     wanted = decoded(Card(pace=pace), frames)
-    good = [each.done.result(0) for each in wanted]
+    good = [each.done.result(0) is not None for each in wanted]
     assert good == [i != 7 for i in range(len(frames))]
     for i, (_, out) in enumerate(frames):
         assert i == 7 or np.array_equal(out, pixels[i])
@@ -167,6 +169,42 @@ def test_the_cpu_says_what_is_wrong_with_a_damaged_frame() -> None:
             each.decode(bytes(frame), Blosc(), chunk.dtype, chunk.shape)
     assert kernels.devices[0].failures == 0
     cpu.close()
+    kernels.close()
+
+
+def reads(kernels: CudaKernels, count: int, dtype: str = "u2") -> None:
+    for seed in range(count):
+        chunk = noise(8192, dtype, seed)
+        back = kernels.decode(lz4_frame(chunk), Blosc(), chunk.dtype, chunk.shape)
+        assert np.array_equal(back, chunk)
+
+
+@needs_shim
+@pytest.mark.parametrize("kernel", ["lz4_decompress", "unshuffle<2, BYTES>"])
+def test_a_card_that_decodes_wrongly_is_found_out(
+    kernel: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    argument = 3 if kernel == "lz4_decompress" else 2
+    card = Card(faults=Faults(wrong_kernel=kernel, wrong_argument=argument))
+    kernels = kernels_on(card, decode_together=1)
+    reads(kernels, 3)
+    launches = card.launches
+    reads(kernels, 3)
+    assert card.launches == launches
+    assert caplog.text.count("a card decodes (2, 'byte') wrongly") == 1
+    kernels.close()
+
+
+@needs_shim
+def test_kernels_that_decode_and_do_not_compile_are_left_alone() -> None:
+    card = Card(faults=Faults(refused_kernel="unshuffle<2, BYTES>"))
+    kernels = kernels_on(card, decode_together=1)
+    reads(kernels, TRIES + 2)
+    assert kernels.devices[0].failures == TRIES
+    assert kernels.totals.cpu_batches == TRIES
+    reads(kernels, 2, "u4")
+    assert kernels.devices[0].failures == TRIES
+    assert kernels.devices[0].batches == 2
     kernels.close()
 
 

@@ -6,20 +6,26 @@ The card is tests/support/card.py: real kernels, late streams, faults on demand.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ziggurat_engine.errors import FailedPrecondition, InvalidArgument
+from ziggurat_engine.kernels.codec import encode
 from ziggurat_engine.kernels.cpu import CpuKernels
+from ziggurat_engine.kernels.cuda import cupy_device
+from ziggurat_engine.kernels.cuda.errors import DeviceError
 from ziggurat_engine.kernels.cuda.kernels import AHEAD, CudaKernels
 from ziggurat_engine.kernels.cuda.memory import LEAST_BATCH_BYTES, Room, fit
 from ziggurat_engine.kernels.cuda.nvcomp import Nvcomp
 from ziggurat_engine.kernels.cuda.plans import plan_for
+from ziggurat_engine.kernels.cuda.trust import TRIES
 from ziggurat_engine.kernels.protocol import Kernels, Recipe, Settled, Surrounded
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.region import Shape
@@ -352,6 +358,69 @@ def test_a_mistake_at_the_start_leaves_the_cpu(cpu: Kernels) -> None:
     kernels.close()
 
 
+def test_a_mistake_of_ours_while_memory_is_tried_again_leaves_nobody_waiting(
+    cpu: Kernels,
+) -> None:
+    # The first allocation fails; what is tried anew with the first batch crashes.
+    card = Card(faults=Faults(out_of_memory_at=1, crash_at_allocation=2))
+    kernels = kernels_on(card, retry_seconds=0, **SMALL)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(check, kernels, cpu).result(60)
+    assert kernels.devices[0].state == "lost"
+    kernels.close()
+
+
+# --- cards that do not answer
+
+HANGS = [("bind", 0), ("allocate", 3), ("launch", 0), ("launch", 9), ("synchronize", 0)]
+
+
+@pytest.mark.parametrize(("method", "after"), [*HANGS, ("synchronize", 5)])
+def test_nobody_waits_for_a_card_that_hangs(cpu: Kernels, method: str, after: int) -> None:
+    card = Card(faults=Faults(hangs_at=method, hangs_after=after))
+    kernels = kernels_on(card, timeout_seconds=0.4, **SMALL)
+    try:
+        check(kernels, cpu)
+        (device,) = kernels.devices
+        assert device.state == "lost"
+        assert device.last_failure == "DeviceHung: no answer for 0.4 s"
+        assert kernels.totals.cpu_batches > 0
+        held = (len(card.held), len(card.pinned))
+        check(kernels, cpu, seed=1)
+        assert kernels.devices[0].batches == device.batches
+        kernels.close()
+    finally:
+        card.thaw.set()
+    # Its thread goes on now, to the end of that step, and frees nothing.
+    (worker,) = kernels._workers
+    worker._thread.join(60)
+    assert not worker._thread.is_alive()
+    assert (len(card.held), len(card.pinned)) >= held
+
+
+def test_what_hangs_at_the_end_is_left_behind(cpu: Kernels) -> None:
+    card = Card(faults=Faults(hangs_at="drain"))
+    kernels = kernels_on(card, timeout_seconds=0.4, **SMALL)
+    check(kernels, cpu)
+    kernels.close()
+    held = len(card.held)
+    card.thaw.set()
+    assert held > 0
+
+
+def test_readers_do_not_wait_for_a_card_that_hangs() -> None:
+    card = Card(faults=Faults(hangs_at="synchronize"))
+    kernels = kernels_on(card, timeout_seconds=0.4, decode_together=1)
+    chunk = np.arange(8192, dtype="u2").reshape(8, 32, 32)
+    frame = encode(chunk, LZ4)
+    for _ in range(3):
+        back = kernels.decode(frame, LZ4, chunk.dtype, chunk.shape)
+        assert np.array_equal(back, chunk)
+    assert kernels.devices[0].state == "lost"
+    kernels.close()
+    card.thaw.set()
+
+
 FAULTS = st.builds(
     Faults,
     out_of_memory_at=st.integers(0, 60),
@@ -392,6 +461,25 @@ def test_wrong_results_are_found_out_in_the_first_batch(
     kernels.close()
 
 
+def test_what_never_works_is_not_tried_for_ever(
+    cpu: Kernels, caplog: pytest.LogCaptureFixture
+) -> None:
+    card, kernels = faulty(refused_kernel="lz4_compress")
+    check(kernels, cpu)
+    (device,) = kernels.devices
+    assert (device.state, device.batches) == ("ready", 0)
+    assert TRIES <= device.failures < TRIES + AHEAD
+    launches = card.launches
+    check(kernels, cpu)
+    assert card.launches == launches
+    assert caplog.text.count("no card settles Plan(") == 1
+    # All else goes on.
+    blocks = [Surrounded(chunk, (0, 0, 0), SHAPE) for chunk in camera(3)]
+    assert len(list(kernels.downsample(blocks, recipe(None)))) == 3
+    assert kernels.devices[0].batches == 1
+    kernels.close()
+
+
 def test_a_failure_is_logged_once(cpu: Kernels, caplog: pytest.LogCaptureFixture) -> None:
     card = Card(faults=Faults(out_of_memory_at=1, out_of_memory_times=100))
     with caplog.at_level(logging.WARNING):
@@ -413,6 +501,40 @@ def test_cuda_is_refused_where_there_is_no_card() -> None:
         pytest.skip("there is a card")
     with pytest.raises(FailedPrecondition, match="kernels = cuda"):
         select("cuda", 1)
+
+
+@pytest.mark.parametrize("error", ["ImportError", "ValueError", "RuntimeError"])
+def test_a_cupy_that_is_broken_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    (tmp_path / "cupy.py").write_text(f"raise {error}('built for something else')")
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DeviceError, match="CuPy can't be imported: built for"):
+        cupy_device.find()
+    kernels = select("auto", 1)
+    assert kernels.name == "cpu"
+    kernels.close()
+
+
+def test_cuda_is_refused_where_no_card_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find() -> list[Card]:
+        return [Card(faults=Faults(crash_at_bind=True)), Card(faults=Faults(crash_at_bind=True))]
+
+    monkeypatch.setattr(cupy_device, "find", find)
+    with pytest.raises(FailedPrecondition, match="kernels = cuda: Test Card, DeviceLost: Zero"):
+        select("cuda", 1)
+    kernels = select("auto", 1)
+    assert [device.state for device in kernels.devices] == ["lost", "lost"]
+    kernels.close()
+
+
+def test_what_is_warmed_and_no_card_does_is_not_counted() -> None:
+    kernels = kernels_on(Card(with_nvcomp=False))
+    kernels.warm([np.dtype("u2")])
+    assert kernels.devices[0].batches == 1
+    assert kernels.totals.cpu_batches == 0
+    kernels.close()
 
 
 @pytest.mark.gpu

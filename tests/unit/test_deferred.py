@@ -42,13 +42,40 @@ def test_boxes(seed: int) -> None:
 def test_what_is_looked_at_does_not_change() -> None:
     deferred, key = Deferred(), ShardKey(1, 0, (0, 0))
     deferred.add(key, [(0, 0), (0, 1)])
-    seen, one = deferred.sets(1, 0), deferred.get(key)
+    one = deferred.get(key)
     deferred.add(key, [(1, 1)])
-    assert seen == [one] == [{(0, 0), (0, 1)}]
+    assert one == {(0, 0), (0, 1)}
     both = deferred.get(key)
-    assert deferred.sets(1, 0) == [both] == [{(0, 0), (0, 1), (1, 1)}]
+    assert both == {(0, 0), (0, 1), (1, 1)}
     deferred.remove(key, both)
-    assert deferred.sets(1, 0) == []
+    assert not deferred.holds(1, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_parents_follow_what_is_held(seed: int) -> None:
+    rng = random.Random(seed)
+    deferred, held = Deferred(), dict[Shape, set[Shape]]()
+    for _ in range(12):
+        shard = (rng.randrange(3), rng.randrange(2))
+        key = ShardKey(1, 0, shard)
+        if rng.random() < 0.3:
+            deferred.remove(key, deferred.get(key))
+            held.pop(shard, None)
+        else:
+            # Some shards hold many, of which more is remembered.
+            some = {
+                (shard[0] * 20 + rng.randrange(20), shard[1] * 30 + rng.randrange(30))
+                for _ in range(rng.choice((1, 400)))
+            }
+            deferred.add(key, some, lazy=True)
+            held[shard] = held.get(shard, set()) | some
+        found = deferred.parents(1, 0, (2, 3))
+        parents = {(y // 2, x // 3) for chunks in held.values() for y, x in chunks}
+        assert {tuple(row) for array in found for row in array.tolist()} == parents
+        assert [len(a) for a in deferred.parents(2, 0, (2, 3))] == [0]
+    deferred.drop_image(1)
+    assert not sum(map(len, deferred.parents(1, 0, (2, 3))))
+    assert not deferred._parents
 
 
 def test_what_was_added_again_is_not_removed() -> None:
@@ -83,5 +110,6 @@ def test_shared_it_is_held_under_both_numbers() -> None:
     deferred.add(new, [(0, 1)])
     deferred.add(other, [(0, 3)])
     deferred.share(2, 1, 0)
-    assert deferred.sets(1, 0) == [{(0, 0), (0, 1)}, {(0, 3)}]
-    assert deferred.sets(2, 0) == [{(0, 1)}, {(0, 3)}]
+    assert deferred.get(old) == {(0, 0), (0, 1)}
+    assert deferred.get(ShardKey(1, 0, (0, 1))) == {(0, 3)}
+    assert (deferred.get(new), deferred.get(other)) == ({(0, 1)}, {(0, 3)})

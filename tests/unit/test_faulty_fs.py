@@ -43,6 +43,22 @@ def disk():
 
 
 class TestBothFileSystems:
+    @pytest.mark.parametrize("written", [[], [0], [70_000, 200_001], [262_143]])
+    def test_before_the_next_data_there_are_zeros(self, place, written):
+        fs, d = place
+        fs.create(d / "f", preallocate=262_144).close()
+        file = fs.open_write(d / "f")
+        for at in written:
+            file.writev((b"x",), at)
+        file.close()
+        read = fs.open_read(d / "f")
+        for start in (0, 1, 65_536, 70_000, 70_001, 262_144):
+            found = read.next_data(start)
+            assert start <= found <= read.size
+            assert not any(read.pread(found - start, start))
+            assert found < read.size or not any(at >= start for at in written)
+        read.close()
+
     def test_appended_bytes_are_read_at_positions(self, place):
         fs, d = place
         file = fs.create(d / "f")

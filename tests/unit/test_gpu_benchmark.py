@@ -13,6 +13,16 @@ from tests.support import shim
 from tests.support.gpu import missing
 
 ROOT = Path(__file__).resolve().parents[2]
+# As `python -m benchmarks.gpu`, where nothing but what docs/gpu.md has installed can be imported;
+# _writing: what ingest runs.
+BARE = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(
+    ["rich", "psutil", "matplotlib", "tensorstore", "tifffile", "lz4", "dask", "xarray", "pytest"]
+))
+import benchmarks._writing
+runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
+"""
 
 
 def benchmark(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -28,6 +38,13 @@ def test_without_a_card_it_says_so(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("no card to measure: ")
     assert not (tmp_path / "result.json").exists()
+
+
+def test_the_extras_for_cards_are_all_that_it_needs() -> None:
+    command = [sys.executable, "-c", BARE, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--no-ingest" in done.stdout
 
 
 @pytest.mark.skipif(not shim.available(), reason="needs g++")

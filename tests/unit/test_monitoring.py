@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,3 +101,73 @@ def test_prometheus_asks_where_the_engine_answers() -> None:
         for volume in service["volumes"]:
             if volume.startswith("./"):
                 assert (TOP / volume.partition(":")[0]).is_file()
+
+
+def promtool(*arguments: str | Path) -> str:
+    """What Prometheus' own checker says; where there is none the test is skipped."""
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool: Debian's package prometheus has it")
+    done = subprocess.run(["promtool", *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_prometheus_takes_its_configuration() -> None:
+    said = promtool("check", "config", MONITORING / "prometheus.yml")
+    assert f"{len(alerts())} rules found" in said
+
+
+def test_prometheus_takes_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    asked = [target["expr"] for panel in dashboard() for target in panel.get("targets", ())]
+    rules = [
+        {
+            "record": f"asked:{k}",
+            "expr": query.replace("$__rate_interval", "5m").replace("$__range", "5m"),
+        }
+        for k, query in enumerate(asked)
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}), "utf-8")
+    assert f"{len(rules)} rules found" in promtool("check", "rules", file)
+
+
+def test_alerts_go_off(tmp_path: Path) -> None:
+    """Of a server that is down, one that is not ready and a disk that is nearly full."""
+    series = {
+        'up{job="ziggurat", instance="a"}': "0x30",
+        'ziggurat_ready{job="ziggurat", instance="b"}': "0x30",
+        'ziggurat_disk_free_bytes{disk="data", instance="c"}': "1x30",
+        'ziggurat_disk_size_bytes{disk="data", instance="c"}': "100x30",
+    }
+    labels = {
+        "ZigguratDown": {"job": "ziggurat", "instance": "a", "severity": "critical"},
+        "ZigguratNotReady": {"job": "ziggurat", "instance": "b", "severity": "warning"},
+        "ZigguratDiskFull": {"disk": "data", "instance": "c", "severity": "critical"},
+    }
+    summaries = {rule["alert"]: rule["annotations"]["summary"] for rule in alerts()}
+    summaries["ZigguratDiskFull"] = summaries["ZigguratDiskFull"].replace(
+        "{{ $labels.disk }}", "data"
+    )
+    tests = {
+        "rule_files": [str(MONITORING / "alerts.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": s, "values": v} for s, v in series.items()],
+                "alert_rule_test": [
+                    {
+                        "eval_time": "20m",
+                        "alertname": name,
+                        "exp_alerts": [
+                            {"exp_labels": said, "exp_annotations": {"summary": summaries[name]}}
+                        ],
+                    }
+                    for name, said in labels.items()
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "tests.yml"
+    file.write_text(yaml.safe_dump(tests), "utf-8")
+    promtool("test", "rules", file)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import errno
+from base64 import b64encode
+from urllib.parse import quote
 
 import grpc
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2
 from ziggurat_engine import errors
-from ziggurat_engine.server.status import CODES, DOMAIN, code_of, status_of, violations_of
+from ziggurat_engine.server.status import (
+    CODES,
+    DOMAIN,
+    code_of,
+    shortened,
+    status_of,
+    violations_of,
+)
 
 Code = grpc.StatusCode
 PINNED = {
@@ -71,6 +80,29 @@ def test_a_limit_says_its_name_and_when_to_try_again() -> None:
     assert retry.retry_delay.ToMilliseconds() == 1500
     never = status_of(errors.LimitExceeded("too much", limit="max_read_bytes", value=1, asked=2))
     assert len(never.details) == 2, "no hint where it would be in vain"
+
+
+@pytest.mark.parametrize("character", ["a", "\u00e9", "\U0001f600", "\0"])
+def test_what_a_client_said_at_length_has_room_in_metadata(character: str) -> None:
+    name = character * 100_000
+    message = f"name is {name!r}, longer than it may be"
+    violations = tuple((f"axes[{k}].{name}", message) for k in range(100))
+    for error in (
+        errors.InvalidArgument(message, field=f"labels[{name}]", violations=violations, name=name),
+        errors.LimitExceeded(message, field=name, limit="max_images", value=1, asked=name),
+        RuntimeError(message),
+    ):
+        status = status_of(error)
+        encoded = b64encode(status.SerializeToString())
+        assert len(quote(status.message)) + len(encoded) < 6500
+        assert "name is " in status.message
+        assert "characters" in status.message
+        assert status.message.endswith("longer than it may be")
+
+
+def test_what_has_room_is_not_shortened() -> None:
+    assert shortened("\u00e9" * 50, 100) == "\u00e9" * 50
+    assert len(shortened("\u00e9" * 51, 100).encode()) <= 100
 
 
 def test_the_tree() -> None:

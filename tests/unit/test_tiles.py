@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ziggurat_engine.grid import Grid
+from ziggurat_engine.indices import distinct
 from ziggurat_engine.region import Region
-from ziggurat_engine.staleness import distinct
 from ziggurat_engine.tiles import cut, whole_cells
 
 

@@ -19,16 +19,19 @@ from ziggurat._values import (
     Channel,
     Codec,
     DeviceStatus,
+    DiskStatus,
     Gzip,
     KernelStatus,
     Layout,
     Level,
     LimitStatus,
+    LogStatus,
     ServerStatus,
     SettleStatus,
     Shape,
     StoredSize,
     StreamInfo,
+    TrafficStatus,
     Uncompressed,
     Zstd,
 )
@@ -97,7 +100,7 @@ def method_name(number: int) -> str:
 
 def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
     """`status` as plain values."""
-    cache, settle, kernels = status.cache, status.settle, status.kernel_totals
+    cache, settle, kernels, log = status.cache, status.settle, status.kernel_totals, status.log
     return ServerStatus(
         version=status.version,
         uptime_seconds=status.uptime_seconds,
@@ -127,6 +130,8 @@ def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
             last_failure=settle.last_failure,
             blocks_made=settle.blocks_made,
             shards_failing=settle.shards_failing,
+            unsettled_chunks=settle.unsettled_chunks,
+            deferred_chunks=settle.deferred_chunks,
         ),
         kernel_totals=KernelStatus(
             chunks=kernels.chunks,
@@ -151,6 +156,26 @@ def server_status(status: service_pb2.ServerStatus) -> ServerStatus:
             for device in status.devices
         ),
         limits=tuple(LimitStatus(each.name, each.value, each.used) for each in status.limits),
+        recovering=status.recovering,
+        log=LogStatus(
+            bytes=log.bytes,
+            segments=log.segments,
+            appended_bytes=log.appended_bytes,
+            syncs=log.syncs,
+            failed_syncs=log.failed_syncs,
+            sync_seconds_max=log.sync_seconds_max,
+            sync_seconds_total=log.sync_seconds_total,
+            replayed_bytes=log.replayed_bytes,
+            error=log.error,
+        ),
+        traffic=TrafficStatus(
+            regions_written=status.traffic.regions_written,
+            written_bytes=status.traffic.written_bytes,
+            read_bytes=status.traffic.read_bytes,
+        ),
+        disks=tuple(
+            DiskStatus(each.use, each.free_bytes, each.size_bytes) for each in status.disks
+        ),
     )
 
 

@@ -116,10 +116,12 @@ def status_table(status: ServerStatus, server: str) -> Table:
     table.add_row("server", server)
     cards = {f"card {number} ": card for number, card in enumerate(status.devices)}
     groups: dict[str, Any] = {
-        "": dataclasses.replace(status, devices=()),
+        "": dataclasses.replace(status, devices=(), disks=()),
         "cache ": status.cache,
         "settle ": status.settle,
+        "log ": status.log,
         "kernel ": status.kernel_totals,
+        "traffic ": status.traffic,
         **cards,
     }
     for name, group in groups.items():
@@ -127,6 +129,9 @@ def status_table(status: ServerStatus, server: str) -> Table:
             value = getattr(group, field.name)
             if not dataclasses.is_dataclass(value) and value != () and field.name != "limits":
                 table.add_row(*_said(name + field.name, value))
+    for disk in status.disks:
+        free, size = bytes_text(disk.free_bytes), bytes_text(disk.size_bytes)
+        table.add_row(f"disk of {disk.use}", f"{free} free of {size}")
     for limit in status.limits:
         of_bytes = "bytes" in limit.name
         used, value = (bytes_text(n) if of_bytes else str(n) for n in (limit.used, limit.value))
@@ -190,10 +195,12 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _said(name: str, value: Any) -> tuple[str, str]:
-    if name.endswith("_bytes"):
+    if name.endswith(("_bytes", " bytes")):
         return name.removesuffix("_bytes").replace("_", " "), bytes_text(value)
     if name.endswith("_seconds"):
         return name.removesuffix("_seconds").replace("_", " "), f"{value:.1f} s"
     if isinstance(value, bool):
         value = "yes" if value else "no"
+    if isinstance(value, float):
+        value = f"{value:.3g}"
     return name.replace("_", " "), str(value)

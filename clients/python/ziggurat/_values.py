@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ziggurat._errors import InvalidArgument
@@ -226,7 +226,9 @@ class SettleStatus:
 
     failures: settles that failed and will be tried again, the last for `last_failure`.
     shards_failing: shards that the last try could not store; they stay in memory and log.
-    blocks_made: downsampled chunks that levels above were made from.
+    blocks_made: downsampled chunks that levels above were made from. unsettled_chunks: of which
+    that is to come, since they are dirty or being stored; deferred_chunks: and that wait until
+    an exact read, a build or an idle moment asks for them.
     """
 
     shards_waiting: int
@@ -238,6 +240,45 @@ class SettleStatus:
     last_failure: str
     shards_failing: int
     blocks_made: int
+    unsettled_chunks: int = 0
+    deferred_chunks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogStatus:
+    """The write-ahead log: bytes on disk, in so many files that may still be needed.
+
+    appended_bytes, syncs, failed_syncs and seconds: since the server started; replayed_bytes:
+    at its start. error: why nothing can be appended now; "": it can.
+    """
+
+    bytes: int = 0
+    segments: int = 0
+    appended_bytes: int = 0
+    syncs: int = 0
+    failed_syncs: int = 0
+    sync_seconds_max: float = 0.0
+    sync_seconds_total: float = 0.0
+    replayed_bytes: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficStatus:
+    """Pixels that writers and readers moved, since the server started."""
+
+    regions_written: int = 0
+    written_bytes: int = 0
+    read_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStatus:
+    """The file system of the data or of the log; use: "data" or "log"."""
+
+    use: str
+    free_bytes: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +334,9 @@ class LimitStatus:
 class ServerStatus:
     """How the server is. draining: it was told to stop and finishes what it has.
 
-    kernels: "cuda", "cpu" or "reference"; devices: the cards that work for them.
+    kernels: "cuda", "cpu" or "reference"; devices: the cards that work for them. recovering:
+    the log is replayed; other calls are refused until that is done. disks: those that can be
+    asked.
     """
 
     version: str
@@ -307,6 +350,10 @@ class ServerStatus:
     kernel_totals: KernelStatus
     devices: tuple[DeviceStatus, ...]
     limits: tuple[LimitStatus, ...] = ()
+    recovering: bool = False
+    log: LogStatus = field(default_factory=LogStatus)
+    traffic: TrafficStatus = field(default_factory=TrafficStatus)
+    disks: tuple[DiskStatus, ...] = ()
 
 
 def _checked_window(window: object) -> tuple[float, float]:

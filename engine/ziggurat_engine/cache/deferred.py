@@ -9,12 +9,20 @@ it is touched there, so that the level above is known to be stale at every insta
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ziggurat_engine.cache.dirty import ShardKey
+from ziggurat_engine.indices import distinct, rows_of
 from ziggurat_engine.region import Region, Shape
+
+# Of a shard with fewer chunks nothing is kept for `parents`: an array would be larger than they.
+_FEW = 64
 
 
 class Deferred:
@@ -30,6 +38,10 @@ class Deferred:
         # By image and level, and there by shard. A set is replaced, not changed, so that it can
         # be looked at without the lock.
         self._chunks: dict[tuple[int, int], dict[Shape, frozenset[Shape]]] = defaultdict(dict)
+        # What `parents` found last, and of which sets.
+        self._parents: dict[
+            tuple[int, int], dict[Shape, tuple[frozenset[Shape], NDArray[np.int64]]]
+        ] = {}
         # By level, in the order in which they came.
         self._eager: dict[int, dict[ShardKey, None]] = defaultdict(dict)
 
@@ -80,6 +92,8 @@ class Deferred:
             self.changes += 1
             moved = self._chunks.pop((source, level), {})
             self._chunks.pop((target, level), None)
+            self._parents.pop((source, level), None)
+            self._parents.pop((target, level), None)
             eager = self._eager[level]
             for key in [key for key in eager if key.image in (source, target)]:
                 del eager[key]
@@ -140,10 +154,31 @@ class Deferred:
         with self._lock:
             return bool(self._chunks.get((image, level)))
 
-    def sets(self, image: int, level: int) -> list[frozenset[Shape]]:
-        """All chunks of a level that are held, shard by shard."""
+    def parents(self, image: int, level: int, factors: Shape) -> list[NDArray[np.int64]]:
+        """The chunks of the level above that those held of a level are part of.
+
+        Arrays with a row a chunk, which may be in several; they are not to be written to.
+        factors: as of the level above. A shard is looked at once until it changes.
+        """
         with self._lock:
-            return list(self._chunks.get((image, level), {}).values())
+            held = dict(self._chunks.get((image, level), {}))
+            known = self._parents.get((image, level), {})
+        few: list[frozenset[Shape]] = []
+        kept: dict[Shape, tuple[frozenset[Shape], NDArray[np.int64]]] = {}
+        for shard, chunks in held.items():
+            if len(chunks) < _FEW:
+                few.append(chunks)
+                continue
+            before = known.get(shard)
+            if before is None or before[0] is not chunks:
+                before = chunks, distinct(rows_of(chunks, len(factors)) // factors)
+            kept[shard] = before
+        with self._lock:
+            self._parents.pop((image, level), None)
+            if kept and (image, level) in self._chunks:
+                self._parents[image, level] = kept
+        rows = rows_of(itertools.chain.from_iterable(few), len(factors))
+        return [*(array for _, array in kept.values()), distinct(rows // factors)]
 
     def _near(
         self, image: int, level: int, chunks: Region, shard_of: Callable[[Shape], Shape]
@@ -168,6 +203,7 @@ class Deferred:
         with self._lock:
             for place in [place for place in self._chunks if place[0] == image]:
                 del self._chunks[place]
+                self._parents.pop(place, None)
             for eager in self._eager.values():
                 for key in [key for key in eager if key.image == image]:
                     del eager[key]

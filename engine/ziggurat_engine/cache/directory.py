@@ -10,9 +10,10 @@ Locks: the directory's lock and a shard's lock are never held together.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -47,11 +48,25 @@ class DirtyDirectory:
     def shards(self, image: int | None = None, level: int | None = None) -> list[DirtyShard]:
         """A snapshot of the shards held, of one image and one level where given."""
         with self.changed:
+            if image is not None and level is not None:
+                return list(self._shards.get((image, level), {}).values())
             return [
                 shard
                 for (i, k), shards in self._shards.items()
                 if image in (None, i) and level in (None, k)
                 for shard in shards.values()
+            ]
+
+    def among(self, image: int, level: int, shards: Sequence[Collection[int]]) -> list[DirtyShard]:
+        """Those shards of a level that are held, of indices along each axis, each with each."""
+        with self.changed:
+            held = self._shards.get((image, level), {})
+            if math.prod(map(len, shards)) < len(held):
+                return [held[key] for key in itertools.product(*shards) if key in held]
+            return [
+                shard
+                for key, shard in held.items()
+                if all(i in axis for i, axis in zip(key, shards, strict=True))
             ]
 
     def oldest_tick(self, image: int | None, level: int) -> int | None:
@@ -64,7 +79,7 @@ class DirtyDirectory:
 
     def touches(self, image: int, level: int, chunks: Region) -> bool:
         """True where a chunk in the box of indices `chunks` is dirty or settling."""
-        return any(shard.touches(chunks) for shard in self.shards(image, level))
+        return any(shard.touches(chunks) for shard in self._near(image, level, chunks))
 
     def indices(self, image: int, level: int) -> list[Shape]:
         """All chunks of a level that are dirty, settling or touched."""
@@ -116,6 +131,23 @@ class DirtyDirectory:
         """Returns once `changes` is not `seen` any more, or after the time-out."""
         with self.changed:
             self.changed.wait_for(lambda: self.changes != seen, timeout_seconds)
+
+    def _near(self, image: int, level: int, chunks: Region) -> Iterator[DirtyShard]:
+        """The shards that may hold chunks in the box of indices `chunks`."""
+        with self.changed:
+            shards = self._shards.get((image, level), {})
+            first, count = next(iter(shards.values()), None), len(shards)
+        if first is None or not chunks.size:
+            return
+        shard_of = first.level.shard_of
+        low, last = shard_of(chunks.offset), shard_of(tuple(n - 1 for n in chunks.stop))
+        box = Region(low, tuple(b - a + 1 for a, b in zip(low, last, strict=True)))
+        if box.size < count:
+            found = (self.find(ShardKey(image, level, index)) for index in box.indices())
+            yield from (shard for shard in found if shard is not None)
+        else:
+            held = self.shards(image, level)
+            yield from (shard for shard in held if box.holds(shard.key.shard))
 
     def _get(self, key: ShardKey, level: Level, fill_value: np.generic) -> DirtyShard:
         shards = self._shards[key.image, key.level]

@@ -29,6 +29,7 @@ from ziggurat_engine.cache.coverage import Coverage
 from ziggurat_engine.grid import Part
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.scatter import address_of, scatter
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard
 
@@ -45,15 +46,16 @@ class DirtyChunk:
     """The pixels of one dirty chunk; guarded by its shard's lock while it is dirty.
 
     data: of the whole chunk shape; behind the level's edge it holds the fill value.
-    complete: every pixel of `data` is what a read should see.
+    complete: every pixel of `data` is what a read should see. address: of the first pixel.
     """
 
-    __slots__ = ("complete", "coverage", "data")
+    __slots__ = ("address", "complete", "coverage", "data")
 
     def __init__(self, valid: Shape, chunk_shape: Shape, fill_value: np.generic) -> None:
         self.data: Array = np.empty(chunk_shape, dtype=fill_value.dtype)
         if valid != chunk_shape:
             self.data[...] = fill_value
+        self.address = address_of(self.data)
         self.coverage = Coverage(Region.whole(valid))
         self.complete = False
 
@@ -240,7 +242,7 @@ class DirtyShard:
         now: float,
         source: StaleShard | None = None,
     ) -> int:
-        """Scatters `pixels`, cut into `parts`, into this shard's chunks.
+        """Scatters `pixels`, a box that is cut into `parts` (Grid.plan), into this shard's chunks.
 
         Returns the bytes that coverage masks have grown by. now: monotonic seconds.
         source: the note to clear once these chunks are stored.
@@ -252,11 +254,16 @@ class DirtyShard:
         if self.tick is None or tick < self.tick:
             self.tick = tick
         self.last_write = now
+        written = []
         for part in parts:
             chunk = self.chunks.get(part.at)
             if chunk is None:
                 chunk = self.chunks[part.at] = self._new(part.at)
-            chunk.data[part.inside_cell.slices()] = pixels[part.inside_region.slices()]
+            written.append(chunk)
+        pixels = np.asarray(pixels, self.fill_value.dtype)
+        first, cell = parts[0].inside_cell.offset, self.level.chunks.cell
+        scatter(pixels, first, cell, [chunk.address for chunk in written])
+        for part, chunk in zip(parts, written, strict=True):
             coverage = chunk.coverage
             if not coverage.full:
                 before = coverage.nbytes

@@ -27,6 +27,7 @@ from ziggurat_engine.demo.probe import Probe, same
 from ziggurat_engine.demo.process import ServerError, ServerProcess
 from ziggurat_engine.demo.report import Figures, show
 from ziggurat_engine.demo.source import Source, opened
+from ziggurat_engine.demo.waiting import wait_received
 
 # At most this much of level 0 is read in one piece, to see how fast reads are.
 _READ_BYTES = 256 * 2**20
@@ -130,21 +131,6 @@ def _write(source: Source, image: ziggurat.Image, probe: Probe) -> tuple[float, 
             wait_received(writer)
             received = time.perf_counter() - start
     return received, time.perf_counter() - start
-
-
-def wait_received(writer: ziggurat.Writer, patience_seconds: float = 10.0) -> None:
-    """Returns once all that was written is acknowledged as received.
-
-    Or once no acknowledgement has come for a while: what is wrong then, the writer's
-    next method says.
-    """
-    seen, since = writer.received, time.monotonic()
-    while writer.received < writer.sequence:
-        if writer.received != seen:
-            seen, since = writer.received, time.monotonic()
-        elif time.monotonic() - since > patience_seconds:
-            return
-        time.sleep(0.001)
 
 
 def _compare(image: ziggurat.Image, probe: Probe) -> tuple[int, int]:

@@ -27,8 +27,8 @@ from numcodecs import blosc
 
 from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.kernels import _native, _shuffle
-from ziggurat_engine.kernels._windows import Vector, compiled, once, run
 from ziggurat_engine.kernels.codec import BLOSC_HEADER, SHUFFLES
+from ziggurat_engine.loops import Vector, compiled, once, run
 from ziggurat_engine.spec import Array, Blosc
 
 _BYTES, _RAW, _BITS, _UNKNOWN, _WHOLE = 1, 2, 4, 8, 16

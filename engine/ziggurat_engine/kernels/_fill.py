@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ziggurat_engine.kernels._windows import Vector, compiled, once, rows_of, run
+from ziggurat_engine.kernels._windows import rows_of
+from ziggurat_engine.loops import Vector, compiled, once, run
 from ziggurat_engine.spec import Array
 
 _BLOCK = 1024

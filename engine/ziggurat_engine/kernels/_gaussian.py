@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ziggurat_engine.kernels._mean import divide_narrow, divide_wide
-from ziggurat_engine.kernels._windows import Five, Vector, compiled, five, once, rows_of, run
+from ziggurat_engine.kernels._windows import rows_of
 from ziggurat_engine.kernels.reference import binomial, check_gaussian
+from ziggurat_engine.loops import Five, Vector, compiled, five, once, run
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
 

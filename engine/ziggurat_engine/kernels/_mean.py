@@ -20,7 +20,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ziggurat_engine.kernels._windows import Vector, Windows, compiled, cut, next_rows, once, run
+from ziggurat_engine.kernels._windows import Windows, cut, next_rows
+from ziggurat_engine.loops import Vector, compiled, once, run
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
 

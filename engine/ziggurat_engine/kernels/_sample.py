@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from ziggurat_engine.kernels._windows import Vector, compiled, once, run
 from ziggurat_engine.kernels.protocol import Points
+from ziggurat_engine.loops import Vector, compiled, once, run
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ziggurat_engine.kernels._windows import Vector, compiled
+from ziggurat_engine.loops import Vector, compiled
 
 # Words of a stretch; 8 elements each.
 STRETCH = 128

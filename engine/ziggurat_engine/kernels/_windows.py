@@ -8,21 +8,13 @@ and the output is about one output row long and stays in the nearest cache.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from ziggurat_engine.loops import Five, Vector, compiled, five
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-Vector: TypeAlias = np.ndarray[Any, Any]
-Five: TypeAlias = tuple[int, int, int, int, int]
-
-_AXES = 5
 
 
 class Windows(NamedTuple):
@@ -31,20 +23,6 @@ class Windows(NamedTuple):
     shape: Five
     valid: Five
     factors: Five
-
-
-def compiled(function: _F) -> _F:
-    """Compiled on first use for the types it meets; runs without the GIL.
-
-    Division by zero is not looked for (no window is empty), which lets loops become vectors.
-    What is kept on disk is looked up by the caller's file alone: who changes this module
-    while developing removes __pycache__.
-    """
-    try:
-        decorated = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # there is no folder to keep compiled code in: a read-only install
-        decorated = numba.njit(nogil=True, error_model="numpy")(function)
-    return cast(_F, decorated)
 
 
 @compiled
@@ -96,38 +74,8 @@ def cut(chunk: Array, valid: Shape, factors: Shape) -> Cut:
     return Cut(rows_of(chunk), windows, rows, out, out.reshape(-1, out.shape[-1]))
 
 
-def five(numbers: Shape, front: int = 1) -> Five:
-    """One number for each of five axes: `front` where `numbers` has none."""
-    return cast(Five, (front,) * (_AXES - len(numbers)) + tuple(numbers))
-
-
 def rows_of(chunk: Array) -> Array:
     """The chunk as (rows, pixels): aligned and read-only, so that one compiled type serves all."""
     rows = np.require(chunk, chunk.dtype, ["C", "A"]).reshape(-1, chunk.shape[-1])
     rows.flags.writeable = False
     return rows
-
-
-def run(kernel: Callable[..., Any], *arguments: object) -> Any:
-    """Calls a compiled function."""
-    try:
-        return kernel(*arguments)
-    except OSError:  # compiled just now, but a full disk could not keep that for later
-        return kernel(*arguments)
-
-
-_compiling = threading.Lock()
-_ready: set[tuple[str, np.dtype[np.generic]]] = set()
-
-
-def once(what: str, dtype: np.dtype[np.generic], compile_: Callable[[], object]) -> None:
-    """Calls `compile_` where that was not done for (what, dtype); the compiler takes one at a time.
-
-    The threads that come meanwhile wait for it.
-    """
-    if (what, dtype) in _ready:
-        return
-    with _compiling:
-        if (what, dtype) not in _ready:
-            compile_()
-            _ready.add((what, dtype))

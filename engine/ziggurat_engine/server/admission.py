@@ -7,7 +7,8 @@ stream they are, or that end just now. Health is asked of a server that is full 
 
 A client that begins a call and sends no request, or that does not read, would hold its call's
 thread for ever: keepalive pings are answered by its connection, not by its program. Both are
-timed, by one thread for all calls, and the call is cancelled.
+timed, by one thread for all calls, and the call is cancelled. A call that answers once has its
+place until the answer is sent: what nobody takes is memory, though no thread waits with it.
 """
 
 from __future__ import annotations
@@ -84,6 +85,19 @@ class Watch:
             if hasattr(answers, "close"):
                 answers.close()
 
+    def sending(self, context: grpc.ServicerContext, sent: Callable[[], None]) -> None:
+        """Calls `sent` once gRPC has sent the one answer of a call, or it was cancelled; timed."""
+        with self._lock:
+            self._ends[context] = time.monotonic() + self._send_stall_seconds
+
+        def over() -> None:
+            with self._lock:
+                self._ends.pop(context, None)
+            sent()
+
+        if not context.add_callback(over):
+            over()
+
     @contextlib.contextmanager
     def _timed(self, context: grpc.ServicerContext, seconds: float) -> Iterator[None]:
         with self._lock:
@@ -132,12 +146,18 @@ class Admission(grpc.ServerInterceptor):
             return inner(self._watch.asked(requests, context) if timed else requests, context)
 
         def answered(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            with places.taken(context):
+            places.take(context)
+            try:
                 return fed(requests, context)
+            finally:
+                self._watch.sending(context, places.free)
 
         def streamed(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            with places.taken(context):
+            places.take(context)
+            try:
                 yield from self._watch.sent(fed(requests, context), context)
+            finally:
+                places.free()
 
         return wrapped(handler, streamed if handler.response_streaming else answered)
 
@@ -147,9 +167,8 @@ class _Places:
         self._limit, self._value = limit, value
         self._left = threading.Semaphore(value)
 
-    @contextlib.contextmanager
-    def taken(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """While the block runs, a place; the call ends where there is none."""
+    def take(self, context: grpc.ServicerContext) -> None:
+        """A place, until `free`; the call ends where there is none."""
         if not self._left.acquire(blocking=False):
             abort(
                 context,
@@ -161,7 +180,7 @@ class _Places:
                     retry_seconds=RETRY_SECONDS,
                 ),
             )
-        try:
-            yield
-        finally:
-            self._left.release()
+
+    def free(self) -> None:
+        """Gives a place back."""
+        self._left.release()

@@ -238,10 +238,11 @@ class _Calls:
         query.check_batch(len(request.reads))
         # All before the first is answered; and each again as its turn comes.
         with Reading() as reading:
-            nbytes = 0
+            nbytes = chunks = 0
             for answer in self._answers(reading, request.reads, None):
                 nbytes += math.prod(answer.shape) * answer.dtype.itemsize
-                query.check_total(nbytes)
+                chunks += answer.chunks
+                query.check_total(nbytes, chunks, "reads")
         with Reading() as reading:
             answers = self._answers(reading, request.reads, gone)
             for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):

@@ -4,6 +4,9 @@ One table, from the engine's classes to codes. Every status carries a google.rpc
 (domain "ziggurat", the error's reason, its details), a google.rpc.BadRequest where a field
 of the request is at fault, and, where a limit is, a google.rpc.QuotaFailure that names it, with
 a google.rpc.RetryInfo where the same may be allowed later.
+
+All of it travels as trailing metadata, of which gRPC takes 8 KiB: long texts, which quote what
+a client said, lose their middle.
 """
 
 from __future__ import annotations
@@ -22,6 +25,12 @@ from ziggurat_engine import errors
 log = logging.getLogger(__name__)
 
 DOMAIN = "ziggurat"
+
+# In UTF-8: of a message, of a name or value, and of all fields at fault. A byte of the message
+# may take three as text, and it comes again in details, which are base64.
+MOST_MESSAGE_BYTES = 512
+MOST_VALUE_BYTES = 192
+MOST_VIOLATIONS_BYTES = 1024
 
 # The first class that fits counts.
 CODES: tuple[tuple[type[errors.ZigguratError], grpc.StatusCode], ...] = (
@@ -62,23 +71,42 @@ def status_of(error: Exception) -> status_pb2.Status:
         log.error("a call failed in a way nobody expected", exc_info=error)
         code, message, reason = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}", "BUG"
         details = {}
+    message = shortened(message, MOST_MESSAGE_BYTES)
     status = status_pb2.Status(code=code.value[0], message=message)
+    details = {name: shortened(value, MOST_VALUE_BYTES) for name, value in details.items()}
     _add(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=details))
     violations = violations_of(error)
     if violations:
         bad = error_details_pb2.BadRequest()
         for field, description in violations:
-            bad.field_violations.add(field=field, description=description)
+            bad.field_violations.add(
+                field=shortened(field, MOST_VALUE_BYTES),
+                description=shortened(description, MOST_MESSAGE_BYTES),
+            )
+            if bad.ByteSize() > MOST_VIOLATIONS_BYTES:
+                del bad.field_violations[-1]
+                break
         _add(status, bad)
     if isinstance(error, errors.LimitExceeded) and error.limit:
         quota = error_details_pb2.QuotaFailure()
-        quota.violations.add(subject=error.limit, description=error.message)
+        quota.violations.add(subject=error.limit, description=message)
         _add(status, quota)
         if error.retry_seconds is not None:
             retry = error_details_pb2.RetryInfo()
             retry.retry_delay.FromNanoseconds(round(error.retry_seconds * 1e9))
             _add(status, retry)
     return status
+
+
+def shortened(text: str, most: int) -> str:
+    """`text` in at most `most` bytes of UTF-8: without its middle, where it is longer."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= most:
+        return text
+    left = f" ... ({len(text)} characters) ... "
+    room = most - len(left)
+    head, tail = encoded[: room * 2 // 3], encoded[-(room // 3) :]
+    return head.decode(errors="ignore") + left + tail.decode(errors="ignore")
 
 
 def violations_of(error: Exception) -> tuple[tuple[str, str], ...]:

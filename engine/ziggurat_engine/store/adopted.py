@@ -137,6 +137,14 @@ class AdoptedStore:
         self._check_plain(below)
         self._files.delete(below)
 
+    def names(self, prefix: str, most: int) -> set[str] | None:
+        """See Objects."""
+        self._check_same()
+        names = self._files.names(self._below(prefix), most)
+        if not names:
+            self._check_same()
+        return names
+
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
         """See Objects."""
         for entry in self._files.walk(self._below(prefix)):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -34,6 +34,10 @@ from ziggurat_engine.vfs import Buffer
 COPY_BYTES = 4 * 2**20
 # All of one `read_joined` bring no more.
 JOINED_BYTES = 8 * 2**20
+# A directory is listed where so many names in it are wanted, and given up where it has so
+# many times more: then asking for each is cheaper.
+WORTH_LISTING = 8
+LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +222,80 @@ class ChunkArray:
                 if span is not None:
                     yield chunk, _read(key, handle, *span)
 
+    def among(
+        self, cells: Sequence[Collection[int]], most: int, check: Callable[[], None]
+    ) -> set[Shape] | None:
+        """Those of some chunks that are not absent, and perhaps others of them.
+
+        cells: their indices along each axis, each with each. None where they may be more than
+        `most`. check: called now and then; what it raises ends it. Directories are listed, and
+        no further than what is asked for is worth: absent chunks cost next to nothing,
+        however many they are. What is replaced meanwhile may or may not be among them; raises
+        as `read`.
+        """
+        there = self._shards_among(self.level.shards_of(cells), most, check)
+        if there is not None and self._sharded:
+            there = self._chunks_among(there, cells, most, check)
+        self.check()
+        return there
+
+    def _shards_among(
+        self, shards: Sequence[Collection[int]], most: int, check: Callable[[], None]
+    ) -> set[Shape] | None:
+        if self._keys.separator != "/":
+            # All in one directory.
+            names = self._store.names(self.prefix, LISTED * math.prod(map(len, shards)))
+            if names is None:
+                return None
+            indices = {self._keys.index(name) for name in names}
+            there = {at for at in indices if at and len(at) == len(shards) and _all_in(at, shards)}
+            return there if len(there) <= most else None
+        found: list[Shape] = [()]
+        for axis in shards:
+            following: list[Shape] = []
+            for above in found:
+                check()
+                here: Collection[int] = axis
+                if len(axis) >= WORTH_LISTING:
+                    prefix = f"{self.prefix}/{self._keys.name(above)}" if above else self._top()
+                    names = self._store.names(prefix, LISTED * len(axis))
+                    if names is not None:
+                        here = [i for i in map(_number, names) if i is not None and i in axis]
+                if len(following) + len(here) > most:
+                    return None
+                following.extend((*above, i) for i in here)
+            found = following
+        return set(found)
+
+    def _top(self) -> str:
+        """What the keys of all objects begin with."""
+        return f"{self.prefix}/{self._keys.prefix}" if self._keys.prefix else self.prefix
+
+    def _chunks_among(
+        self,
+        shards: Iterable[Shape],
+        cells: Sequence[Collection[int]],
+        most: int,
+        check: Callable[[], None],
+    ) -> set[Shape] | None:
+        found: set[Shape] = set()
+        for shard in shards:
+            check()
+            with self._lease(self.key(shard)) as handle:
+                if handle is not None:
+                    chunks = self._chunks_at(shard, handle.index)
+                    found.update(at for at in chunks if _all_in(at, cells))
+            if len(found) > most:
+                return None
+        return found
+
+    def _chunks_at(self, shard: Shape, index: ShardIndex) -> Iterator[Shape]:
+        """The chunks of `shard` that are in its index."""
+        first = tuple(s * n for s, n in zip(shard, self._shard_chunks, strict=True))
+        places = np.unravel_index(index.positions, self._shard_chunks)
+        for place in zip(*(axis.tolist() for axis in places), strict=True):
+            yield tuple(map(int.__add__, first, place))
+
     def holds(self, chunk: Shape) -> bool:
         """True where `chunk` is not absent; raises as `read`."""
         shard = self.level.shard_of(chunk)
@@ -291,10 +369,8 @@ class ChunkArray:
                 yield shard, [shard]
                 continue
             with self._lease(self.key(shard)) as handle:
-                positions = [] if handle is None else handle.index.positions.tolist()
-            first = tuple(s * n for s, n in zip(shard, self._shard_chunks, strict=True))
-            places = zip(*np.unravel_index(positions, self._shard_chunks), strict=True)
-            yield shard, [tuple(map(int.__add__, first, map(int, place))) for place in places]
+                chunks = [] if handle is None else list(self._chunks_at(shard, handle.index))
+            yield shard, chunks
 
     def _objects(self) -> Iterator[Shape]:
         counts = self.level.shards.counts
@@ -413,6 +489,15 @@ def _read(key: str, handle: ShardHandle, offset: int, nbytes: int) -> bytes:
     if len(data) != nbytes:
         raise Corrupt(f"{key}: {len(data)} bytes at {offset} where {nbytes} should be")
     return data
+
+
+def _number(name: str) -> int | None:
+    """The index that a segment of a key stands for."""
+    return int(name) if name.isdecimal() and name.isascii() else None
+
+
+def _all_in(at: Shape, cells: Sequence[Collection[int]]) -> bool:
+    return all(i in axis for i, axis in zip(at, cells, strict=True))
 
 
 def _pieces(key: str, handle: ShardHandle, start: int, stop: int) -> Iterator[bytes]:

@@ -100,6 +100,8 @@ class Catalog:
         self._attached: dict[str, str] = {}
         self._arriving: dict[str, str] = {}
         self._images: dict[str, StoredImage | None] = {}
+        # By uid, of images that are in `_images` or were.
+        self._names: dict[str, str] = {}
         self._refused: set[str] = set()
         self._busy: set[str] = set()
         # Held while a list of labels is changed; never with `_lock` held.
@@ -143,12 +145,14 @@ class Catalog:
             if labels_of is not None:
                 self._attached[name] = labels_of
             try:
-                self._load(name, labels_of)
+                image = self._load(name, labels_of)
             except DataError as error:
                 _log.warning("image %r is skipped: %s", name, error)
                 self._refused.add(name)
             else:
                 self._images[name] = None
+                # Of copies of a directory the last name counts, whatever order they come in.
+                self._names[image.uid] = max(name, self._names.get(image.uid, ""))
         for name, labels_of in self._attached.items():
             if name in self._images:
                 self._list_label(name, labels_of, there=True)
@@ -179,6 +183,7 @@ class Catalog:
             stored = self._build(image)
             with self._lock:
                 self._images[name] = stored
+                self._names[image.uid] = name
                 if image.labels_of is not None:
                     self._attached[name] = image.labels_of
             return stored
@@ -253,13 +258,21 @@ class Catalog:
             self._refused.discard(name)
             return stored
 
+    def name_of(self, uid: str) -> str | None:
+        """The name of an image that was there at the start or was made since; None of others.
+
+        It may be deleted by now.
+        """
+        with self._lock:
+            return self._names.get(uid)
+
     def names(self, prefix: str = "") -> list[str]:
         """The images that are `prefix` or lie below it (whole segments), sorted."""
         return sorted(self._below(prefix))
 
     def count(self, prefix: str = "") -> int:
         """How many images are `prefix` or lie below it."""
-        return len(self._below(prefix))
+        return len(self._below(prefix)) if prefix else len(self._images)
 
     def _below(self, prefix: str) -> list[str]:
         with self._lock:
@@ -303,6 +316,8 @@ class Catalog:
             finally:
                 self.handles.drop_prefix(key)
             with self._lock:
+                if self._names.get(stored.image.uid) == name:
+                    del self._names[stored.image.uid]
                 self._attached.pop(name, None)
                 adopted = self._adopted.pop(name, None)
             if adopted is not None:

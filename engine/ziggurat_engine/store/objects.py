@@ -95,6 +95,13 @@ class Objects(Protocol):
         """Removes the object; none is fine. Durable when it returns."""
         ...
 
+    def names(self, prefix: str, most: int) -> set[str] | None:
+        """The segments one below `prefix`, of objects and prefixes; None where above `most`.
+
+        What is put or deleted meanwhile may or may not be among them.
+        """
+        ...
+
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects below `prefix`, in no order.
 
@@ -207,6 +214,13 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return [], []
         return [e.name for e in entries if not e.is_dir], [e.name for e in entries if e.is_dir]
+
+    def names(self, prefix: str, most: int) -> set[str] | None:
+        """See ObjectStore."""
+        try:
+            return self._fs.names(self._inside(prefix), most)
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""

@@ -61,6 +61,10 @@ class MeteredStore:
         """See ObjectStore."""
         return self._store.walk(prefix)
 
+    def names(self, prefix: str, most: int) -> set[str] | None:
+        """See ObjectStore."""
+        return self._store.names(prefix, most)
+
     def list(self, prefix: str) -> tuple[list[str], list[str]]:
         """See ObjectStore."""
         return self._store.list(prefix)

@@ -10,6 +10,10 @@ synced is there after a cut, of the rest anything may be (disk.py).
     for seed in range(100):
         check(fs.crash(seed))   # a file system of its own; opened anew
 
+Or in one run, where it does not matter how whoever works bears the cut:
+
+    fs.at_sync_point(lambda: left.append(fs.left(seed)))
+
 A sync point is a sync of a file or a directory that succeeded. Paths are absolute; there
 are no links. One lock around all: calls are as if one after the other.
 """
@@ -19,7 +23,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -36,6 +40,8 @@ from ziggurat_engine.vfs import (
     ReadFile,
 )
 
+# What a hole is at least, as on a disk.
+_HOLE_BYTES = 4096
 Op: TypeAlias = Literal["read", "write", "sync", "sync_dir", "create", "rename", "remove"]
 
 
@@ -57,6 +63,7 @@ class FaultyFs:
         self._journal = Journal()
         self._guard = threading.RLock()
         self._stop_after: int | None = None
+        self._look: Callable[[], None] | None = None
         self._cut = False
         self._faults: list[tuple[Op, int, str, int]] = []
         self._locks: set[Path] = set()
@@ -68,6 +75,11 @@ class FaultyFs:
         with self._guard:
             self._stop_after = sync_point
             self._cut = self._cut or self.sync_points >= sync_point
+
+    def at_sync_point(self, look: Callable[[], None]) -> None:
+        """Calls `look` right behind each sync point, before any other call goes on."""
+        with self._guard:
+            self._look = look
 
     def sync_point(self) -> None:
         """Counts a sync point of something that lives beside this file system."""
@@ -91,6 +103,11 @@ class FaultyFs:
         """
         with self._guard:
             self._cut = True
+            return self.left(mode)
+
+    def left(self, mode: Mode) -> FaultyFs:
+        """As `crash`, of a power cut right now; but the power stays."""
+        with self._guard:
             cut = Random(mode) if isinstance(mode, int) else mode
             disk = self._journal.after(cut)
             fs = FaultyFs(capacity_bytes=self.capacity_bytes)
@@ -181,6 +198,11 @@ class FaultyFs:
         with self._op("read", path):
             entries = self._directory(path).entries.items()
             return [DirEntry(name, isinstance(node, Directory)) for name, node in entries]
+
+    def names(self, path: Path, most: int) -> set[str] | None:
+        """See FileSystem."""
+        found = {entry.name for entry in self.list_dir(path)}
+        return None if len(found) > most else found
 
     def make_dir(self, path: Path) -> None:
         """See FileSystem."""
@@ -312,6 +334,8 @@ class FaultyFs:
         self.sync_points += 1
         if self._stop_after is not None and self.sync_points >= self._stop_after:
             self._cut = True
+        if self._look is not None:
+            self._look()
 
     def _room(self) -> int | None:
         return None if self.capacity_bytes is None else max(0, self.capacity_bytes - self._used)
@@ -375,6 +399,13 @@ class _Read(_Open):
 
     def pread(self, nbytes: int, offset: int) -> bytes:
         return self._fs._read(self._path, self._node, nbytes, offset)
+
+    def next_data(self, offset: int) -> int:
+        data = self._node.data
+        for start in range(offset, self._size, _HOLE_BYTES):
+            if any(data[start : min(start + _HOLE_BYTES, self._size)]):
+                return start
+        return self._size
 
 
 class _Append(_Open):

@@ -48,6 +48,7 @@ from ziggurat_engine.upkeep import database
 from ziggurat_engine.upkeep.check import is_directory
 from ziggurat_engine.upkeep.copying import Copier, differing
 from ziggurat_engine.upkeep.holding import Found, Holding, around, children
+from ziggurat_engine.upkeep.journal import read_log
 from ziggurat_engine.upkeep.logcopy import LogCopy
 from ziggurat_engine.upkeep.work import run
 from ziggurat_engine.vfs import OsFileSystem
@@ -173,6 +174,8 @@ class _Making:
         self._threads = threads
         self._tell = tell
         self.done = Backup()
+        # Images that the copied log has records of, by uid.
+        self._logged: set[str] = set()
 
     def all(self) -> None:
         """All six steps."""
@@ -183,6 +186,7 @@ class _Making:
         log = LogCopy(self._source.log, self._copy.log)
         with closing(log.with_state(self._source.path / database.NAME)) as memory:
             _write(memory, target / database.NAME)
+        self._logged = log.images
         self._others()
         self._images()
         with (
@@ -289,7 +293,7 @@ class _Making:
         """Steps 4 and 5; and what was deleted meanwhile is known to be."""
         images = [each for each in self._copy.images() if isinstance(each, Found)]
         uids = {each.uid for each in images}
-        for uid in now.deleted() - uids:
+        for uid in (now.deleted() | self._forgotten(now)) - uids:
             state.save_deleted(uid)
         for note in now.stale():
             if note.image in uids:
@@ -306,6 +310,20 @@ class _Making:
         for image in images:
             for level, chunks in self._changed(image).items():
                 self._mark(state, image, level, chunks)
+
+    def _forgotten(self, now: State) -> set[str]:
+        """Images that were deleted, and of which nothing is noted any more.
+
+        A server that starts forgets that an image was deleted where its log has nothing of it;
+        the copied log is older.
+        """
+        there = {each.uid for each in self._source.images() if isinstance(each, Found)}
+        away = self._logged - there - now.deleted()
+        if not away:
+            return away
+        # What the log still has of one that was not deleted keeps that server from starting, too.
+        logged = read_log(OsFileSystem(), self._source.log, beside=True)
+        return away - logged.images.keys()
 
     def _changed(self, image: Found) -> dict[int, set[Shape]]:
         """By level: chunks that do not fit the level above, perhaps."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ziggurat_engine.errors import Unavailable
-from ziggurat_engine.log import segment
+from ziggurat_engine.log import record, segment
 from ziggurat_engine.log.record import ALIGN
 from ziggurat_engine.log.replay import read_record
 from ziggurat_engine.log.segment import Header, Segment
@@ -43,13 +43,17 @@ class _Copy:
 
 
 class LogCopy:
-    """A log that grows from `source` into the empty directory `target`."""
+    """A log that grows from `source` into the empty directory `target`.
+
+    images: those of which records were copied, by uid.
+    """
 
     def __init__(self, source: Path, target: Path) -> None:
         self._fs = OsFileSystem()
         self._source = source
         self._target = target
         self._copies: dict[int, _Copy] = {}
+        self.images: set[str] = set()
 
     def with_state(self, path: Path) -> sqlite3.Connection:
         """Copies the log, and gives a copy of the database at `path` that goes with it.
@@ -90,8 +94,11 @@ class LogCopy:
             return
         try:
             end = copy.end
-            while (record := read_record(file, found, found.base + end)) is not None:
-                end = record[0].end - found.base
+            while (read := read_record(file, found, found.base + end)) is not None:
+                header, data = read
+                end = header.end - found.base
+                if header.kind >= record.Kind.REGION:
+                    self.images.add(record.unpack(header, data, found.path)[0].image.hex())
             if end == copy.end:
                 return
             self._copies[found.number] = copy

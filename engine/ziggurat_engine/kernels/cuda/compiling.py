@@ -42,7 +42,10 @@ def code_of(
     source = module.source()
     options = (*program.OPTIONS, f"--gpu-architecture={architecture}")
     key = repr((source, module.kernels, options, version)).encode()
-    path = _directory() / f"ziggurat-{hashlib.sha256(key).hexdigest()[:40]}.cubin"
+    directory = _directory()
+    if directory is None:
+        return compile_(source, module.kernels, options)
+    path = directory / f"ziggurat-{hashlib.sha256(key).hexdigest()[:40]}.cubin"
     kept = _read(path)
     if kept is not None and kept.symbols.keys() == set(module.kernels):
         return kept
@@ -51,8 +54,11 @@ def code_of(
     return code
 
 
-def _directory() -> Path:
-    return Path(os.environ.get("CUPY_CACHE_DIR") or "~/.cupy/kernel_cache").expanduser()
+def _directory() -> Path | None:
+    try:
+        return Path(os.environ.get("CUPY_CACHE_DIR") or "~/.cupy/kernel_cache").expanduser()
+    except RuntimeError:  # a user without a home, as in a container
+        return None
 
 
 # A file: SHA-256 of what follows (32 bytes), the symbols as a line of JSON, the machine code.
@@ -74,8 +80,9 @@ def _write(path: Path, code: Code) -> None:
     body = json.dumps(code.symbols).encode() + b"\n" + code.cubin
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as made:
-            made.write(hashlib.sha256(body).digest() + body)
-        os.replace(made.name, path)
-    except OSError:  # a read-only file system, say: the next process compiles again
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as work:
+            made = Path(work, path.name)
+            made.write_bytes(hashlib.sha256(body).digest() + body)
+            made.replace(path)
+    except OSError:  # a read-only or full file system, say: the next process compiles again
         return

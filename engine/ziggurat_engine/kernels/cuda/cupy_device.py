@@ -34,7 +34,8 @@ def find() -> list[CupyDevice]:
     """
     try:
         import cupy
-    except ImportError as error:
+    except Exception as error:
+        # Not only ImportError: other packages than it was built for show in many ways.
         raise DeviceError(f"CuPy can't be imported: {error}") from error
     try:
         count = cupy.cuda.runtime.getDeviceCount()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ziggurat_engine.kernels.cuda import abi
 from ziggurat_engine.kernels.cuda.blosc import Streams
+from ziggurat_engine.kernels.cuda.device import Device
 from ziggurat_engine.kernels.cuda.memory import MAX_CHUNKS, Ring, Room, Slot
 from ziggurat_engine.kernels.cuda.task import Copying
 from ziggurat_engine.spec import Array
@@ -26,23 +27,29 @@ from ziggurat_engine.spec import Array
 class Wanted:
     """A frame, and the array that its pixels are to be in.
 
-    done: True once they are; False where the card found the frame damaged; or a DeviceError.
+    done: the card once they are; None where it found the frame damaged; or a DeviceError.
     """
 
     frame: bytes
     streams: Streams
     out: Array
-    done: Future[bool] = field(default_factory=Future)
+    done: Future[Device | None] = field(default_factory=Future)
 
 
 class Decoding:
-    """A batch of frames; see Task. Its result is nothing: each of `wanted` gets its own."""
+    """A batch of frames; see Task. Its result: of each of `wanted` whether it is good.
+
+    Each of them gets its own when `done` is set, and from nowhere else: a batch that was given
+    up may still end.
+    """
 
     seconds = "decode_seconds"
 
     def __init__(self, wanted: Sequence[Wanted]) -> None:
         self.wanted = wanted = sorted(wanted, key=lambda each: _group(each.streams))
-        self.done: Future[None] = Future()
+        self.done: Future[list[bool]] = Future()
+        # Which card it came to.
+        self.device: Device | None = None
         self.done.add_done_callback(self._tell)
         self._sources = _places([len(each.frame) for each in wanted])
         self._targets = _places([each.streams.nbytes for each in wanted])
@@ -67,6 +74,7 @@ class Decoding:
     def start(self, slot: Slot, ring: Ring) -> None:
         """See Task."""
         device, streams = ring.device, int(self._first[-1])
+        self.device = device
         device.copy_in(slot.chunks, slot.host_chunks[: self._sources[-1]], ring.inward)
         launches, tables_bytes = self._tables(slot, ring)
         device.copy_in(slot.tables, slot.host_tables[:tables_bytes], ring.inward)
@@ -84,21 +92,20 @@ class Decoding:
         device.copy_out(slot.host_frames[: self._targets[-1]], slot.frames, ring.outward)
         device.record(slot.arrived, ring.outward)
 
-    def finish(self, slot: Slot, ring: Ring, copying: Copying) -> None:
+    def finish(self, slot: Slot, ring: Ring, copying: Copying) -> list[bool]:
         """See Task."""
         ring.device.synchronize(slot.arrived)
         bad = slot.host_head[: 4 * int(self._first[-1])].view(np.int32) != 0
+        good = [not bad[first:end].any() for first, end in itertools.pairwise(self._first)]
 
         def copy(i: int) -> None:
-            wanted = self.wanted[i]
-            good = not bad[self._first[i] : self._first[i + 1]].any()
-            if good:
-                start = self._targets[i]
+            if good[i]:
+                wanted, start = self.wanted[i], self._targets[i]
                 pixels = slot.host_frames[start : start + wanted.streams.nbytes]
                 wanted.out.reshape(-1).view(np.uint8)[:] = pixels
-            wanted.done.set_result(good)
 
         copying.each(len(self.wanted), copy)
+        return good
 
     def _tables(self, slot: Slot, ring: Ring) -> tuple[list[abi.Launch], int]:
         """Puts streams and frames into the tables; returns what to launch, and the tables' size."""
@@ -144,12 +151,15 @@ class Decoding:
                 )
         return launches + unshuffling, end
 
-    def _tell(self, done: Future[None]) -> None:
+    def _tell(self, done: Future[list[bool]]) -> None:
         """What became of the batch is told to all that wait."""
         error = CancelledError() if done.cancelled() else done.exception()
-        for wanted in self.wanted:
-            if error is not None and not wanted.done.done():
+        if error is not None:
+            for wanted in self.wanted:
                 wanted.done.set_exception(error)
+        else:
+            for wanted, good in zip(self.wanted, done.result(), strict=True):
+                wanted.done.set_result(self.device if good else None)
 
 
 def fits(wanted: Sequence[Wanted], room: Room) -> bool:

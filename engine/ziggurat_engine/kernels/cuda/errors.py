@@ -10,6 +10,7 @@ class DeviceError(Exception):
     +-- OutOfMemory      an allocation failed; what was there before is as it was
     +-- BadStatus        one batch went wrong on an otherwise sound card
     +-- DeviceLost       nothing works on this card any more in this process
+        +-- DeviceHung   a call does not return, or work does not end
     """
 
 
@@ -23,3 +24,7 @@ class BadStatus(DeviceError):
 
 class DeviceLost(DeviceError):
     """The card, or this process's context on it, is gone."""
+
+
+class DeviceHung(DeviceLost):
+    """A call did not return in time. What it was about may be going on, in memory of its own."""

@@ -2,9 +2,8 @@
 
 Chunks of one shape are cut into batches, each goes to the first card that is free, and
 results come back in order. What no card has code for, and what a card gives back, is done by
-the compiled loops of cpu.py: the caller can't tell, but by time. The first batch of each kind
-is on probation: the CPU decodes and downsamples it as well, and where a byte differs, cards
-do no more of that kind.
+the compiled loops of cpu.py: the caller can't tell, but by time. What a card first makes of
+each kind of batch, and of frame, is compared with what the CPU makes of it (trust.py).
 """
 
 from __future__ import annotations
@@ -26,11 +25,13 @@ from ziggurat_engine.kernels.cpu import METHODS, CpuKernels
 from ziggurat_engine.kernels.cuda.blosc import parse
 from ziggurat_engine.kernels.cuda.decoding import Wanted, fits
 from ziggurat_engine.kernels.cuda.device import Device
-from ziggurat_engine.kernels.cuda.errors import DeviceError
+from ziggurat_engine.kernels.cuda.errors import BadStatus, DeviceError
 from ziggurat_engine.kernels.cuda.memory import fit
 from ziggurat_engine.kernels.cuda.plans import Plan, plan_for
 from ziggurat_engine.kernels.cuda.settling import Settling
 from ziggurat_engine.kernels.cuda.task import Copying
+from ziggurat_engine.kernels.cuda.trust import Trust
+from ziggurat_engine.kernels.cuda.watching import Watch
 from ziggurat_engine.kernels.cuda.worker import RETRY_SECONDS, Queue, Worker
 from ziggurat_engine.kernels.meter import Meter
 from ziggurat_engine.kernels.protocol import (
@@ -52,6 +53,8 @@ AHEAD = 3
 # So many chunks have to be wanted at a time for a card to decode them: one alone comes
 # sooner from the thread that wants it.
 DECODE_TOGETHER = 8
+# Frames of a kind that the CPU decodes as well before a card is believed.
+DECODE_PROOFS = 16
 COPY_THREADS = 4
 
 
@@ -60,7 +63,8 @@ class CudaKernels:
 
     threads: of the CPU's kernels. device_memory_bytes: of each card, what may be held.
     batch_bytes: raw pixels of a batch; less where the memory asks for it, or
-    InvalidArgument where that has no room for the smallest.
+    InvalidArgument where that has no room for the smallest. timeout_seconds: what a step of a
+    batch may take before its card is given up.
     """
 
     name = "cuda"
@@ -72,6 +76,7 @@ class CudaKernels:
         *,
         device_memory_bytes: int,
         batch_bytes: int,
+        timeout_seconds: float,
         decode_together: int = DECODE_TOGETHER,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
@@ -99,9 +104,8 @@ class CudaKernels:
         # Guards what follows.
         self._lock = threading.Lock()
         self._decoding = 0
-        # Plans that a card has done right, and those that none does again.
-        self._proven: set[tuple[Plan, int]] = set()
-        self._refused: set[Plan] = set()
+        self._settles = Trust("settles", 1)
+        self._decodes = Trust("decodes", DECODE_PROOFS)
         self._workers = [
             Worker(
                 device,
@@ -114,6 +118,8 @@ class CudaKernels:
             )
             for device in devices
         ]
+        self._watch = Watch(self._workers, timeout_seconds)
+        self._watch.start()
         for worker in self._workers:
             worker.start()
         for worker in self._workers:
@@ -174,7 +180,7 @@ class CudaKernels:
                 streams = parse(frame, out.nbytes)
                 if streams is not None:
                     wanted = Wanted(frame, streams, out)
-                    if fits([wanted], self._room) and self._decoded(wanted):
+                    if fits([wanted], self._room) and self._decoded(wanted, codec_):
                         self._meter.add(decoded_bytes=out.nbytes)
                         return out
         return self._cpu.decode(frame, codec_, dtype, shape)
@@ -201,19 +207,25 @@ class CudaKernels:
             chunk: Array = np.arange(4096).astype(dtype).reshape(16, 16, 16)
             for compressor in ("lz4", "zstd"):
                 recipe = Recipe(Blosc(compressor=compressor), dtype.type(0), (2, 2, 2), method)
+                if self._plan(chunk, recipe) is None:
+                    continue
                 with self._warming:
                     if self._closing:
                         return
                     list(self.settle([chunk], [chunk.shape], recipe))
 
     def close(self) -> None:
-        """Waits for the threads to end, and frees what they hold. `warm` may be running."""
+        """Waits for the threads to end, and frees what they hold. `warm` may be running.
+
+        The thread of a card that does not answer is left behind.
+        """
         self._closing = True
         with self._warming:
             pass
         self._queue.close()
         for worker in self._workers:
             worker.join()
+        self._watch.stop()
         self._copiers.shutdown()
         self._cpu.close()
 
@@ -244,7 +256,7 @@ class CudaKernels:
 
     def _plan(self, chunk: Array, recipe: Recipe) -> Plan | None:
         plan = plan_for(chunk.shape, chunk.dtype, recipe, self._room, self._nvcomp)
-        return None if plan in self._refused else plan
+        return plan if self._settles.allows(plan) else None
 
     def _on_cpu(
         self, pairs: Iterable[tuple[Array, Shape]], recipe: Recipe
@@ -274,7 +286,9 @@ class CudaKernels:
         try:
             results = batch.done.result()
             self._prove(batch, results, recipe)
-        except DeviceError:
+        except DeviceError as error:
+            if isinstance(error, BadStatus):
+                self._settles.fail(batch.plan)
             pairs = zip(batch.chunks, batch.valid, strict=True)
             with closing(self._on_cpu(pairs, recipe)) as again:
                 yield from again
@@ -294,20 +308,13 @@ class CudaKernels:
 
         Raises DeviceError where it differs.
         """
-        of_card = (batch.plan, id(batch.device))
-        with self._lock:
-            if batch.plan in self._refused:
-                raise DeviceError("refused since it was queued")
-            if of_card in self._proven:
-                return
+        if not self._settles.allows(batch.plan):
+            raise DeviceError("refused since it was queued")
+        if self._settles.proven(batch.plan, batch.device):
+            return
         right = all(map(_right, batch.chunks, batch.valid, results, itertools.repeat(recipe)))
-        with self._lock:
-            if right:
-                self._proven.add(of_card)
-            else:
-                self._refused.add(batch.plan)
+        self._settles.judge(batch.plan, batch.device, right=right)
         if not right:
-            log.error("a card settles %s wrongly; from now on the CPU does", batch.plan)
             raise DeviceError("wrong results")
 
     # --- decoding
@@ -324,13 +331,35 @@ class CudaKernels:
             with self._lock:
                 self._decoding -= 1
 
-    def _decoded(self, wanted: Wanted) -> bool:
+    def _decoded(self, wanted: Wanted, codec_: Codec) -> bool:
+        """Whether a card has put the frame's pixels into its array."""
+        kind = (wanted.streams.typesize, wanted.streams.shuffle)
+        if not self._decodes.allows(kind):
+            return False
         self._queue.put(wanted)
         try:
-            return wanted.done.result()
-        except (DeviceError, CancelledError):
+            card = wanted.done.result()
+        except (DeviceError, CancelledError) as error:
+            if isinstance(error, BadStatus):
+                self._decodes.fail(kind)
             self._meter.add(cpu_batches=1)
             return False
+        if card is None or not self._decodes.allows(kind):
+            return False
+        if not self._decodes.proven(kind, card):
+            right = _decoded_right(wanted, codec_)
+            self._decodes.judge(kind, card, right=right)
+            return right
+        return True
+
+
+def _decoded_right(wanted: Wanted, codec_: Codec) -> bool:
+    """Whether what a card decoded is what the CPU decodes."""
+    try:
+        pixels = codec.decode(wanted.frame, codec_, wanted.out.dtype, wanted.out.shape)
+    except Corrupt:
+        return False
+    return pixels.tobytes() == wanted.out.tobytes()
 
 
 def _right(chunk: Array, valid: Shape, settled: Settled, recipe: Recipe) -> bool:

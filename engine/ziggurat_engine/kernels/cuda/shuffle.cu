@@ -143,6 +143,7 @@ __device__ __forceinline__ void shuffle_bytes(const u8* block, u8* out, int n, i
 #pragma unroll
     for (int j = 0; j < TS; j++) *(u64*)(out + (i64)j * n + e) = x.planes[j];
   } else {
+#pragma unroll 1
     for (int i = e; i < smaller(n, e + OF_THREAD); i++)
       for (int j = 0; j < TS; j++) out[(i64)j * n + i] = block[(i64)i * TS + j];
   }
@@ -159,6 +160,7 @@ __device__ __forceinline__ void unshuffle_bytes(const u8* block, u8* out, int n,
     to_elements(x);
     store(x, out + (i64)e * TS);
   } else {
+#pragma unroll 1
     for (int i = e; i < smaller(n, e + OF_THREAD); i++)
       for (int j = 0; j < TS; j++) out[(i64)i * TS + j] = block[(i64)j * n + i];
   }
@@ -184,6 +186,7 @@ __device__ __forceinline__ void move_planes(uint4* staged, Byte* block, int n, i
     }
   } else {
     u8* parts = (u8*)staged;
+#pragma unroll 1
     for (int i = threadIdx.x; i < 8 * TS * PLANE; i += THREADS) {
       if (i % PLANE >= count) continue;
       Byte* byte = there + (i64)(i / PLANE) * (n / 8) + i % PLANE;
@@ -238,9 +241,11 @@ __device__ __forceinline__ void unshuffle_bits(const u8* block, u8* out, int n, 
     to_elements(x);
     store(x, out + (i64)e * TS);
   } else if (e < n) {
+#pragma unroll 1
     for (int i = 0; i < OF_THREAD * TS; i++) {
       const int element = i / TS, byte = i % TS;
       int value = 0;
+#pragma unroll 1
       for (int k = 0; k < 8; k++)
         value |= (parts[(8 * byte + k) * PLANE + threadIdx.x] >> element & 1) << k;
       out[(i64)e * TS + i] = (u8)value;
