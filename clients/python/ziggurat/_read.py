@@ -23,7 +23,7 @@ from ziggurat._errors import InvalidArgument, ServerError
 from ziggurat._index import Selection
 from ziggurat._request import Asked
 from ziggurat._rpc import Connection, messages
-from ziggurat._shared_memory import HEADER_BYTES, Memory, memory
+from ziggurat._shared_memory import HEADER_BYTES, Memory
 from ziggurat._values import Shape
 from ziggurat._wire import Part, decode_response
 
@@ -146,7 +146,7 @@ def _answers(connection: Connection, asked: Asked, timeout_seconds: float | None
             yield decode_response(whole)
             return
     if nbytes is not None and connection.shares_results:
-        room = memory(connection.server, nbytes)
+        room = connection.kept.take(nbytes)
         if room is not None:
             yield from _shared(room, connection, asked, timeout_seconds)
             return
@@ -161,7 +161,7 @@ def _shared(
     asked.message.shared_memory.CopyFrom(room.offer)
     call = connection.read(asked.message, timeout_seconds)
     answers = messages(call, decode_response, connection.server)
-    found = False
+    found = over = False
     try:
         for header, part in answers:
             if header is not None:
@@ -172,9 +172,14 @@ def _shared(
                 nbytes = math.prod(part.shape) * asked.dtype.itemsize
                 part = part._replace(payload=room.view(HEADER_BYTES, nbytes).data)  # noqa: PLW2901
             yield header, part
+        over = True
     finally:
         answers.close()
-        room.close()
+        if over:
+            connection.kept.give(room)
+        else:
+            # The server may not have heard that nobody wants the rest.
+            room.close()
 
 
 def _known_bytes(asked: Asked) -> int | None:

@@ -23,6 +23,7 @@ import os
 import secrets
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, TypeVar, Unpack
 
@@ -44,6 +45,8 @@ _Kind = TypeVar("_Kind", bound="Memory")
 
 # Below this a message with the pixels in it costs no more.
 LEAST_BYTES = 8 * 1024
+# What is kept for reads, at most.
+MOST_KEPT_BYTES = 64 * 2**20
 # Memory is had of the system at least so much at a time.
 _STEP_BYTES = 2**20
 
@@ -178,9 +181,34 @@ def ring(server: str, size_bytes: int) -> Ring | None:
     return _made(Ring, server, size_bytes)
 
 
-def memory(server: str, size_bytes: int) -> Memory | None:
-    """Memory for what a read brings; None as of `ring`."""
-    return _made(Memory, server, size_bytes)
+class Kept:
+    """Memory for what reads bring, one after the other: pages that are new cost more than reads.
+
+    Any thread may use it; what runs beside another has memory of its own.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._free: Memory | None = None
+
+    def take(self, size_bytes: int) -> Memory | None:
+        """Memory of at least that size; None as of `ring`, and for what is too large to keep."""
+        if size_bytes > MOST_KEPT_BYTES:
+            return None
+        with self._lock:
+            found, self._free = self._free, None
+        if found is not None and found.size < HEADER_BYTES + size_bytes:
+            found.close()
+            found = None
+        return found or _made(Memory, self._server, size_bytes)
+
+    def give(self, memory: Memory) -> None:
+        """Nobody writes there any more: the next may have it."""
+        with self._lock:
+            memory, self._free = self._free or memory, memory
+        if memory is not self._free:
+            memory.close()
 
 
 def _made(kind: type[_Kind], server: str, size_bytes: int) -> _Kind | None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import math
 import mmap
 import os
 import stat
@@ -96,10 +95,8 @@ class SharedMemory:
         np.copyto(own, self._pixels[offset : offset + nbytes])
         return own.data
 
-    def result(self, shape: Shape, dtype: np.dtype[np.generic]) -> Array | None:
-        """Where a result goes, to be let go of before `close`; None where it does not fit."""
-        if RESULT_BYTES + math.prod(shape) * dtype.itemsize > self._size:
-            return None
+    def result(self, shape: Shape, dtype: np.dtype[np.generic]) -> Array:
+        """Where a result goes; to be let go of before `close`."""
         wire = dtype.newbyteorder("<")
         return np.ndarray(shape, wire, self._memory, RESULT_BYTES)
 
@@ -129,11 +126,14 @@ def pixels_in(
 
 
 def attach(
-    offer: memory_pb2.SharedMemory, limits: Limits, *, writable: bool = False
+    offer: memory_pb2.SharedMemory, limits: Limits, *, result_bytes: int | None = None
 ) -> SharedMemory | None:
-    """The memory that a client offers; None where it can't or may not be had."""
+    """The memory that a client offers; None where it can't or may not be had.
+
+    result_bytes: so many are to be written there.
+    """
     try:
-        return _attached(offer, limits, writable=writable)
+        return _attached(offer, limits, result_bytes)
     except (_RefusedError, OSError, ValueError) as error:
         log.debug("no memory is shared with process %d: %s", offer.pid, error)
         return None
@@ -143,7 +143,9 @@ class _RefusedError(Exception):
     """Why it may not be had."""
 
 
-def _attached(offer: memory_pb2.SharedMemory, limits: Limits, *, writable: bool) -> SharedMemory:
+def _attached(
+    offer: memory_pb2.SharedMemory, limits: Limits, result_bytes: int | None
+) -> SharedMemory:
     if sys.platform != "linux":
         raise _RefusedError("only Linux has it")
     if not HEADER_BYTES < offer.size_bytes <= limits.max_memory_bytes:
@@ -152,7 +154,10 @@ def _attached(offer: memory_pb2.SharedMemory, limits: Limits, *, writable: bool)
     # Opening anything else might wait, or do something.
     if os.readlink(path) != LINK:
         raise _RefusedError(f"{path} is no memory of a client")
-    access = os.O_RDWR if writable else os.O_RDONLY
+    needed = offer.size_bytes if result_bytes is None else RESULT_BYTES + result_bytes
+    if needed > offer.size_bytes:
+        raise _RefusedError(f"{offer.size_bytes} bytes for a result of {result_bytes}")
+    access = os.O_RDONLY if result_bytes is None else os.O_RDWR
     file = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         kept = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -167,8 +172,11 @@ def _attached(offer: memory_pb2.SharedMemory, limits: Limits, *, writable: bool)
             MAGIC + offer.nonce
         ):
             raise _RefusedError("it begins with something else")
-        allowed = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        memory = mmap.mmap(file, offer.size_bytes, prot=allowed)
+        if result_bytes is None:
+            memory = mmap.mmap(file, needed, prot=mmap.PROT_READ)
+        else:
+            # All pages will be touched: one by one that would cost more than the pixels.
+            memory = mmap.mmap(file, needed, mmap.MAP_SHARED | mmap.MAP_POPULATE)
     finally:
         os.close(file)
     return SharedMemory(memory, limits.max_region_bytes)
