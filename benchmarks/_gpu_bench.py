@@ -7,6 +7,7 @@ results are compared: what was never written is seen.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -35,8 +36,8 @@ class Sizes:
 
 
 SMALL = Sizes(
-    kernel_bytes=1 << 18,
-    settle_bytes=1 << 19,
+    kernel_bytes=1 << 17,
+    settle_bytes=1 << 18,
     copy_bytes=1 << 18,
     chunk=(8, 32, 64),
     rounds=1,
@@ -100,6 +101,11 @@ def copy_within(device: Any, target: int, source: int, nbytes: int, stream: Any)
     from cupy.cuda import runtime
 
     runtime.memcpyAsync(target, source, nbytes, runtime.memcpyDeviceToDevice, stream.ptr)
+
+
+def cores() -> int:
+    """Threads that this process may use at a time."""
+    return len(os.sched_getaffinity(0))
 
 
 def seconds(work: Callable[[], object], rounds: int) -> float:

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import io
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from ziggurat_engine.kernels.select import DEVICE_TIMEOUT_SECONDS
 from ziggurat_engine.spec import Array, Blosc, Codec
 
 from benchmarks import ingest
-from benchmarks._gpu_bench import Sizes, seconds
+from benchmarks._gpu_bench import Sizes, cores, seconds
 
 Row = dict[str, Any]
 
@@ -42,11 +41,6 @@ CODECS: tuple[Blosc, ...] = (
     Blosc(compressor="zstd", shuffle="bit"),
     Blosc(compressor="zstd", shuffle="byte"),
 )
-
-
-def cores() -> int:
-    """Threads that this process may use at a time."""
-    return len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager

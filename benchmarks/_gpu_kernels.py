@@ -2,22 +2,28 @@
 
 All inputs lie on the card; what is launched is what a batch of the engine launches. Rates of
 memory-bound kernels count what is read and written, and are compared with a plain copy, counted
-in the same way. Compressors count raw bytes.
+in the same way. Compressors count raw bytes. Beside them: the CPU's loops and c-blosc, on all
+cores, with the same pixels in the host's memory.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numcodecs import blosc
 from numpy.typing import NDArray
+from ziggurat_engine.kernels.cpu import CpuKernels
 from ziggurat_engine.kernels.cuda import abi
+from ziggurat_engine.kernels.protocol import Recipe, Surrounded
 from ziggurat_engine.region import Shape
+from ziggurat_engine.spec import Blosc
 
-from benchmarks._gpu_bench import Poisoned, Sizes, copy_within, queued_seconds
+from benchmarks._gpu_bench import Poisoned, Sizes, copy_within, cores, queued_seconds, seconds
 
 Row = dict[str, Any]
 
@@ -50,6 +56,7 @@ class Bench:
         self.stream = device.stream()
         self._addresses: list[int] = []
         self.chunks = self.room(self.count * self.stride)
+        self._host: list[NDArray[np.uint16]] = []
         self._upload(pixels)
 
     def room(self, nbytes: int) -> int:
@@ -63,7 +70,8 @@ class Bench:
         pinned = self.device.allocate_pinned(nbytes)
         for i in range(self.count):
             start = i * nbytes % (flat.size - nbytes + 1) // 2 * 2
-            pinned[:] = flat[start : start + nbytes]
+            self._host.append(flat[start : start + nbytes].view(np.uint16))
+            pinned[:] = self._host[-1].view(np.uint8)
             self.device.copy_in(self.chunks + i * self.stride, pinned, self.stream)
             self.device.drain()
         self.device.free_pinned(pinned)
@@ -76,6 +84,35 @@ class Bench:
                 self.device.launch(launch, self.stream)
 
         return queued_seconds(self.device, queue, self.sizes.rounds)
+
+    def c_blosc(self, compressor: str, kind: str, block_bytes: int) -> Row:
+        """What c-blosc does with the same pixels, on all cores, a chunk a thread."""
+        shuffle = {"byte": blosc.SHUFFLE, "bit": blosc.BITSHUFFLE}[kind]
+        codec = (compressor.encode(), Blosc().level, shuffle, block_bytes)
+
+        def size(chunk: NDArray[np.uint16]) -> int:
+            return len(blosc.compress(chunk, *codec))
+
+        with ThreadPoolExecutor(cores()) as pool:
+            found = sum(pool.map(size, self._host))
+            taken = seconds(lambda: list(pool.map(size, self._host)), 1)
+        return {
+            "c_blosc_bytes_per_second": self.total / taken,
+            "c_blosc_ratio": self.total / found,
+        }
+
+    def cpu_seconds(self, kind: np.dtype[Any], shape: Shape, method: str, factors: Shape) -> float:
+        """Of the CPU's loops, for parents of the same chunks."""
+        shape = shape[2:]
+        blocks = [
+            Surrounded(chunk.view(kind).reshape(shape), (0, 0, 0), shape) for chunk in self._host
+        ]
+        recipe = Recipe(None, kind.type(0), factors, method)
+        cpu = CpuKernels(cores())
+        try:
+            return seconds(lambda: list(cpu.downsample(blocks, recipe)), 1)
+        finally:
+            cpu.close()
 
     def close(self) -> None:
         """Frees all."""
@@ -126,7 +163,7 @@ def copies(device: Poisoned, sizes: Sizes) -> Row:
 
 def downsampling(bench: Bench, ceiling: float) -> list[Row]:
     """Each method; chunks of the same bytes are looked at as another type."""
-    rows = []
+    rows: list[Row] = []
     valid = bench.room(bench.count * 20)
     parents = bench.room(bench.count * bench.stride)
     for dtype, method, factors in _DOWNSAMPLING:
@@ -150,7 +187,10 @@ def downsampling(bench: Bench, ceiling: float) -> list[Row]:
             # Rows that are not looked at are not counted.
             moved = bench.total // math.prod(factors[:-1]) + bench.count * parent
         name = f"downsample {dtype} {method} {'x'.join(map(str, factors))}"
-        rows.append(_row(name, moved / bench.seconds(launch), ceiling))
+        row = _row(name, moved / bench.seconds(launch), ceiling)
+        if bench.sizes.thorough or not rows:
+            row["cpu_bytes_per_second"] = moved / bench.cpu_seconds(kind, shape, method, factors)
+        rows.append(row)
     return rows
 
 
@@ -220,7 +260,8 @@ def lz4(bench: Bench, block_sizes: Sequence[int]) -> list[Row]:
                 found = _fetched(bench, csizes, total)
                 name = f"lz4 {kind} {blocks.block_bytes >> 10} KiB"
                 row = {"name": name, "raw_bytes_per_second": rate}
-                rows.append({**row, "ratio": bench.total / int(found.sum())})
+                row |= {"ratio": bench.total / int(found.sum())}
+                rows.append(row | bench.c_blosc("lz4", kind, blocks.block_bytes))
                 rows += _lz4_back(bench, blocks, found, slots, slot_stride, out, name)
                 rows.append(
                     _frames(bench, blocks, kind, shuffled, slots, slot_stride, csizes, differs)
@@ -341,7 +382,8 @@ def zstd(bench: Bench, block_sizes: Sequence[int]) -> list[Row]:
                 size = int(_fetched(bench, found, 2 * total).view(np.uint64).sum())
                 name = f"zstd {kind} {blocks.block_bytes >> 10} KiB"
                 row = {"name": name, "raw_bytes_per_second": bench.total / taken}
-                rows.append({**row, "ratio": bench.total / size})
+                row |= {"ratio": bench.total / size}
+                rows.append(row | bench.c_blosc("zstd", kind, blocks.block_bytes))
     return rows
 
 

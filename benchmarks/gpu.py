@@ -189,6 +189,8 @@ def main() -> None:
         found = measure(devices, sizes, with_ingest=not arguments.no_ingest, shim=arguments.shim)
     except (WrongResult, ServerError) as error:
         raise SystemExit(str(error)) from None
+    except DeviceError as error:
+        raise SystemExit(f"{devices[0].name}: {type(error).__name__}: {error}") from None
     rows = verdict(found)
     _tell_verdict(rows)
     result = {

@@ -27,7 +27,7 @@ def test_a_server_that_is_sent_anything(tmp_path: Path) -> None:
     found = fuzz(tmp_path, seconds=600, cases=240, threads=2, seed=7)
     assert found.failures == []
     assert found.total == 480
-    assert len(found.cases) == 12, "every method, and bytes of no protocol"
+    assert len(found.cases) == 13, "every method, and bytes of no protocol"
     assert found.codes["OK"] > 40, "also what reaches deep"
 
 
@@ -55,6 +55,8 @@ def test_damaged_messages_are_parsed_as_protobuf_does() -> None:
                     memoryview(region.payload),
                     region.timestamp_ns if region.HasField("timestamp_ns") else None,
                     region.metadata_json,
+                    region.shared_offset,
+                    region.shared_bytes,
                 )
     assert seen == {"malformed", "open", "region", "skip", "flush", "close", None}
 

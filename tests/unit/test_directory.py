@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import pytest
 from ziggurat_engine.cache import DirtyDirectory, ShardKey
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.region import Region
@@ -89,8 +90,23 @@ def test_snapshots_by_image_and_level() -> None:
     assert directory.oldest_tick(1, 1) == ticks[keys[2]]
     assert directory.oldest_tick(3, 0) is None
     assert list(ticks.values()) == sorted(ticks.values())
+    assert directory.oldest_tick(None, 0) == ticks[keys[0]]
     clean(directory, keys[0])
     assert directory.oldest_tick(1, 0) == ticks[keys[1]]
+    clean(directory, keys[1])
+    assert directory.oldest_tick(1, 0) is None
+    assert directory.oldest_tick(None, 0) == ticks[keys[3]]
+
+
+def test_a_write_that_failed_before_it_made_a_chunk_holds_nothing_back() -> None:
+    directory = DirtyDirectory()
+    outside = list(LEVEL.chunks.plan(Region((0, 0), (1, 1))))
+    with directory.pin(KEY, LEVEL, FILL) as shard, shard.lock:
+        with pytest.raises(TypeError):
+            shard.write(outside, None, directory.next_tick(), 0.0)  # type: ignore[arg-type]
+        shard.chunks.clear()
+        assert directory.oldest_tick(1, 0) is not None
+    assert directory.oldest_tick(1, 0) is None
 
 
 def test_touches() -> None:

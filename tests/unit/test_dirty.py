@@ -109,6 +109,7 @@ class Shard(RuleBasedStateMachine):
         assert self.bytes == sum(chunk.nbytes for chunk in held)
         assert shard.idle == (not held)
         assert shard.oldest_tick() == min(self.settling + self.ticks, default=None)
+        assert shard._ticks.lowest() == shard.oldest_tick()
 
     def _padded(self, array: np.ndarray, index: tuple[int, ...]) -> np.ndarray:
         box = LEVEL.chunks.region(index)

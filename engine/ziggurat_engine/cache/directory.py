@@ -19,6 +19,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ziggurat_engine.cache.dirty import DirtyShard, ShardKey
+from ziggurat_engine.cache.ticks import Ticks
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region, Shape
 
@@ -31,6 +32,8 @@ class DirtyDirectory:
 
     def __init__(self, first_tick: int = 1) -> None:
         self._shards: dict[tuple[int, int], dict[Shape, DirtyShard]] = defaultdict(dict)
+        # Of the shards that are there: what is not stored of them.
+        self._unstored: dict[tuple[int, int], Ticks] = defaultdict(Ticks)
         self.changed = threading.Condition()
         # Grows whenever an owner gives a shard back.
         self.changes = 0
@@ -72,10 +75,15 @@ class DirtyDirectory:
     def oldest_tick(self, image: int | None, level: int) -> int | None:
         """A lower bound of the ticks of a level that are not stored; None where all are.
 
-        image: None for all images.
+        image: None for all images. A write that is under way may not be among them.
         """
-        ticks = (shard.oldest_tick() for shard in self.shards(image, level))
-        return min((tick for tick in ticks if tick is not None), default=None)
+        with self.changed:
+            if image is None:
+                found = [ticks for (_, k), ticks in self._unstored.items() if k == level]
+            else:
+                found = [self._unstored[image, level]] if (image, level) in self._unstored else []
+        lowest = (ticks.lowest() for ticks in found)
+        return min((tick for tick in lowest if tick is not None), default=None)
 
     def touches(self, image: int, level: int, chunks: Region) -> bool:
         """True where a chunk in the box of indices `chunks` is dirty or settling."""
@@ -153,7 +161,8 @@ class DirtyDirectory:
         shards = self._shards[key.image, key.level]
         shard = shards.get(key.shard)
         if shard is None:
-            shard = shards[key.shard] = DirtyShard(key, level, fill_value)
+            ticks = self._unstored[key.image, key.level]
+            shard = shards[key.shard] = DirtyShard(key, level, fill_value, ticks)
         return shard
 
     def _leave(self, shard: DirtyShard) -> None:
@@ -162,5 +171,7 @@ class DirtyDirectory:
         if not shard.users and shard.idle:
             level = self._shards[shard.key[:2]]
             del level[shard.key.shard]
+            # A write that failed before it made a chunk has left one.
+            shard.forget_tick()
             if not level:
-                del self._shards[shard.key[:2]]
+                del self._shards[shard.key[:2]], self._unstored[shard.key[:2]]

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ziggurat_engine.cache.coverage import Coverage
+from ziggurat_engine.cache.ticks import Ticks
 from ziggurat_engine.grid import Part
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region, Shape
@@ -77,6 +78,7 @@ class DirtyShard:
     __slots__ = (
         "_settling_sources",
         "_settling_tick",
+        "_ticks",
         "chunks",
         "covered",
         "error",
@@ -98,7 +100,10 @@ class DirtyShard:
         "users",
     )
 
-    def __init__(self, key: ShardKey, level: Level, fill_value: np.generic) -> None:
+    def __init__(
+        self, key: ShardKey, level: Level, fill_value: np.generic, ticks: Ticks | None = None
+    ) -> None:
+        """ticks: of its level, where `tick` and that of what is settling are kept as well."""
         self.key = key
         self.level = level
         self.fill_value = fill_value
@@ -121,6 +126,7 @@ class DirtyShard:
         self.last_write = 0.0
         self.tick: int | None = None
         self._settling_tick: int | None = None
+        self._ticks = ticks or Ticks()
         # Guarded by the directory.
         self.users = 0
         self.owned = False
@@ -167,17 +173,19 @@ class DirtyShard:
             self.settling = {}
             self.making = set()
             sources, self._settling_sources = self._settling_sources, []
-            self._settling_tick = None
+            if self._settling_tick is not None:
+                self._ticks.remove(self._settling_tick)
+                self._settling_tick = None
             if self.idle:
                 # Touched again meanwhile, which nobody would own it for any more.
-                self.tick = None
+                self.forget_tick()
         return freed, sources
 
     def touch(self, chunks: Iterable[Shape], tick: int) -> None:
         """The blocks of `chunks` in the level above are to be made anew. Takes the lock."""
         with self.lock:
             self.touched.update(chunks)
-            self.tick = tick if self.tick is None else min(tick, self.tick)
+            self._since(tick)
 
     def touch_dirty(self, tick: int) -> None:
         """As `touch`, of what is dirty or settling. Takes the lock."""
@@ -185,7 +193,7 @@ class DirtyShard:
             held = self.chunks.keys() | self.settling.keys()
             if held:
                 self.touched |= held
-                self.tick = tick if self.tick is None else min(tick, self.tick)
+                self._since(tick)
 
     def make_more(self, chunks: Iterable[Shape]) -> None:
         """The blocks of these are being made, too. For the owner; takes the lock."""
@@ -208,8 +216,12 @@ class DirtyShard:
                 else:
                     newer.finish(old.data)
                     freed += old.nbytes
-            ticks = [t for t in (self.tick, self._settling_tick) if t is not None]
-            self.tick, self._settling_tick = min(ticks, default=None), None
+            settling, self._settling_tick = self._settling_tick, None
+            if self.tick is None:
+                self.tick = settling
+            elif settling is not None:
+                self._ticks.remove(max(self.tick, settling))
+                self.tick = min(self.tick, settling)
             self.sources = self._settling_sources + self.sources
             self._settling_sources = []
             self.settling = {}
@@ -225,7 +237,7 @@ class DirtyShard:
             self.touched, self.making = set(), set()
             self.sources = []
             self.covered = 0
-            self.tick = None
+            self.forget_tick()
         return freed
 
     # The methods below are called with the lock held.
@@ -251,8 +263,7 @@ class DirtyShard:
         if not self.chunks:
             self.first_write = now
         # Before all else: whatever fails below, some of it may be written.
-        if self.tick is None or tick < self.tick:
-            self.tick = tick
+        self._since(tick)
         self.last_write = now
         written = []
         for part in parts:
@@ -288,6 +299,20 @@ class DirtyShard:
         self.covered = 0
         self.making, self.touched = self.touched, set()
         return self.settling, set(self.making)
+
+    def forget_tick(self) -> None:
+        """Nothing is dirty or touched; also where nobody uses the shard any more."""
+        if self.tick is not None:
+            self._ticks.remove(self.tick)
+            self.tick = None
+
+    def _since(self, tick: int) -> None:
+        before = self.tick
+        if before is None or tick < before:
+            self._ticks.add(tick)
+            self.tick = tick
+            if before is not None:
+                self._ticks.remove(before)
 
     def _new(self, index: Shape) -> DirtyChunk:
         valid = self.level.chunks.region(index).shape

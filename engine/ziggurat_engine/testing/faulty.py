@@ -40,8 +40,6 @@ from ziggurat_engine.vfs import (
     ReadFile,
 )
 
-# What a hole is at least, as on a disk.
-_HOLE_BYTES = 4096
 Op: TypeAlias = Literal["read", "write", "sync", "sync_dir", "create", "rename", "remove"]
 
 
@@ -401,11 +399,8 @@ class _Read(_Open):
         return self._fs._read(self._path, self._node, nbytes, offset)
 
     def next_data(self, offset: int) -> int:
-        data = self._node.data
-        for start in range(offset, self._size, _HOLE_BYTES):
-            if any(data[start : min(start + _HOLE_BYTES, self._size)]):
-                return start
-        return self._size
+        rest = bytes(self._node.data[offset : self._size])
+        return min(offset + len(rest) - len(rest.lstrip(b"\0")), self._size)
 
 
 class _Append(_Open):

@@ -18,7 +18,7 @@ from ziggurat_engine.kernels.cuda.device import Device
 from ziggurat_engine.kernels.cuda.errors import BadStatus
 from ziggurat_engine.kernels.cuda.memory import Ring, Slot
 from ziggurat_engine.kernels.cuda.plans import Packing, Plan
-from ziggurat_engine.kernels.cuda.task import Copying
+from ziggurat_engine.kernels.cuda.task import Copying, copied
 from ziggurat_engine.kernels.protocol import Settled
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
@@ -200,16 +200,17 @@ class Settling:
     def finish(self, slot: Slot, ring: Ring, copying: Copying) -> list[Settled]:
         """See Task."""
         ring.device.synchronize(slot.arrived)
-        parents: list[Array | None] = [None] * len(self.chunks)
-        if self.plan.factors is not None:
+        settled = [Settled(None, None)] * len(self.chunks)
 
-            def copy(i: int) -> None:
-                parents[i] = self._parent(slot, i)
+        def copy(i: int) -> None:
+            settled[i] = Settled(self._frame(slot, i), self._parent(slot, i))
 
-            copying.each(len(self.chunks), copy)
-        return [Settled(self._frame(slot, i), parent) for i, parent in enumerate(parents)]
+        copying.each(len(self.chunks), copy)
+        return settled
 
-    def _parent(self, slot: Slot, i: int) -> Array:
+    def _parent(self, slot: Slot, i: int) -> Array | None:
+        if self.plan.factors is None:
+            return None
         parent: Array = np.empty(self.plan.parent_shape(self.valid[i]), self.plan.dtype)
         start = i * self.plan.parent_stride
         pixels = slot.host_parents[start : start + parent.nbytes]
@@ -220,7 +221,7 @@ class Settling:
         if self.plan.packing is None or not self._sizes[i]:
             return None
         start = int(self._offsets[i])
-        return slot.host_frames[start : start + int(self._sizes[i])].tobytes()
+        return copied(slot.host_frames[start : start + int(self._sizes[i])])
 
     def _read_head(self, slot: Slot, packing: Packing) -> int:
         """Looks at sizes and offsets; returns how many bytes of frames there are."""

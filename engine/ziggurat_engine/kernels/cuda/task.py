@@ -7,11 +7,19 @@ an earlier one has queued.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from typing import Any, Protocol
 
+from ziggurat_engine.kernels.cuda.device import Bytes
 from ziggurat_engine.kernels.cuda.memory import Ring, Slot
+
+# As the C interface has it: bytes without content, to be filled before anybody else sees them.
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+_new_bytes.argtypes, _new_bytes.restype = (ctypes.c_void_p, ctypes.c_ssize_t), ctypes.py_object
+_address_of = ctypes.pythonapi.PyBytes_AsString
+_address_of.argtypes, _address_of.restype = (ctypes.py_object,), ctypes.c_void_p
 
 
 class Task(Protocol):
@@ -72,3 +80,10 @@ class Copying:
             wait(parts)
         for part in parts:
             part.result()
+
+
+def copied(memory: Bytes) -> bytes:
+    """A copy. Other threads run meanwhile, which they do not while `tobytes` copies."""
+    made: bytes = _new_bytes(None, memory.size)
+    ctypes.memmove(_address_of(made), memory.ctypes.data, memory.size)
+    return made
