@@ -26,6 +26,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ VERSION = 1
 
 _RECORD = struct.Struct("<IQQQI")
 _SYNC_EACH = 256
+_SYNCS_AT_A_TIME = 16
 
 
 class Stage:
@@ -128,12 +130,18 @@ def sync_files(files: set[str], directory: Path) -> None:
     if len(files) > _SYNC_EACH:
         sync_disk(directory)
         return
-    for path in files:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    # Side by side: the file system's own log then takes several with one write.
+    with ThreadPoolExecutor(max(1, min(len(files), _SYNCS_AT_A_TIME)), "sync") as pool:
+        for _ in pool.map(_sync, files):
+            pass
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_disk(directory: Path) -> None:
