@@ -75,6 +75,9 @@ class Memory:
         self.offer = memory_pb2.SharedMemory(
             pid=os.getpid(), fd=self._fd, size_bytes=self.size, nonce=nonce
         )
+        # Up to here there is memory behind it. A page that can't be had is an error of
+        # posix_fallocate; at the first touch it would be a signal.
+        self._backed = HEADER_BYTES
 
     def view(self, offset: int, nbytes: int) -> NDArray[np.uint8]:
         """Some bytes; copying them releases the interpreter's lock."""
@@ -85,6 +88,18 @@ class Memory:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
+
+    def back(self, end: int) -> bool:
+        """Has the system give memory up to there; False where it has none."""
+        if end > self._backed:
+            much = min(max(end - self._backed, _STEP_BYTES), self.size - self._backed)
+            try:
+                os.posix_fallocate(self._fd, self._backed, much)
+            except OSError as error:
+                log.debug("no more shared memory: %s", error)
+                return False
+            self._backed += much
+        return True
 
 
 class Ring(Memory):
@@ -100,9 +115,6 @@ class Ring(Memory):
         # Offset and end of each that is taken, in order.
         self._slots: dict[int, int] = {}
         self._head = HEADER_BYTES
-        # Up to here there is memory behind it. A page that can't be had is an error of
-        # posix_fallocate; at the first touch it would be a signal.
-        self._backed = HEADER_BYTES
 
     def take(self, nbytes: int) -> int | None:
         """The offset of so much room; None where there is none now, in the ring or in memory."""
@@ -118,7 +130,7 @@ class Ring(Memory):
             if begin + nbytes > oldest:
                 return None
         end = begin + nbytes
-        if end > self.size or not self._back(end):
+        if end > self.size or not self.back(end):
             return None
         self._slots[begin] = self._head = end
         return begin
@@ -126,17 +138,6 @@ class Ring(Memory):
     def free(self, offset: int) -> None:
         """The slot is needed no more."""
         del self._slots[offset]
-
-    def _back(self, end: int) -> bool:
-        if end > self._backed:
-            much = min(max(end - self._backed, _STEP_BYTES), self.size - self._backed)
-            try:
-                os.posix_fallocate(self._fd, self._backed, much)
-            except OSError as error:
-                log.debug("no more shared memory: %s", error)
-                return False
-            self._backed += much
-        return True
 
 
 class Lent:
@@ -201,7 +202,13 @@ class Kept:
         if found is not None and found.size < HEADER_BYTES + size_bytes:
             found.close()
             found = None
-        return found or _made(Memory, self._server, size_bytes)
+        if found is None:
+            found = _made(Memory, self._server, size_bytes)
+            # By this process, so that it counts as its memory and not as the server's.
+            if found is not None and not found.back(found.size):
+                found.close()
+                return None
+        return found
 
     def give(self, memory: Memory) -> None:
         """Nobody writes there any more: the next may have it."""
