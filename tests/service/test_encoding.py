@@ -148,7 +148,7 @@ def test_a_slow_line_carries_fewer_bytes(
     pixels = np.stack([camera.frame(k) for k in range(32)])
     with made as link:
         server = serve(host=link.host, within=link.within, cache_bytes="64MiB")
-        with ziggurat.connect(link.address(server.address)) as client:
+        with ziggurat.connect(link.address(server.address), shared_memory=False) as client:
             image = client.create(
                 "a", axes="zyx", shape=pixels.shape, dtype="uint16", chunk_shape=(8, 64, 64)
             )

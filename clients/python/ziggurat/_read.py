@@ -23,6 +23,7 @@ from ziggurat._errors import InvalidArgument, ServerError
 from ziggurat._index import Selection
 from ziggurat._request import Asked
 from ziggurat._rpc import Connection, messages
+from ziggurat._shared_memory import HEADER_BYTES, Memory
 from ziggurat._values import Shape
 from ziggurat._wire import Part, decode_response
 
@@ -40,6 +41,7 @@ class ReadResult:
     level 0). revision: what to give as `if_newer_than` when the same is asked again.
     downsampling: the method that made the level; "" from a server that does not say.
     encoding: "blosc" where whole chunks may have come as they are stored, else "raw".
+    transport: "shared_memory" where pixels came so (see `Writer.transport`), else "grpc".
     """
 
     array: NDArray[Any]
@@ -53,6 +55,7 @@ class ReadResult:
     steps: Shape
     downsampling: str = ""
     encoding: str = "raw"
+    transport: str = "grpc"
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -142,8 +145,41 @@ def _answers(connection: Connection, asked: Asked, timeout_seconds: float | None
         if whole is not None:
             yield decode_response(whole)
             return
+    if nbytes is not None and connection.shares_results:
+        room = connection.kept.take(nbytes)
+        if room is not None:
+            yield from _shared(room, connection, asked, timeout_seconds)
+            return
     call = connection.read(asked.message, timeout_seconds)
     yield from messages(call, decode_response, connection.server)
+
+
+def _shared(
+    room: Memory, connection: Connection, asked: Asked, timeout_seconds: float | None
+) -> _Answers:
+    """The messages of an answer, with pixels out of the memory if the server has put them there."""
+    asked.message.shared_memory.CopyFrom(room.offer)
+    call = connection.read(asked.message, timeout_seconds)
+    answers = messages(call, decode_response, connection.server)
+    found = over = False
+    try:
+        for header, part in answers:
+            if header is not None:
+                found = header.shared
+                # One that does not take it is not asked again.
+                connection.shares_results = found or header.not_modified
+            if found and part is not None:
+                nbytes = math.prod(part.shape) * asked.dtype.itemsize
+                part = part._replace(payload=room.view(HEADER_BYTES, nbytes).data)  # noqa: PLW2901
+            yield header, part
+        over = True
+    finally:
+        answers.close()
+        if over:
+            connection.kept.give(room)
+        else:
+            # The server may not have heard that nobody wants the rest.
+            room.close()
 
 
 def _known_bytes(asked: Asked) -> int | None:
@@ -227,6 +263,7 @@ def result_of(header: read_pb2.ReadHeader, array: NDArray[Any]) -> ReadResult:
         tuple(header.steps) or (1,) * len(header.shape),
         method_name(header.downsampling) if header.downsampling else "",
         "blosc" if header.encoding == read_pb2.ENCODING_BLOSC else "raw",
+        "shared_memory" if header.shared else "grpc",
     )
 
 

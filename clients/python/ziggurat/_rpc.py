@@ -26,6 +26,7 @@ from ziggurat_proto.v1 import read_pb2, service_pb2, service_pb2_grpc, write_pb2
 from ziggurat._credentials import NOTHING, Credentials
 from ziggurat._errors import FailedPrecondition, InvalidArgument, from_rpc
 from ziggurat._memory import keep_memory
+from ziggurat._shared_memory import Kept
 
 DEFAULT_PORT = 7447
 
@@ -54,7 +55,9 @@ class Connection:
 
     timeout_seconds: for calls that answer once, where none is given; None: no limit.
     credentials: what goes with every call; a token that is a function is asked each time.
-    shared_memory: whether writers may try that with a server on this machine.
+    shared_memory: whether that may be tried with a server on this machine.
+    shares_results: whether reads try it; not any more once the server has not taken it.
+    kept: memory for their results.
     small_bytes: of results that are asked for as one message, with `read_small`.
     Threads may share it.
     """
@@ -81,7 +84,8 @@ class Connection:
             credentials,
             shared_memory,
         )
-        self.shared_memory = shared_memory
+        self.shared_memory = self.shares_results = shared_memory
+        self.kept = Kept(self.server)
         self.timeout_seconds = timeout_seconds
         self.small_bytes = min(SMALL_BYTES, max_receive_bytes - _BESIDE_BYTES)
         self._closed = False

@@ -1,4 +1,4 @@
-"""How do pixels get to a server on this machine without going through a connection?
+"""How do pixels get to a server on this machine, and from it, without a connection?
 
 A writer keeps what is not acknowledged in a ring in a file of memory. A server of the same
 user on this machine opens that file too (memory.proto), and messages then say where in it
@@ -7,7 +7,9 @@ their pixels lie:
     64 bytes: mark, nonce | free | region | region | region | free
                                  ^ oldest            ^ head
 
-The file has no name, so that nothing is left of it when both processes are gone, however they
+A read of more than a message gives the server a file for all of the result, from byte 64 on.
+
+Such a file has no name, so that nothing is left of it when both processes are gone, however they
 ended; and it can't shrink, so that neither side can pull it away under the other. Linux only:
 elsewhere, with a server elsewhere, and whenever anything about it fails, pixels go in messages.
 """
@@ -21,8 +23,9 @@ import os
 import secrets
 import socket
 import sys
+import threading
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,18 +41,18 @@ MAGIC = b"ZIGGMEM1"
 NONCE_BYTES = 16
 # Before the first region; keeps pixels aligned.
 HEADER_BYTES = 64
+_Kind = TypeVar("_Kind", bound="Memory")
+
 # Below this a message with the pixels in it costs no more.
 LEAST_BYTES = 8 * 1024
+# What is kept for reads, at most.
+MOST_KEPT_BYTES = 64 * 2**20
 # Memory is had of the system at least so much at a time.
 _STEP_BYTES = 2**20
 
 
-class Ring:
-    """Room for the regions of one stream; for one thread at a time, but for what `view` gives.
-
-    Slots are freed in the order in which they were taken, as messages are acknowledged; one that
-    is freed earlier waits for those before it.
-    """
+class Memory:
+    """A file of memory, and what tells a server of it; `size` bytes with the header."""
 
     def __init__(self, size_bytes: int) -> None:
         """Raises OSError where the system does not give it; NotImplementedError elsewhere."""
@@ -72,12 +75,46 @@ class Ring:
         self.offer = memory_pb2.SharedMemory(
             pid=os.getpid(), fd=self._fd, size_bytes=self.size, nonce=nonce
         )
-        # Offset and end of each that is taken, in order.
-        self._slots: dict[int, int] = {}
-        self._head = HEADER_BYTES
         # Up to here there is memory behind it. A page that can't be had is an error of
         # posix_fallocate; at the first touch it would be a signal.
         self._backed = HEADER_BYTES
+
+    def view(self, offset: int, nbytes: int) -> NDArray[np.uint8]:
+        """Some bytes; copying them releases the interpreter's lock."""
+        return self._bytes[offset : offset + nbytes]
+
+    def close(self) -> None:
+        """Nobody else can get at it any more; what somebody has stays until they let it go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def back(self, end: int) -> bool:
+        """Has the system give memory up to there; False where it has none."""
+        if end > self._backed:
+            much = min(max(end - self._backed, _STEP_BYTES), self.size - self._backed)
+            try:
+                os.posix_fallocate(self._fd, self._backed, much)
+            except OSError as error:
+                log.debug("no more shared memory: %s", error)
+                return False
+            self._backed += much
+        return True
+
+
+class Ring(Memory):
+    """Room for the regions of one stream; for one thread at a time, but for what `view` gives.
+
+    Slots are freed in the order in which they were taken, as messages are acknowledged; one that
+    is freed earlier waits for those before it.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        """Raises as Memory does."""
+        super().__init__(size_bytes)
+        # Offset and end of each that is taken, in order.
+        self._slots: dict[int, int] = {}
+        self._head = HEADER_BYTES
 
     def take(self, nbytes: int) -> int | None:
         """The offset of so much room; None where there is none now, in the ring or in memory."""
@@ -93,7 +130,7 @@ class Ring:
             if begin + nbytes > oldest:
                 return None
         end = begin + nbytes
-        if end > self.size or not self._back(end):
+        if end > self.size or not self.back(end):
             return None
         self._slots[begin] = self._head = end
         return begin
@@ -101,27 +138,6 @@ class Ring:
     def free(self, offset: int) -> None:
         """The slot is needed no more."""
         del self._slots[offset]
-
-    def view(self, offset: int, nbytes: int) -> NDArray[np.uint8]:
-        """The bytes of a slot; copying into them releases the interpreter's lock."""
-        return self._bytes[offset : offset + nbytes]
-
-    def close(self) -> None:
-        """Nobody else can get at it any more; what somebody has stays until they let it go."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
-
-    def _back(self, end: int) -> bool:
-        if end > self._backed:
-            much = min(max(end - self._backed, _STEP_BYTES), self.size - self._backed)
-            try:
-                os.posix_fallocate(self._fd, self._backed, much)
-            except OSError as error:
-                log.debug("no more shared memory: %s", error)
-                return False
-            self._backed += much
-        return True
 
 
 class Lent:
@@ -163,11 +179,51 @@ class Lent:
 
 def ring(server: str, size_bytes: int) -> Ring | None:
     """A ring for a stream to `server`; None where there can't be one, or its use."""
+    return _made(Ring, server, size_bytes)
+
+
+class Kept:
+    """Memory for what reads bring, one after the other: pages that are new cost more than reads.
+
+    Any thread may use it; what runs beside another has memory of its own.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._free: Memory | None = None
+
+    def take(self, size_bytes: int) -> Memory | None:
+        """Memory of at least that size; None as of `ring`, and for what is too large to keep."""
+        if size_bytes > MOST_KEPT_BYTES:
+            return None
+        with self._lock:
+            found, self._free = self._free, None
+        if found is not None and found.size < HEADER_BYTES + size_bytes:
+            found.close()
+            found = None
+        if found is None:
+            found = _made(Memory, self._server, size_bytes)
+            # By this process, so that it counts as its memory and not as the server's.
+            if found is not None and not found.back(found.size):
+                found.close()
+                return None
+        return found
+
+    def give(self, memory: Memory) -> None:
+        """Nobody writes there any more: the next may have it."""
+        with self._lock:
+            memory, self._free = self._free or memory, memory
+        if memory is not self._free:
+            memory.close()
+
+
+def _made(kind: type[_Kind], server: str, size_bytes: int) -> _Kind | None:
     if not (is_local(server) or server.rpartition(":")[0] == socket.gethostname()):
         return None
     with contextlib.suppress(NotImplementedError):
         try:
-            return Ring(size_bytes)
+            return kind(size_bytes)
         except (OSError, ValueError) as error:
             log.debug("no shared memory: %s", error)
     return None

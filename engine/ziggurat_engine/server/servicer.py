@@ -7,6 +7,7 @@ Malformed, so that the client gets a status of ours.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -169,6 +170,12 @@ class _Calls:
         gone = _gone(context)
         with Reading() as reading:
             answer = self._answer(reading, request, gone)
+            memory = self._room(request, answer)
+            if memory is not None:
+                with contextlib.closing(memory):
+                    shared = self._read_into(memory, answer, gone)
+                yield shared
+                return
             header = wire.encode_header(convert.header_message(answer))
             if answer.projection is not None:
                 # Its first part may be long in coming.
@@ -176,6 +183,28 @@ class _Calls:
                 header = b""
             parts = self._engine.query.parts(answer, gone) if answer.modified else ()
             yield from _messages(header, self._counted(answer, parts))
+
+    def _room(self, request: read_pb2.ReadRequest, answer: Answer) -> sharing.SharedMemory | None:
+        """The client's memory, where the result can go there."""
+        nbytes = math.prod(answer.shape) * answer.dtype.itemsize
+        if not request.HasField("shared_memory") or answer.frames or not answer.modified:
+            return None
+        return sharing.attach(request.shared_memory, self._limits, result_bytes=nbytes)
+
+    def _read_into(
+        self, memory: sharing.SharedMemory, answer: Answer, gone: Callable[[], bool]
+    ) -> bytes:
+        """Puts a result into shared memory; the answer that says so.
+
+        Once for all, not part by part: a message costs as much as 100 KB of pixels do.
+        """
+        into = memory.result(answer.shape, answer.dtype)
+        for box, payload in self._counted(answer, self._engine.query.parts(answer, gone)):
+            into[box.slices()] = payload
+        header = convert.header_message(answer)
+        header.shared = True
+        box = Region.whole(answer.shape)
+        return wire.encode_part(box, memoryview(b""), before=wire.encode_header(header))
 
     def read_small(self, request: read_pb2.ReadRequest, context: grpc.ServicerContext) -> bytes:
         gone = _gone(context)

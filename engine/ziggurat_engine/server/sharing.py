@@ -1,8 +1,8 @@
-"""How does the server get at pixels that a client on its machine left in shared memory?
+"""How does the server get at memory that a client on its machine shares with it?
 
-A client of the same user in the same PID namespace offers, when it opens a stream, a file of
-memory that it holds open (memory.proto). It is reached as /proc/PID/fd/FD, mapped for as long
-as the call lasts, and read where a Region names a part of it.
+A client of the same user in the same PID namespace offers, when it opens a stream or reads a
+box, a file of memory that it holds open (memory.proto). It is reached as /proc/PID/fd/FD, mapped
+for as long as the call lasts, and read where a Region names a part of it, or given the result.
 
 What a client says of itself is not believed. Only files without a name that the kernel
 calls "memfd:ziggurat" are opened at all; then the owner has to be the server's own user, the
@@ -30,12 +30,16 @@ from ziggurat_proto.v1 import memory_pb2
 
 from ziggurat_engine.config import Settings
 from ziggurat_engine.errors import FailedPrecondition, InvalidArgument, LimitExceeded, OutOfRange
+from ziggurat_engine.region import Shape
+from ziggurat_engine.spec import Array
 
 log = logging.getLogger(__name__)
 
 MAGIC = b"ZIGGMEM1"
 NONCE_BYTES = 16
 HEADER_BYTES = len(MAGIC) + NONCE_BYTES
+# Where the result of a read begins.
+RESULT_BYTES = 64
 # As the kernel tells of a file that memfd_create made with that name.
 LINK = "/memfd:ziggurat (deleted)"
 
@@ -91,6 +95,11 @@ class SharedMemory:
         np.copyto(own, self._pixels[offset : offset + nbytes])
         return own.data
 
+    def result(self, shape: Shape, dtype: np.dtype[np.generic]) -> Array:
+        """Where a result goes; to be let go of before `close`."""
+        wire = dtype.newbyteorder("<")
+        return np.ndarray(shape, wire, self._memory, RESULT_BYTES)
+
     def close(self) -> None:
         """Lets go of it."""
         del self._pixels
@@ -116,10 +125,15 @@ def pixels_in(
     return memory.read(offset, nbytes)
 
 
-def attach(offer: memory_pb2.SharedMemory, limits: Limits) -> SharedMemory | None:
-    """The memory that a client offers; None where it can't or may not be had."""
+def attach(
+    offer: memory_pb2.SharedMemory, limits: Limits, *, result_bytes: int | None = None
+) -> SharedMemory | None:
+    """The memory that a client offers; None where it can't or may not be had.
+
+    result_bytes: so many are to be written there.
+    """
     try:
-        return _attached(offer, limits)
+        return _attached(offer, limits, result_bytes)
     except (_RefusedError, OSError, ValueError) as error:
         log.debug("no memory is shared with process %d: %s", offer.pid, error)
         return None
@@ -129,7 +143,9 @@ class _RefusedError(Exception):
     """Why it may not be had."""
 
 
-def _attached(offer: memory_pb2.SharedMemory, limits: Limits) -> SharedMemory:
+def _attached(
+    offer: memory_pb2.SharedMemory, limits: Limits, result_bytes: int | None
+) -> SharedMemory:
     if sys.platform != "linux":
         raise _RefusedError("only Linux has it")
     if not HEADER_BYTES < offer.size_bytes <= limits.max_memory_bytes:
@@ -138,7 +154,11 @@ def _attached(offer: memory_pb2.SharedMemory, limits: Limits) -> SharedMemory:
     # Opening anything else might wait, or do something.
     if os.readlink(path) != LINK:
         raise _RefusedError(f"{path} is no memory of a client")
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    needed = offer.size_bytes if result_bytes is None else RESULT_BYTES + result_bytes
+    if needed > offer.size_bytes:
+        raise _RefusedError(f"{offer.size_bytes} bytes for a result of {result_bytes}")
+    access = os.O_RDONLY if result_bytes is None else os.O_RDWR
+    file = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         kept = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         if fcntl.fcntl(file, fcntl.F_GET_SEALS) & kept != kept:
@@ -152,7 +172,11 @@ def _attached(offer: memory_pb2.SharedMemory, limits: Limits) -> SharedMemory:
             MAGIC + offer.nonce
         ):
             raise _RefusedError("it begins with something else")
-        memory = mmap.mmap(file, offer.size_bytes, prot=mmap.PROT_READ)
+        if result_bytes is None:
+            memory = mmap.mmap(file, needed, prot=mmap.PROT_READ)
+        else:
+            # All pages will be touched: one by one that would cost more than the pixels.
+            memory = mmap.mmap(file, needed, mmap.MAP_SHARED | mmap.MAP_POPULATE)
     finally:
         os.close(file)
     return SharedMemory(memory, limits.max_region_bytes)

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from ziggurat_proto.v1 import image_pb2 as ziggurat__proto_dot_v1_dot_image__pb2
+from ziggurat_proto.v1 import memory_pb2 as ziggurat__proto_dot_v1_dot_memory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cziggurat_proto/v1/read.proto\x12\x0bziggurat.v1\x1a\x1dziggurat_proto/v1/image.proto\"\xd1\x03\n\x0bReadRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0f\n\x05level\x18\x02 \x01(\rH\x00\x12-\n\nresolution\x18\x06 \x01(\x0b\x32\x17.ziggurat.v1.ResolutionH\x00\x12\x14\n\nmax_voxels\x18\x07 \x01(\x04H\x00\x12\x0e\n\x06offset\x18\x03 \x03(\x04\x12\r\n\x05shape\x18\x04 \x03(\x04\x12&\n\nlevel0_box\x18\x08 \x01(\x0b\x32\x10.ziggurat.v1.BoxH\x01\x12\x30\n\x0cphysical_box\x18\t \x01(\x0b\x32\x18.ziggurat.v1.PhysicalBoxH\x01\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\r\n\x05steps\x18\n \x03(\x04\x12+\n\nprojection\x18\x0b \x01(\x0b\x32\x17.ziggurat.v1.Projection\x12+\n\nconversion\x18\x0c \x01(\x0b\x32\x17.ziggurat.v1.Conversion\x12\x1a\n\rif_newer_than\x18\r \x01(\x04H\x02\x88\x01\x01\x12\'\n\x08\x65ncoding\x18\x0e \x01(\x0e\x32\x15.ziggurat.v1.EncodingB\x0e\n\x0clevel_choiceB\x05\n\x03\x62oxB\x10\n\x0e_if_newer_than\"$\n\x03\x42ox\x12\x0e\n\x06offset\x18\x01 \x03(\x04\x12\r\n\x05shape\x18\x02 \x03(\x04\"m\n\nResolution\x12\x31\n\x05sizes\x18\x01 \x03(\x0b\x32\".ziggurat.v1.Resolution.SizesEntry\x1a,\n\nSizesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x92\x01\n\x0bPhysicalBox\x12:\n\tintervals\x18\x01 \x03(\x0b\x32\'.ziggurat.v1.PhysicalBox.IntervalsEntry\x1aG\n\x0eIntervalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.ziggurat.v1.Interval:\x02\x38\x01\"\'\n\x08Interval\x12\r\n\x05start\x18\x01 \x01(\x01\x12\x0c\n\x04stop\x18\x02 \x01(\x01\"\x9d\x01\n\nProjection\x12.\n\x06method\x18\x01 \x01(\x0e\x32\x1e.ziggurat.v1.Projection.Method\x12\x0c\n\x04\x61xes\x18\x02 \x03(\t\"Q\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x0e\n\nMETHOD_MAX\x10\x01\x12\x0e\n\nMETHOD_MIN\x10\x02\x12\x0f\n\x0bMETHOD_MEAN\x10\x03\"[\n\nConversion\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.ziggurat.v1.DataType\x12#\n\x06window\x18\x02 \x01(\x0b\x32\x13.ziggurat.v1.Window\"S\n\x12ReadRegionsRequest\x12\'\n\x05reads\x18\x01 \x03(\x0b\x32\x18.ziggurat.v1.ReadRequest\x12\x14\n\x0c\x61s_completed\x18\x02 \x01(\x08\"=\n\x13ReadRegionsResponse\x12&\n\x06pieces\x18\x01 \x03(\x0b\x32\x16.ziggurat.v1.ReadPiece\"h\n\tReadPiece\x12\r\n\x05index\x18\x01 \x01(\r\x12\'\n\x06header\x18\x02 \x01(\x0b\x32\x17.ziggurat.v1.ReadHeader\x12#\n\x04part\x18\x03 \x01(\x0b\x32\x15.ziggurat.v1.ReadPart\"\xf9\x02\n\x10ReadPlaneRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x03(\x01\x12\x0c\n\x04\x64own\x18\x03 \x03(\x01\x12\x0e\n\x06\x61\x63ross\x18\x04 \x03(\x01\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x0f\n\x07\x63olumns\x18\x06 \x01(\x04\x12\x0f\n\x07spacing\x18\x07 \x01(\x01\x12\x31\n\rinterpolation\x18\x08 \x01(\x0e\x32\x1a.ziggurat.v1.Interpolation\x12;\n\x07indices\x18\t \x03(\x0b\x32*.ziggurat.v1.ReadPlaneRequest.IndicesEntry\x12\x12\n\x05level\x18\n \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x65xact\x18\x0b \x01(\x08\x12+\n\nconversion\x18\x0c \x01(\x0b\x32\x17.ziggurat.v1.Conversion\x1a.\n\x0cIndicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x08\n\x06_level\"\"\n\x11ListFramesRequest\x12\r\n\x05image\x18\x01 \x01(\t\"\x8d\x01\n\tFrameRows\x12\x12\n\nstream_ids\x18\x01 \x03(\t\x12\x0e\n\x06stream\x18\x02 \x03(\r\x12\x10\n\x08sequence\x18\x03 \x03(\x04\x12\x0e\n\x06offset\x18\x04 \x03(\x04\x12\r\n\x05shape\x18\x05 \x03(\x04\x12\x14\n\x0ctimestamp_ns\x18\x06 \x03(\x12\x12\x15\n\rmetadata_json\x18\x07 \x03(\t\"\\\n\x0cReadResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.ziggurat.v1.ReadHeader\x12#\n\x04part\x18\x02 \x01(\x0b\x32\x15.ziggurat.v1.ReadPart\"\xbe\x02\n\nReadHeader\x12\r\n\x05level\x18\x01 \x01(\r\x12(\n\tdata_type\x18\x02 \x01(\x0e\x32\x15.ziggurat.v1.DataType\x12\x0e\n\x06offset\x18\x03 \x03(\x04\x12\r\n\x05shape\x18\x04 \x03(\x04\x12\r\n\x05scale\x18\x05 \x03(\x01\x12\x13\n\x0btranslation\x18\x06 \x03(\x01\x12\r\n\x05stale\x18\x07 \x01(\x08\x12\x10\n\x08revision\x18\x08 \x01(\x04\x12\x14\n\x0cresult_shape\x18\t \x03(\x04\x12\r\n\x05steps\x18\n \x03(\x04\x12\x14\n\x0cnot_modified\x18\x0b \x01(\x08\x12/\n\x0c\x64ownsampling\x18\x0c \x01(\x0e\x32\x19.ziggurat.v1.Downsampling\x12\'\n\x08\x65ncoding\x18\r \x01(\x0e\x32\x15.ziggurat.v1.Encoding\"O\n\x08ReadPart\x12\x0e\n\x06offset\x18\x01 \x03(\x04\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66rame_shape\x18\x04 \x03(\x04*J\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NCODING_RAW\x10\x01\x12\x12\n\x0e\x45NCODING_BLOSC\x10\x02*c\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x19\n\x15INTERPOLATION_NEAREST\x10\x01\x12\x18\n\x14INTERPOLATION_LINEAR\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cziggurat_proto/v1/read.proto\x12\x0bziggurat.v1\x1a\x1dziggurat_proto/v1/image.proto\x1a\x1eziggurat_proto/v1/memory.proto\"\x83\x04\n\x0bReadRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0f\n\x05level\x18\x02 \x01(\rH\x00\x12-\n\nresolution\x18\x06 \x01(\x0b\x32\x17.ziggurat.v1.ResolutionH\x00\x12\x14\n\nmax_voxels\x18\x07 \x01(\x04H\x00\x12\x0e\n\x06offset\x18\x03 \x03(\x04\x12\r\n\x05shape\x18\x04 \x03(\x04\x12&\n\nlevel0_box\x18\x08 \x01(\x0b\x32\x10.ziggurat.v1.BoxH\x01\x12\x30\n\x0cphysical_box\x18\t \x01(\x0b\x32\x18.ziggurat.v1.PhysicalBoxH\x01\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\r\n\x05steps\x18\n \x03(\x04\x12+\n\nprojection\x18\x0b \x01(\x0b\x32\x17.ziggurat.v1.Projection\x12+\n\nconversion\x18\x0c \x01(\x0b\x32\x17.ziggurat.v1.Conversion\x12\x1a\n\rif_newer_than\x18\r \x01(\x04H\x02\x88\x01\x01\x12\'\n\x08\x65ncoding\x18\x0e \x01(\x0e\x32\x15.ziggurat.v1.Encoding\x12\x30\n\rshared_memory\x18\x0f \x01(\x0b\x32\x19.ziggurat.v1.SharedMemoryB\x0e\n\x0clevel_choiceB\x05\n\x03\x62oxB\x10\n\x0e_if_newer_than\"$\n\x03\x42ox\x12\x0e\n\x06offset\x18\x01 \x03(\x04\x12\r\n\x05shape\x18\x02 \x03(\x04\"m\n\nResolution\x12\x31\n\x05sizes\x18\x01 \x03(\x0b\x32\".ziggurat.v1.Resolution.SizesEntry\x1a,\n\nSizesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x92\x01\n\x0bPhysicalBox\x12:\n\tintervals\x18\x01 \x03(\x0b\x32\'.ziggurat.v1.PhysicalBox.IntervalsEntry\x1aG\n\x0eIntervalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.ziggurat.v1.Interval:\x02\x38\x01\"\'\n\x08Interval\x12\r\n\x05start\x18\x01 \x01(\x01\x12\x0c\n\x04stop\x18\x02 \x01(\x01\"\x9d\x01\n\nProjection\x12.\n\x06method\x18\x01 \x01(\x0e\x32\x1e.ziggurat.v1.Projection.Method\x12\x0c\n\x04\x61xes\x18\x02 \x03(\t\"Q\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x0e\n\nMETHOD_MAX\x10\x01\x12\x0e\n\nMETHOD_MIN\x10\x02\x12\x0f\n\x0bMETHOD_MEAN\x10\x03\"[\n\nConversion\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.ziggurat.v1.DataType\x12#\n\x06window\x18\x02 \x01(\x0b\x32\x13.ziggurat.v1.Window\"S\n\x12ReadRegionsRequest\x12\'\n\x05reads\x18\x01 \x03(\x0b\x32\x18.ziggurat.v1.ReadRequest\x12\x14\n\x0c\x61s_completed\x18\x02 \x01(\x08\"=\n\x13ReadRegionsResponse\x12&\n\x06pieces\x18\x01 \x03(\x0b\x32\x16.ziggurat.v1.ReadPiece\"h\n\tReadPiece\x12\r\n\x05index\x18\x01 \x01(\r\x12\'\n\x06header\x18\x02 \x01(\x0b\x32\x17.ziggurat.v1.ReadHeader\x12#\n\x04part\x18\x03 \x01(\x0b\x32\x15.ziggurat.v1.ReadPart\"\xf9\x02\n\x10ReadPlaneRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x03(\x01\x12\x0c\n\x04\x64own\x18\x03 \x03(\x01\x12\x0e\n\x06\x61\x63ross\x18\x04 \x03(\x01\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x0f\n\x07\x63olumns\x18\x06 \x01(\x04\x12\x0f\n\x07spacing\x18\x07 \x01(\x01\x12\x31\n\rinterpolation\x18\x08 \x01(\x0e\x32\x1a.ziggurat.v1.Interpolation\x12;\n\x07indices\x18\t \x03(\x0b\x32*.ziggurat.v1.ReadPlaneRequest.IndicesEntry\x12\x12\n\x05level\x18\n \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x65xact\x18\x0b \x01(\x08\x12+\n\nconversion\x18\x0c \x01(\x0b\x32\x17.ziggurat.v1.Conversion\x1a.\n\x0cIndicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x08\n\x06_level\"\"\n\x11ListFramesRequest\x12\r\n\x05image\x18\x01 \x01(\t\"\x8d\x01\n\tFrameRows\x12\x12\n\nstream_ids\x18\x01 \x03(\t\x12\x0e\n\x06stream\x18\x02 \x03(\r\x12\x10\n\x08sequence\x18\x03 \x03(\x04\x12\x0e\n\x06offset\x18\x04 \x03(\x04\x12\r\n\x05shape\x18\x05 \x03(\x04\x12\x14\n\x0ctimestamp_ns\x18\x06 \x03(\x12\x12\x15\n\rmetadata_json\x18\x07 \x03(\t\"\\\n\x0cReadResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.ziggurat.v1.ReadHeader\x12#\n\x04part\x18\x02 \x01(\x0b\x32\x15.ziggurat.v1.ReadPart\"\xce\x02\n\nReadHeader\x12\r\n\x05level\x18\x01 \x01(\r\x12(\n\tdata_type\x18\x02 \x01(\x0e\x32\x15.ziggurat.v1.DataType\x12\x0e\n\x06offset\x18\x03 \x03(\x04\x12\r\n\x05shape\x18\x04 \x03(\x04\x12\r\n\x05scale\x18\x05 \x03(\x01\x12\x13\n\x0btranslation\x18\x06 \x03(\x01\x12\r\n\x05stale\x18\x07 \x01(\x08\x12\x10\n\x08revision\x18\x08 \x01(\x04\x12\x14\n\x0cresult_shape\x18\t \x03(\x04\x12\r\n\x05steps\x18\n \x03(\x04\x12\x14\n\x0cnot_modified\x18\x0b \x01(\x08\x12/\n\x0c\x64ownsampling\x18\x0c \x01(\x0e\x32\x19.ziggurat.v1.Downsampling\x12\'\n\x08\x65ncoding\x18\r \x01(\x0e\x32\x15.ziggurat.v1.Encoding\x12\x0e\n\x06shared\x18\x0e \x01(\x08\"O\n\x08ReadPart\x12\x0e\n\x06offset\x18\x01 \x03(\x04\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66rame_shape\x18\x04 \x03(\x04*J\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NCODING_RAW\x10\x01\x12\x12\n\x0e\x45NCODING_BLOSC\x10\x02*c\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x19\n\x15INTERPOLATION_NEAREST\x10\x01\x12\x18\n\x14INTERPOLATION_LINEAR\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,48 +39,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PHYSICALBOX_INTERVALSENTRY']._serialized_options = b'8\001'
   _globals['_READPLANEREQUEST_INDICESENTRY']._loaded_options = None
   _globals['_READPLANEREQUEST_INDICESENTRY']._serialized_options = b'8\001'
-  _globals['_ENCODING']._serialized_start=2446
-  _globals['_ENCODING']._serialized_end=2520
-  _globals['_INTERPOLATION']._serialized_start=2522
-  _globals['_INTERPOLATION']._serialized_end=2621
-  _globals['_READREQUEST']._serialized_start=77
-  _globals['_READREQUEST']._serialized_end=542
-  _globals['_BOX']._serialized_start=544
-  _globals['_BOX']._serialized_end=580
-  _globals['_RESOLUTION']._serialized_start=582
-  _globals['_RESOLUTION']._serialized_end=691
-  _globals['_RESOLUTION_SIZESENTRY']._serialized_start=647
-  _globals['_RESOLUTION_SIZESENTRY']._serialized_end=691
-  _globals['_PHYSICALBOX']._serialized_start=694
-  _globals['_PHYSICALBOX']._serialized_end=840
-  _globals['_PHYSICALBOX_INTERVALSENTRY']._serialized_start=769
-  _globals['_PHYSICALBOX_INTERVALSENTRY']._serialized_end=840
-  _globals['_INTERVAL']._serialized_start=842
-  _globals['_INTERVAL']._serialized_end=881
-  _globals['_PROJECTION']._serialized_start=884
-  _globals['_PROJECTION']._serialized_end=1041
-  _globals['_PROJECTION_METHOD']._serialized_start=960
-  _globals['_PROJECTION_METHOD']._serialized_end=1041
-  _globals['_CONVERSION']._serialized_start=1043
-  _globals['_CONVERSION']._serialized_end=1134
-  _globals['_READREGIONSREQUEST']._serialized_start=1136
-  _globals['_READREGIONSREQUEST']._serialized_end=1219
-  _globals['_READREGIONSRESPONSE']._serialized_start=1221
-  _globals['_READREGIONSRESPONSE']._serialized_end=1282
-  _globals['_READPIECE']._serialized_start=1284
-  _globals['_READPIECE']._serialized_end=1388
-  _globals['_READPLANEREQUEST']._serialized_start=1391
-  _globals['_READPLANEREQUEST']._serialized_end=1768
-  _globals['_READPLANEREQUEST_INDICESENTRY']._serialized_start=1712
-  _globals['_READPLANEREQUEST_INDICESENTRY']._serialized_end=1758
-  _globals['_LISTFRAMESREQUEST']._serialized_start=1770
-  _globals['_LISTFRAMESREQUEST']._serialized_end=1804
-  _globals['_FRAMEROWS']._serialized_start=1807
-  _globals['_FRAMEROWS']._serialized_end=1948
-  _globals['_READRESPONSE']._serialized_start=1950
-  _globals['_READRESPONSE']._serialized_end=2042
-  _globals['_READHEADER']._serialized_start=2045
-  _globals['_READHEADER']._serialized_end=2363
-  _globals['_READPART']._serialized_start=2365
-  _globals['_READPART']._serialized_end=2444
+  _globals['_ENCODING']._serialized_start=2544
+  _globals['_ENCODING']._serialized_end=2618
+  _globals['_INTERPOLATION']._serialized_start=2620
+  _globals['_INTERPOLATION']._serialized_end=2719
+  _globals['_READREQUEST']._serialized_start=109
+  _globals['_READREQUEST']._serialized_end=624
+  _globals['_BOX']._serialized_start=626
+  _globals['_BOX']._serialized_end=662
+  _globals['_RESOLUTION']._serialized_start=664
+  _globals['_RESOLUTION']._serialized_end=773
+  _globals['_RESOLUTION_SIZESENTRY']._serialized_start=729
+  _globals['_RESOLUTION_SIZESENTRY']._serialized_end=773
+  _globals['_PHYSICALBOX']._serialized_start=776
+  _globals['_PHYSICALBOX']._serialized_end=922
+  _globals['_PHYSICALBOX_INTERVALSENTRY']._serialized_start=851
+  _globals['_PHYSICALBOX_INTERVALSENTRY']._serialized_end=922
+  _globals['_INTERVAL']._serialized_start=924
+  _globals['_INTERVAL']._serialized_end=963
+  _globals['_PROJECTION']._serialized_start=966
+  _globals['_PROJECTION']._serialized_end=1123
+  _globals['_PROJECTION_METHOD']._serialized_start=1042
+  _globals['_PROJECTION_METHOD']._serialized_end=1123
+  _globals['_CONVERSION']._serialized_start=1125
+  _globals['_CONVERSION']._serialized_end=1216
+  _globals['_READREGIONSREQUEST']._serialized_start=1218
+  _globals['_READREGIONSREQUEST']._serialized_end=1301
+  _globals['_READREGIONSRESPONSE']._serialized_start=1303
+  _globals['_READREGIONSRESPONSE']._serialized_end=1364
+  _globals['_READPIECE']._serialized_start=1366
+  _globals['_READPIECE']._serialized_end=1470
+  _globals['_READPLANEREQUEST']._serialized_start=1473
+  _globals['_READPLANEREQUEST']._serialized_end=1850
+  _globals['_READPLANEREQUEST_INDICESENTRY']._serialized_start=1794
+  _globals['_READPLANEREQUEST_INDICESENTRY']._serialized_end=1840
+  _globals['_LISTFRAMESREQUEST']._serialized_start=1852
+  _globals['_LISTFRAMESREQUEST']._serialized_end=1886
+  _globals['_FRAMEROWS']._serialized_start=1889
+  _globals['_FRAMEROWS']._serialized_end=2030
+  _globals['_READRESPONSE']._serialized_start=2032
+  _globals['_READRESPONSE']._serialized_end=2124
+  _globals['_READHEADER']._serialized_start=2127
+  _globals['_READHEADER']._serialized_end=2461
+  _globals['_READPART']._serialized_start=2463
+  _globals['_READPART']._serialized_end=2542
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from ziggurat_proto.v1 import image_pb2 as _image_pb2
+from ziggurat_proto.v1 import memory_pb2 as _memory_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -27,7 +28,7 @@ INTERPOLATION_NEAREST: Interpolation
 INTERPOLATION_LINEAR: Interpolation
 
 class ReadRequest(_message.Message):
-    __slots__ = ("image", "level", "resolution", "max_voxels", "offset", "shape", "level0_box", "physical_box", "exact", "steps", "projection", "conversion", "if_newer_than", "encoding")
+    __slots__ = ("image", "level", "resolution", "max_voxels", "offset", "shape", "level0_box", "physical_box", "exact", "steps", "projection", "conversion", "if_newer_than", "encoding", "shared_memory")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +43,7 @@ class ReadRequest(_message.Message):
     CONVERSION_FIELD_NUMBER: _ClassVar[int]
     IF_NEWER_THAN_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
+    SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
     image: str
     level: int
     resolution: Resolution
@@ -56,7 +58,8 @@ class ReadRequest(_message.Message):
     conversion: Conversion
     if_newer_than: int
     encoding: Encoding
-    def __init__(self, image: _Optional[str] = ..., level: _Optional[int] = ..., resolution: _Optional[_Union[Resolution, _Mapping]] = ..., max_voxels: _Optional[int] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., level0_box: _Optional[_Union[Box, _Mapping]] = ..., physical_box: _Optional[_Union[PhysicalBox, _Mapping]] = ..., exact: _Optional[bool] = ..., steps: _Optional[_Iterable[int]] = ..., projection: _Optional[_Union[Projection, _Mapping]] = ..., conversion: _Optional[_Union[Conversion, _Mapping]] = ..., if_newer_than: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ...) -> None: ...
+    shared_memory: _memory_pb2.SharedMemory
+    def __init__(self, image: _Optional[str] = ..., level: _Optional[int] = ..., resolution: _Optional[_Union[Resolution, _Mapping]] = ..., max_voxels: _Optional[int] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., level0_box: _Optional[_Union[Box, _Mapping]] = ..., physical_box: _Optional[_Union[PhysicalBox, _Mapping]] = ..., exact: _Optional[bool] = ..., steps: _Optional[_Iterable[int]] = ..., projection: _Optional[_Union[Projection, _Mapping]] = ..., conversion: _Optional[_Union[Conversion, _Mapping]] = ..., if_newer_than: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., shared_memory: _Optional[_Union[_memory_pb2.SharedMemory, _Mapping]] = ...) -> None: ...
 
 class Box(_message.Message):
     __slots__ = ("offset", "shape")
@@ -218,7 +221,7 @@ class ReadResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[ReadHeader, _Mapping]] = ..., part: _Optional[_Union[ReadPart, _Mapping]] = ...) -> None: ...
 
 class ReadHeader(_message.Message):
-    __slots__ = ("level", "data_type", "offset", "shape", "scale", "translation", "stale", "revision", "result_shape", "steps", "not_modified", "downsampling", "encoding")
+    __slots__ = ("level", "data_type", "offset", "shape", "scale", "translation", "stale", "revision", "result_shape", "steps", "not_modified", "downsampling", "encoding", "shared")
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -232,6 +235,7 @@ class ReadHeader(_message.Message):
     NOT_MODIFIED_FIELD_NUMBER: _ClassVar[int]
     DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     level: int
     data_type: _image_pb2.DataType
     offset: _containers.RepeatedScalarFieldContainer[int]
@@ -245,7 +249,8 @@ class ReadHeader(_message.Message):
     not_modified: bool
     downsampling: _image_pb2.Downsampling
     encoding: Encoding
-    def __init__(self, level: _Optional[int] = ..., data_type: _Optional[_Union[_image_pb2.DataType, str]] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., revision: _Optional[int] = ..., result_shape: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ..., not_modified: _Optional[bool] = ..., downsampling: _Optional[_Union[_image_pb2.Downsampling, str]] = ..., encoding: _Optional[_Union[Encoding, str]] = ...) -> None: ...
+    shared: bool
+    def __init__(self, level: _Optional[int] = ..., data_type: _Optional[_Union[_image_pb2.DataType, str]] = ..., offset: _Optional[_Iterable[int]] = ..., shape: _Optional[_Iterable[int]] = ..., scale: _Optional[_Iterable[float]] = ..., translation: _Optional[_Iterable[float]] = ..., stale: _Optional[bool] = ..., revision: _Optional[int] = ..., result_shape: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ..., not_modified: _Optional[bool] = ..., downsampling: _Optional[_Union[_image_pb2.Downsampling, str]] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., shared: _Optional[bool] = ...) -> None: ...
 
 class ReadPart(_message.Message):
     __slots__ = ("offset", "shape", "payload", "frame_shape")

@@ -122,7 +122,7 @@ class Connection:
     timeout_seconds = 5.0
     closed = False
     renews_token = False
-    shared_memory = False
+    shared_memory = shares_results = False
 
     def __init__(self, levels=(), script=None, tile=(1, 1, 2, 3, 5)):
         self.levels, self.script, self.tile = levels, script, tile

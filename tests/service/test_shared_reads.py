@@ -1,0 +1,107 @@
+"""Does a read that comes through shared memory bring what one in messages brings?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import ziggurat
+from ziggurat._shared_memory import NAME, Memory
+from ziggurat_proto.v1 import read_pb2
+
+from tests.support.pixels import marked, same_bytes
+from tests.support.raw import RawServer
+
+# More than comes in one message.
+SHAPE = (10, 600, 500)
+
+
+@pytest.fixture(scope="module")
+def images(serve_module) -> Iterator[tuple[ziggurat.Image, ziggurat.Image]]:
+    """The same image twice: of a client that shares memory, and of one that does not."""
+    server = serve_module(max_shared_memory_bytes="32MiB")
+    with (
+        ziggurat.connect(server.address) as client,
+        ziggurat.connect(server.address, shared_memory=False) as plain,
+    ):
+        image = client.create(
+            "shared", axes="zyx", shape=SHAPE, dtype="uint16", chunk_shape=(4, 128, 128)
+        )
+        with image.writer() as writer:
+            writer.write_region(marked(SHAPE, "uint16"), (0, 0, 0))
+        yield image, plain.open(image.name)
+
+
+READS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "a box": {"offset": (1, 3, 5), "shape": (8, 590, 490)},
+    "steps": {"steps": (1, 1, 2)},
+    "converted": {"dtype": "float32", "window": (0, 60000)},
+    "a projection": {"projection": "max", "along": "z", "dtype": "float64"},
+    "at most so many": {"max_voxels": 10**7},
+    "by resolution": {"resolution": 1.0},
+}
+
+
+@pytest.mark.parametrize("kind", READS)
+def test_it_brings_the_same(images: tuple[ziggurat.Image, ziggurat.Image], kind: str) -> None:
+    shared, plain = (image.fetch(**READS[kind]) for image in images)
+    assert same_bytes(shared.array, plain.array)
+    known = kind not in ("by resolution",)
+    assert shared.transport == ("shared_memory" if known else "grpc")
+    assert plain.transport == "grpc"
+    assert shared.array.flags.writeable
+    assert shared.array.flags.owndata
+
+
+def test_into_an_array(images: tuple[ziggurat.Image, ziggurat.Image]) -> None:
+    out = np.zeros((500, 600, 10), ">u2").T
+    images[0].read(out=out)
+    assert (out == images[1].read()).all()
+
+
+def test_what_is_newer(images: tuple[ziggurat.Image, ziggurat.Image]) -> None:
+    found = images[0].fetch()
+    assert images[0].fetch(if_newer_than=found.revision) is None
+    assert images[0].fetch().transport == "shared_memory"
+
+
+def test_no_file_stays_open(images: tuple[ziggurat.Image, ziggurat.Image]) -> None:
+    def held() -> int:
+        links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+        return sum(NAME in os.readlink(link) for link in links if os.path.islink(link))
+
+    before = held()
+    kept = [images[0].read() for _ in range(3)]
+    assert held() <= before + 2, "one memory: a descriptor, and the mapping's"
+    assert all((array == kept[0]).all() for array in kept)
+    assert not np.shares_memory(kept[0], kept[1])
+
+
+def test_beside_each_other(images: tuple[ziggurat.Image, ziggurat.Image]) -> None:
+    wanted = images[1].read()
+    with ThreadPoolExecutor(4) as pool:
+        boxes = [(z % 3, 0, 0) for z in range(24)]
+        reads = pool.map(lambda at: images[0].read(offset=at, shape=(7, 600, 500)), boxes)
+        for (z, _, _), found in zip(boxes, reads, strict=True):
+            assert same_bytes(found, wanted[z : z + 7])
+
+
+def test_memory_that_is_too_small_is_left_alone(
+    images: tuple[ziggurat.Image, ziggurat.Image],
+) -> None:
+    raw = RawServer(images[0].server)
+    memory = Memory(SHAPE[0] * SHAPE[1] * SHAPE[2] * 2 - 1)
+    try:
+        request = read_pb2.ReadRequest(image="shared", shared_memory=memory.offer)
+        answers = raw.call("ReadRegion", request)
+        assert not answers[0].header.shared
+        assert sum(len(answer.part.payload) for answer in answers) == 2 * SHAPE[0] * 300_000
+        assert not memory.view(64, memory.size - 64).any()
+    finally:
+        memory.close()
+        raw.close()
