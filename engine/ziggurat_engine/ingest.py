@@ -362,9 +362,7 @@ class Ingest:
         stream.counters.bytes += pixels.nbytes
         self._measures.usage.wrote(stream.prefix, pixels.nbytes)
         self._quotas.wrote(image.image.name, pixels.nbytes)
-        # What the log does not have may be stored since before it is pending; else it stirs then.
-        stored = appended is None and stream.stirs != stirs
-        self._received(stream, record, tick, order, appended, since, stored=stored)
+        self._received(stream, record, tick, order, appended, since, stirs=stirs)
         self._measures.received.add(time.perf_counter() - since)
 
     def merge(self, image: OpenImage, region: Region, payload: memoryview) -> int:
@@ -401,7 +399,7 @@ class Ingest:
             # so of every write that was merged before it.
             tick, order = self._dirty.next_tick(), self._journal.position
         stream.counters.skipped_frames += frames
-        self._received(stream, record, tick, order, appended, since, stored=True)
+        self._received(stream, record, tick, order, appended, since, stirs=None)
 
     def remember_all(self) -> None:
         """Remembers how far every stream is, all being stored.
@@ -558,9 +556,9 @@ class Ingest:
         appended: Appended | None,
         since: float,
         *,
-        stored: bool,
+        stirs: int | None,
     ) -> None:
-        """stored: it may be, though nothing tells of it any more."""
+        """stirs: how often the stream was stirred before it was merged; None: look anyhow."""
         stream.counters.outcome = Outcome.OPEN
         entry = Pending(stream.state(record.sequence), tick, 0, order, since)
         # Before anybody can find that the write is durable.
@@ -572,7 +570,12 @@ class Ingest:
         with stream.changed:
             stream.received = record.sequence
             stream.pending.append(entry)
-            if stored or (appended is not None and self._journal.durable(appended.position)):
+            if appended is None:
+                # With the lock: what stirs from now on finds it pending.
+                before = stream.stirs != stirs
+            else:
+                before = self._journal.durable(appended.position)
+            if before:
                 # It may be durable since before it was pending.
                 stream.stirred = True
             stream.changed.notify_all()
