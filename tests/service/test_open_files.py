@@ -17,7 +17,7 @@ from tests.support.waiting import SECONDS
 
 FEW = {"max_streams": 6, "max_calls": 6, "read_threads": 2, "settle_workers": 2}
 FEW["max_connections"] = 12
-LIMIT = 102
+LIMIT = 108
 IMAGES, SHAPE = 12, (8, 64, 64)
 
 

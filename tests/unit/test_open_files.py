@@ -13,7 +13,7 @@ from ziggurat_engine.server import files
 
 SIZES: dict[str, Any] = {"max_streams": 8, "max_calls": 4, "settle_workers": 2, "read_threads": 3}
 SIZES["max_connections"] = 12
-NEEDED = 8 + 4 + 12 + 3 * 2 + 3 + files.ENGINE
+NEEDED = 2 * (8 + 4) + 12 + 3 * 2 + 3 + files.ENGINE
 
 
 def settings(**more: Any) -> Settings:
@@ -26,6 +26,7 @@ def settings(**more: Any) -> Settings:
 )
 def test_what_is_left_is_for_shards(limit: int, shards: int) -> None:
     assert files.needed(settings()) == NEEDED
+    assert files.needed(settings(shared_memory=False)) == NEEDED - 8 - 4
     assert files.shards_that_fit(settings(), limit) == shards
 
 

@@ -33,11 +33,14 @@ ENGINE = 48
 LEAST_SHARDS = 8
 
 
+def _per_call(settings: Settings) -> int:
+    return PER_CALL + PER_SHARING * settings.shared_memory
+
+
 def needed(settings: Settings) -> int:
     """The most files that are open at a time, without shards that are kept open."""
     return (
-        PER_CALL * (settings.max_streams + settings.max_calls)
-        + PER_SHARING * settings.max_streams * settings.shared_memory
+        _per_call(settings) * (settings.max_streams + settings.max_calls)
         + settings.max_connections
         + PER_WORKER * settings.settle_workers
         + settings.read_threads
@@ -55,9 +58,8 @@ def shards_that_fit(settings: Settings, limit: int) -> int:
     if left < least:
         raise InvalidArgument(
             f"{limit} files may be open (RLIMIT_NOFILE), {needed(settings) + least} may be"
-            f" needed: {PER_CALL} for each of max_streams = {settings.max_streams} and"
-            f" max_calls = {settings.max_calls}, {PER_SHARING} more for each of the former where"
-            f" shared_memory is on, max_connections = {settings.max_connections},"
+            f" needed: {_per_call(settings)} for each of max_streams = {settings.max_streams} and"
+            f" max_calls = {settings.max_calls}, max_connections = {settings.max_connections},"
             f" {PER_WORKER} for each of settle_workers ="
             f" {settings.settle_workers}, 1 for each of read_threads = {settings.read_threads},"
             f" {ENGINE + least} besides; raise the limit or lower these",
