@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import ziggurat
 
-from benchmarks._server import ServerProcess
+from benchmarks._server import ServerProcess, wait_at_rest
 
 CACHE_BYTES = 4 * 2**30
 START_SECONDS = 300.0
@@ -138,6 +138,7 @@ def ziggurat_grpc(data: Path, name: str) -> Iterator[Reader]:
         ServerProcess(data / "images", data / "log", arguments=settings) as server,
         ziggurat.connect(server.address) as client,
     ):
+        wait_at_rest(server.pid)
         image = client.open(name)
         # A server that has just started loads its compiled loops; of level 0 nothing is read.
         last = len(image.levels) - 1

@@ -36,7 +36,7 @@ from ziggurat._writer import Transport
 from benchmarks import _machine
 from benchmarks._compare import differences
 from benchmarks._ingest_peer import PEERS
-from benchmarks._server import ServerError, ServerProcess, exit_on_sigterm
+from benchmarks._server import ServerError, ServerProcess, exit_on_sigterm, wait_at_rest
 from benchmarks._writing import Task
 
 CODECS = ("blosc-lz4", "blosc-zstd", "zstd", "none")
@@ -164,6 +164,7 @@ def run(
     serve = [word for setting in arguments.set for word in ("--set", setting)]
     os.sync()
     with ServerProcess(directory / "data", directory / "log", arguments=serve) as server:
+        wait_at_rest(server.pid)
         task = _task(arguments, server.address, server.pid, transport)
         found = _result("benchmarks._writing", json.dumps(asdict(task)))
     raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize

@@ -177,6 +177,12 @@ class Settings(BaseSettings):
         description="memory for chunks, dirty and clean together; default a quarter of what the"
         " process may use",
     )
+    prefault_bytes: ByteSize = Field(
+        default=ByteSize(1024 * MIB),
+        ge=0,
+        description="memory that is touched once the server has started, so that what comes first"
+        " does not wait for it; at most half of cache_bytes",
+    )
     max_open_shards: PositiveInt = Field(default=256, description="files kept open for reads")
     kernels: Literal["auto", "cuda", "cpu", "reference"] = Field(
         default="auto", description="who encodes and downsamples; auto: cards where there are any"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
+from ziggurat_engine.cli import MALLOC
 from ziggurat_engine.server import memory
 
 from tests.support.waiting import SECONDS
@@ -53,3 +57,22 @@ def test_holes_are_given_back() -> None:
         pytest.skip("malloc can't be told")
     assert memory.held_bytes() > 2**20
     assert trim(0) in (0, 1)
+
+
+def test_memory_is_touched_ahead_where_malloc_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = memory.Prefault(64 * 2**20)
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    ahead.start()
+    ahead.stop()
+    assert ahead._thread.ident is None
+    script = """
+from ziggurat_engine.server import memory
+before = memory.held_bytes()
+ahead = memory.Prefault(64 * 2**20)
+ahead.start()
+ahead._thread.join()
+ahead.stop()
+assert memory.held_bytes() - before >= 64 * 2**20, memory.held_bytes() - before
+"""
+    if memory._malloc_trim() is not None:
+        subprocess.run([sys.executable, "-c", script], env={**os.environ, **MALLOC}, check=True)

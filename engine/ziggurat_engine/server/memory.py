@@ -21,6 +21,11 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+# Less than malloc maps by itself (MALLOC_MMAP_THRESHOLD_): it has to stay in the heap.
+_BLOCK_BYTES = 16 * 2**20
+# Without these malloc gives back what is free, and each thread has a heap of its own.
+_TOLD = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"}
+
 WATCH_SECONDS = 0.25
 # Where it did not help, it will not soon.
 REST_SECONDS = 5.0
@@ -33,6 +38,53 @@ def held_bytes() -> int:
     """Anonymous memory of this process: all that is its own."""
     _, resident, shared = map(int, Path("/proc/self/statm").read_bytes().split()[:3])
     return (resident - shared) * _PAGE
+
+
+class Prefault:
+    """Touches memory of malloc's heap ahead, once, on a thread of its own.
+
+    A page that was never used is a fault, and cleared by the kernel: 0.1 to 3 s a GiB, the most in
+    a virtual machine that gave it back to its host. malloc writes into each large piece it cuts
+    off, so that numpy.empty waits for that with the interpreter's lock held, and everybody with it.
+
+    Does nothing where malloc would give the memory back (it has to be told by MALLOC_*, as
+    cli.tune_malloc does).
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._touch, name="prefault", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        if self._nbytes and os.environ.keys() >= _TOLD:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _touch(self) -> None:
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        libc.malloc.argtypes = [ctypes.c_size_t]
+        libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+        libc.free.argtypes = [ctypes.c_void_p]
+        started, blocks = time.perf_counter(), []
+        # All at a time, else it would be the same block each time.
+        for _ in range(self._nbytes // _BLOCK_BYTES):
+            block = None if self._stopping.is_set() else libc.malloc(_BLOCK_BYTES)
+            if block is None:
+                break
+            blocks.append(block)
+            libc.memset(block, 0, _BLOCK_BYTES)
+        for block in blocks:
+            libc.free(block)
+        nbytes, seconds = len(blocks) * _BLOCK_BYTES, time.perf_counter() - started
+        log.debug("touched %d MiB of memory in %.2f s", nbytes >> 20, seconds)
 
 
 class Trimmer:

@@ -28,7 +28,7 @@ from ziggurat_engine.server.calls import Calls
 from ziggurat_engine.server.files import fitted
 from ziggurat_engine.server.identify import first_token
 from ziggurat_engine.server.interceptors import interceptors
-from ziggurat_engine.server.memory import Trimmer
+from ziggurat_engine.server.memory import Prefault, Trimmer
 from ziggurat_engine.server.metrics import gather
 from ziggurat_engine.server.tls import check_exposure, listen
 from ziggurat_engine.server.tracing import Tracing
@@ -62,6 +62,7 @@ class Server:
         self._engine = Engine(settings, fs)
         self.admin_token = first_token(settings)
         self._trimmer = Trimmer(settings.cache_bytes + BESIDE_BYTES)
+        self._prefault = Prefault(min(settings.prefault_bytes, settings.cache_bytes // 2))
         self._calls = Calls()
         self._tracing = self._traced()
         self._watch = Watch(settings.first_message_seconds, settings.send_stall_seconds)
@@ -119,6 +120,7 @@ class Server:
         self._server.start()
         self._engine.recover()
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+        self._prefault.start()
         log.info("listening on %s", self.address)
 
     def _traced(self) -> Tracing | None:
@@ -172,6 +174,7 @@ class Server:
         if self._tracing is not None:
             self._tracing.close()
         self._watch.stop()
+        self._prefault.stop()
         self._trimmer.stop()
 
 
