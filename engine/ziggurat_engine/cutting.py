@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -54,14 +53,22 @@ def covers_cells(grid: Grid, region: Region) -> bool:
 
 
 def by_shard(level: Level, region: Region, limit: int) -> Iterator[tuple[Region, list[Part]]]:
-    """Cuts `region` into boxes that touch one shard, and about `limit` of its chunks, each.
+    """Cuts `region` into boxes that touch one shard, and at most `limit` of its chunks, each.
 
     Yields each box, counted from the region's first pixel, with its parts chunk by chunk.
     """
-    most = limit * math.prod(level.chunks.cell)
+    chunks = level.chunks
+    # Counted in chunks, not in pixels: however thin the region is, each takes memory whole.
+    counted = Grid(chunks.counts, (1,) * len(chunks.cell))
     for shard in level.shards.plan(region):
         whole = shard.inside_region
         box = Region(tuple(map(int.__add__, region.offset, whole.offset)), whole.shape)
-        parts = [box] if level.chunks.touched(box).size <= limit else cut(level.chunks, box, most)
-        for part in parts:
-            yield part.relative_to(region.offset), list(level.chunks.plan(part))
+        touched = chunks.touched(box)
+        for some in (touched,) if touched.size <= limit else cut(counted, touched, limit):
+            part = box.intersect(
+                Region(
+                    tuple(map(int.__mul__, some.offset, chunks.cell)),
+                    tuple(map(int.__mul__, some.shape, chunks.cell)),
+                )
+            )
+            yield part.relative_to(region.offset), list(chunks.plan(part))

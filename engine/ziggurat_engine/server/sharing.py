@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 MAGIC = b"ZIGGMEM1"
 NONCE_BYTES = 16
 HEADER_BYTES = len(MAGIC) + NONCE_BYTES
+# As large as messages are, at least.
+SMALL_PART_BYTES = 2**20
 # Where the result of a read begins.
 RESULT_BYTES = 64
 # As the kernel tells of a file that memfd_create made with that name.
@@ -54,7 +56,9 @@ class Limits(NamedTuple):
     def of(cls, settings: Settings) -> Limits:
         """By the settings."""
         most = settings.max_shared_memory_bytes if settings.shared_memory else 0
-        return cls(most, settings.max_message_bytes)
+        # What is taken in counts beside the cache: a part of a small one, as messages are.
+        share = max(SMALL_PART_BYTES, settings.cache_bytes // 16)
+        return cls(most, min(settings.max_message_bytes, share))
 
 
 class SharedMemory:
