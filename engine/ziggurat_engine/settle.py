@@ -130,7 +130,7 @@ class Settler:
         pinned = self._dirty.pin(key, grid, image.fill_value)
         with span("cache.merge", level=level, chunks=len(parts)), pinned as shard:
             while True:
-                aside = self._aside_bytes()
+                aside = self._aside_bytes(image)
                 with shard.lock:
                     needed = shard.absent(parts) * image.chunk_bytes
                     if self._budget.reserve(needed, force=not wait, aside=aside):
@@ -379,7 +379,7 @@ class Settler:
 
     def _make_room(self, image: OpenImage, nbytes: int) -> None:
         self._rouse()
-        if not self._budget.wait(nbytes, 1.0, aside=self._aside_bytes()):
+        if not self._budget.wait(nbytes, 1.0, aside=self._aside_bytes(image)):
             self._check_stuck(image, full=True)
 
     def _check_stuck(self, image: OpenImage, *, full: bool = False) -> None:
@@ -411,8 +411,12 @@ class Settler:
         failing = [image for image in found if _disk(image) in self._failing]
         return {number: image for image in failing for number in (image.lower, image.upper)}
 
-    def _aside_bytes(self) -> int:
-        return sum(self.dirty_bytes(image, number) for number, image in self._aside().items())
+    def _aside_bytes(self, image: OpenImage) -> int:
+        """Of what is set aside for others; `image` itself must leave them room (at a start)."""
+        aside = self._aside()
+        if image.lower in aside:
+            return 0
+        return sum(self.dirty_bytes(other, number) for number, other in aside.items())
 
     def _await(
         self, shard: DirtyShard, target: int, failures: int, cancelled: Callable[[], bool]
