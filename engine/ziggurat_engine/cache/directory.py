@@ -140,22 +140,15 @@ class DirtyDirectory:
         with self.changed:
             self.changed.wait_for(lambda: self.changes != seen, timeout_seconds)
 
-    def _near(self, image: int, level: int, chunks: Region) -> Iterator[DirtyShard]:
+    def _near(self, image: int, level: int, chunks: Region) -> list[DirtyShard]:
         """The shards that may hold chunks in the box of indices `chunks`."""
         with self.changed:
-            shards = self._shards.get((image, level), {})
-            first, count = next(iter(shards.values()), None), len(shards)
+            first = next(iter(self._shards.get((image, level), {}).values()), None)
         if first is None or not chunks.size:
-            return
+            return []
         shard_of = first.level.shard_of
         low, last = shard_of(chunks.offset), shard_of(tuple(n - 1 for n in chunks.stop))
-        box = Region(low, tuple(b - a + 1 for a, b in zip(low, last, strict=True)))
-        if box.size < count:
-            found = (self.find(ShardKey(image, level, index)) for index in box.indices())
-            yield from (shard for shard in found if shard is not None)
-        else:
-            held = self.shards(image, level)
-            yield from (shard for shard in held if box.holds(shard.key.shard))
+        return self.among(image, level, [range(a, b + 1) for a, b in zip(low, last, strict=True)])
 
     def _get(self, key: ShardKey, level: Level, fill_value: np.generic) -> DirtyShard:
         shards = self._shards[key.image, key.level]
