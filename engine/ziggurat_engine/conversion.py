@@ -46,12 +46,18 @@ class Conversion:
         """What pixels of `dtype` become."""
         return self.dtype or dtype
 
+    def keeps(self, dtype: np.dtype[np.generic]) -> bool:
+        """Whether pixels of `dtype` stay as they are."""
+        return self.window is None and self.of(dtype) == dtype
+
     def apply(self, pixels: Array) -> Array:
         """The values converted; `pixels` itself where nothing is to be done."""
+        if self.keeps(pixels.dtype):
+            return pixels
         target = self.of(pixels.dtype)
         if self.window is not None:
             return _stretched(pixels, self.window, target)
-        return pixels if target == pixels.dtype else _kept(pixels, target)
+        return _kept(pixels, target)
 
 
 def _stretched(pixels: Array, window: tuple[float, float], dtype: np.dtype[np.generic]) -> Array:

@@ -21,11 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from ziggurat_engine import scatter
+from ziggurat_engine.adding import Adding
 from ziggurat_engine.ahead import Ahead
+from ziggurat_engine.assembly import Assembly
 from ziggurat_engine.build import Builder
 from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.config import Settings
+from ziggurat_engine.durability import Durability
 from ziggurat_engine.errors import FailedPrecondition, NotFound, Unavailable, ZigguratError
 from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
@@ -41,6 +44,7 @@ from ziggurat_engine.names import check_name
 from ziggurat_engine.query import Query
 from ziggurat_engine.quotas import LimitUse, Quotas
 from ziggurat_engine.readahead import ReadAhead
+from ziggurat_engine.readlimits import ReadLimits
 from ziggurat_engine.recover import Recovered, Recovery
 from ziggurat_engine.remake import Remaker
 from ziggurat_engine.settle import Settler
@@ -53,6 +57,7 @@ from ziggurat_engine.store.catalog import Catalog
 from ziggurat_engine.store.format import claim
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.storing import SettleCounters, Storing
+from ziggurat_engine.streamtable import StreamTable
 from ziggurat_engine.turns import Turns
 from ziggurat_engine.vfs import FileLock, FileSystem, OsFileSystem
 
@@ -105,9 +110,9 @@ class Status:
 class Engine:
     """Images, write streams, reads and builds over one data directory.
 
-    ingest, query, builder: the ways in; `close` stores everything and ends all threads.
+    streams, ingest, query, builder: the ways in; `close` stores everything and ends all threads.
     measures: what is counted, beside `status`.
-    staleness: where levels are behind.
+    staleness: where levels are behind. durability: how far streams are durable.
     Raises OSError where a directory can't be used, BlockingIOError where another server
     uses it; DataError where what lies in it can't be.
     """
@@ -190,7 +195,18 @@ class Engine:
         )
         disks = (settings.data, settings.log or settings.data)
         self._space = Space(fs, disks, settings.reserve_bytes)
+        self.durability = Durability(self._dirty, self._journal, measures)
+        self.streams = StreamTable(
+            self.durability,
+            self._journal,
+            self._quotas,
+            measures,
+            max_streams=settings.max_streams,
+            lease_seconds=settings.stream_lease_seconds,
+        )
         self.ingest = Ingest(
+            self.streams,
+            self.durability,
             self._dirty,
             self._budget,
             self._settler,
@@ -200,29 +216,21 @@ class Engine:
             self._quotas,
             self._images,
             measures,
-            max_streams=settings.max_streams,
             max_metadata_bytes=settings.max_metadata_bytes,
             max_inflight_bytes=settings.max_inflight_bytes,
-            lease_seconds=settings.stream_lease_seconds,
         )
         self.staleness = Staleness(self._dirty, self._deferred)
         self._readers = Turns(settings.read_threads, "read")
         self._ahead = Ahead(self._readers, 2 * settings.read_threads, settings.read_ahead_bytes)
+        limits = ReadLimits.of(settings)
+        assembly = Assembly(chunks, self._kernels, self._ahead, limits.part_bytes)
         self.query = Query(
-            chunks,
-            self.staleness,
-            self._budget,
-            self._kernels,
+            assembly,
+            Adding(assembly, self._budget, self._ahead, limits, most=settings.read_threads),
             self._ahead,
             ReadAhead(chunks, self._budget, self._readers, settings.scan_ahead_bytes),
-            adding=settings.read_threads,
-            part_bytes=settings.read_part_bytes,
-            max_read_bytes=settings.max_read_bytes,
-            max_small_read_bytes=settings.max_small_read_bytes,
-            projection_bytes=settings.read_projection_bytes,
-            max_read_chunks=settings.max_read_chunks,
-            max_projected_bytes=settings.max_projected_bytes,
-            max_batch_boxes=settings.max_batch_boxes,
+            self.staleness,
+            limits,
         )
         self._remaker = remaker = Remaker(self._catalog, self._images, self._settler, self._state)
         self.builder = Builder(self._settler, remaker)
@@ -231,6 +239,7 @@ class Engine:
             self._state,
             self._journal,
             self._images,
+            self.streams,
             self.ingest,
             self._settler,
             self._frames,
@@ -335,7 +344,7 @@ class Engine:
         """
         self._catalog.check_no_labels(image.image.name)
         with image.base.deleting:
-            self.ingest.refuse(image)
+            self.streams.refuse(image)
             if image.image.adopted is not None:
                 self._leave(image)
             try:
@@ -352,7 +361,7 @@ class Engine:
 
     def _forget(self, image: OpenImage) -> None:
         """Nothing is kept in memory of an image that is gone."""
-        self.ingest.forget(image)
+        self.streams.forget(image)
         for number in image.base.numbers:
             self._settler.discard(image, number)
         self._journal.forget(image.image.uid)
@@ -404,7 +413,7 @@ class Engine:
     def drain(self) -> None:
         """From now on no stream is opened, and those that are open end."""
         self._draining = True
-        self.ingest.drain()
+        self.streams.drain()
 
     def close(self) -> None:
         """Stores all that is dirty, level by level, and ends all threads.
@@ -413,7 +422,7 @@ class Engine:
         anything from being stored, having stored what could be.
         """
         self.drain()
-        if not self.ingest.wait_released(LINGER_SECONDS):
+        if not self.streams.wait_released(LINGER_SECONDS):
             log.warning("a write stream is still held; what it does now may not be stored")
         failed: ZigguratError | None = None
         with ExitStack() as ends:
@@ -436,7 +445,7 @@ class Engine:
                     failed = failed or error
             remembered = False
             try:
-                self.ingest.remember_all()
+                self.streams.remember_all()
                 remembered = True
             except (OSError, ZigguratError) as error:
                 log.error("how far streams are can't be remembered: %s", error)
@@ -464,7 +473,7 @@ class Engine:
             draining=self._draining,
             kernels=self._kernels.name,
             images=self._catalog.count(),
-            open_streams=self.ingest.open_streams,
+            open_streams=self.streams.open_streams,
             budget_bytes=self._budget.total_bytes,
             clean_bytes=self._clean.nbytes,
             dirty_bytes=self._budget.dirty_bytes,
@@ -496,10 +505,10 @@ class Engine:
         """The limits of which it can be said how much is used."""
         settings = self._settings
         yield LimitUse("max_images", settings.max_images, self._catalog.count())
-        yield LimitUse("max_streams", settings.max_streams, self.ingest.open_streams)
+        yield LimitUse("max_streams", settings.max_streams, self.streams.open_streams)
         used = self.ingest.in_flight.nbytes
         yield LimitUse("max_inflight_bytes", settings.max_inflight_bytes, used)
-        yield from self._quotas.uses(self.ingest.held_images())
+        yield from self._quotas.uses(self.streams.held_images())
 
 
 def _lock(fs: FileSystem, directory: Path) -> FileLock:

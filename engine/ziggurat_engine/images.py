@@ -25,6 +25,7 @@ import numpy as np
 from ziggurat_engine.errors import (
     FailedPrecondition,
     InvalidArgument,
+    NotFound,
     OutOfRange,
     ZigguratError,
 )
@@ -182,6 +183,11 @@ class OpenImage:
             raise FailedPrecondition(
                 f"image {self.image.name!r} is adopted read-only, from {self.image.adopted.path}"
             )
+
+    def check_taken(self) -> None:
+        """NotFound where the image is deleted, or about to be."""
+        if self.base.deleted:
+            raise NotFound(f"image {self.image.name!r} was deleted", field="open.image")
 
     def measure(self, level: int) -> StoredSize:
         """What is stored of a level; raises as ChunkArray.measure and ForeignLevels do."""

@@ -5,12 +5,15 @@ Numba compiles it when it is first called, and keeps that on disk for the next p
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
 import numpy as np
+from llvmlite import binding
+from numba import types
 
 from ziggurat_engine.region import Shape
 
@@ -33,6 +36,20 @@ def compiled(function: _F) -> _F:
     except RuntimeError:  # there is no folder to keep compiled code in: a read-only install
         decorated = numba.njit(nogil=True, error_model="numpy")(function)
     return cast(_F, decorated)
+
+
+def external(name: str, function: Any, result: Any, *arguments: Any) -> Any:
+    """A C function that compiled loops may call.
+
+    function: as ctypes loaded it; None where it is not there, and may not be called. result,
+    arguments: numba's types; a pointer is an integer as wide.
+    """
+    # By a name of ours: the compiler's table of names is one for the whole process. Code that
+    # was kept on disk is bound to the name, and finds the function wherever it is today.
+    symbol = f"ziggurat_{name}"
+    if function is not None:
+        binding.add_symbol(symbol, ctypes.cast(function, ctypes.c_void_p).value)
+    return types.ExternalFunction(symbol, result(*arguments))
 
 
 def five(numbers: Shape, front: int = 1) -> Five:

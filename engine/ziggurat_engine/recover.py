@@ -35,6 +35,7 @@ from ziggurat_engine.settle import Settler
 from ziggurat_engine.state import UNKNOWN, State, StreamState
 from ziggurat_engine.store.frames import Row
 from ziggurat_engine.streams import StreamCounters
+from ziggurat_engine.streamtable import StreamTable
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Recovery:
         state: State,
         journal: Journal,
         images: Images,
+        streams: StreamTable,
         ingest: Ingest,
         settler: Settler,
         frames: Frames,
@@ -98,6 +100,7 @@ class Recovery:
         self._state = state
         self._journal = journal
         self._images = images
+        self._table = streams
         self._ingest = ingest
         self._settler = settler
         self._frames = frames
@@ -139,7 +142,7 @@ class Recovery:
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 log.info("replay: %d records, %d MiB", records, self.bytes_done >> 20)
-        self._ingest.remember(
+        self._table.remember(
             (
                 StreamState(*key, progress.sequence, progress.facts)
                 for key, progress in self._streams.items()
@@ -149,7 +152,7 @@ class Recovery:
         for closed in self._closed.values():
             # The crash may have come between the record and the image's metadata.
             try:
-                self._ingest.describe(closed)
+                self._table.describe(closed)
             except (ZigguratError, OSError) as error:
                 log.warning("%s: its streams can't be described: %s", closed.image.name, error)
         notes = self._state.stale()

@@ -60,6 +60,10 @@ class Region(NamedTuple):
         """The same box, counted from `origin`."""
         return Region(tuple(map(int.__sub__, self.offset, origin)), self.shape)
 
+    def moved(self, by: Shape) -> Region:
+        """The box, so much further along each axis."""
+        return Region(tuple(map(int.__add__, self.offset, by)), self.shape)
+
     def slices(self) -> tuple[slice, ...]:
         """The box as an index into an array that starts at the origin."""
         return tuple(map(slice, self.offset, self.stop))

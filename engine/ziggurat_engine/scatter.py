@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from llvmlite import binding
 from numba import types
 
-from ziggurat_engine.loops import Five, Vector, compiled, five, once, run
+from ziggurat_engine.loops import Five, Vector, compiled, external, five, once, run
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
 
-_SYMBOL = "ziggurat_memcpy"
-binding.add_symbol(_SYMBOL, ctypes.cast(ctypes.CDLL(None).memcpy, ctypes.c_void_p).value)
 _word = types.uintp
-_memcpy: Any = types.ExternalFunction(_SYMBOL, _word(_word, _word, _word))
+_memcpy = external("memcpy", ctypes.CDLL(None).memcpy, _word, _word, _word, _word)
 
 
 def address_of(array: Array) -> int:

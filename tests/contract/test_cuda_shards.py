@@ -59,11 +59,11 @@ def test_shards_of_a_card_are_read_by_all(
     # Compresses, and leaves chunks that are nothing but fill value.
     pixels[:, :, 40:] = pixels[:, :, 40:] // 100
     pixels[:4, :16] = 0
-    stream = engine.ingest.open(image, "camera")
+    stream = engine.streams.open(image, "camera")
     for z in range(SHAPE[0]):
         plane = Region((z, 0, 0), (1, *SHAPE[1:]))
         engine.ingest.write(stream, z + 1, plane, memoryview(pixels[z].tobytes()))
-    engine.ingest.release(stream)
+    engine.streams.release(stream)
     totals, factors = engine.status, [recipe.factors for recipe in image.recipes[:-1]]
     engine.close()
     devices = totals().devices

@@ -73,7 +73,7 @@ def work(world: World) -> None:
         world.told(stream)
         world.engine.ingest.close(stream, Outcome.ABORTED)
         world.closed.add(stream.stream_id)
-        world.engine.ingest.release(stream)
+        world.engine.streams.release(stream)
     world.engine.close()
 
 
@@ -95,7 +95,7 @@ def check_facts(world: World) -> None:
     assert set(rows) <= wanted.keys()
     for row, sequence in wanted.items():
         assert row in rows or sequence > world.durable[row[0]], f"row {row} is lost"
-    streams = {info.stream_id: info for info in world.engine.ingest.streams(image)}
+    streams = {info.stream_id: info for info in world.engine.streams.of(image)}
     for name in world.closed:
         assert streams[name].outcome is Outcome.ABORTED
     for name, info in streams.items():
@@ -127,7 +127,7 @@ def check(world: World) -> None:
         for stream in streams.values():
             world.engine.ingest.finish(stream)
             assert stream.durable == stream.received
-            world.engine.ingest.release(stream)
+            world.engine.streams.release(stream)
         check_levels(world, painted(there + again))
         check_facts(world)
     finally:

@@ -90,11 +90,11 @@ def test_a_state_database_that_failed_is_asked_again(world):
     world.engine._settler.drain_all(world.engine.image(NAME), waits())
     world.database.fail_next(1)
     with pytest.raises(OSError, match="state"):
-        world.engine.ingest.refresh(stream)
+        world.engine.durability.refresh(stream)
     assert stream.stirred
-    world.engine.ingest.release(stream)
-    again = world.engine.ingest.open(world.engine.image(NAME), "left")
-    assert world.engine.ingest.refresh(again) == (1, 1)
+    world.engine.streams.release(stream)
+    again = world.engine.streams.open(world.engine.image(NAME), "left")
+    assert world.engine.durability.refresh(again) == (1, 1)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
@@ -154,7 +154,7 @@ def test_what_is_corrupt_keeps_only_its_shard_from_being_stored(world):
     world.write(stream, full)
     world.engine.ingest.finish(stream, waits())
     for held in world.held:
-        world.engine.ingest.release(held)
+        world.engine.streams.release(held)
     world.engine.close()
     # Behind the engine's back: the first shard's index is no more what it was.
     shard = DATA / "images" / f"{NAME}.ome.zarr" / "0" / "c" / "0" / "0" / "0"

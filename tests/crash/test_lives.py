@@ -64,7 +64,7 @@ def stop(world: World) -> World:
 
 def release(world: World) -> None:
     for stream in world.held:
-        world.engine.ingest.release(stream)
+        world.engine.streams.release(stream)
 
 
 def painted(*writes: Write) -> np.ndarray:
@@ -153,15 +153,15 @@ class TestLog:
         world.create()
         stream = world.streams()["left"]
         world.write(stream, Write("left", 1, PART, 7))
-        ingest = world.engine.ingest
-        remember = ingest.remember_all
+        streams = world.engine.streams
+        remember = streams.remember_all
 
         def write_late() -> None:
             remember()
             world.put(stream, Write("left", 2, OTHER, 9))
-            ingest.flush(stream)
+            world.engine.ingest.flush(stream)
 
-        monkeypatch.setattr(ingest, "remember_all", write_late)
+        monkeypatch.setattr(streams, "remember_all", write_late)
         world.engine.close()
         world.abandoned = True
         after = World(world.fs, world.database.content, dict(world.durable))
@@ -176,47 +176,47 @@ class TestStreamsThatAreOver:
     def test_a_few_numbers_are_kept(self, live):
         world = live(stream_lease_seconds=1000)
         world.create()
-        image, ingest = world.engine.image(NAME), world.engine.ingest
+        image, streams = world.engine.image(NAME), world.engine.streams
         for n in range(9):
-            stream = ingest.open(image, f"stream-{n}", expected_frames=n)
+            stream = streams.open(image, f"stream-{n}", expected_frames=n)
             for _ in range(2):
                 world.put(stream, Write(f"stream-{n}", 1, PART, 7))
-            ingest.finish(stream)
+            world.engine.ingest.finish(stream)
             if n != 4:
-                ingest.close(stream, Outcome.ABORTED)
-            ingest.release(stream)
-        before = ingest.streams(image)
-        last = ingest.open(image, "last")
-        assert {key[1] for key in ingest._streams} == {"stream-4", "last"}
-        ingest.release(last)
-        assert [info for info in ingest.streams(image) if info.stream_id != "last"] == before
-        again = ingest.open(image, "stream-3")
+                world.engine.ingest.close(stream, Outcome.ABORTED)
+            streams.release(stream)
+        before = streams.of(image)
+        last = streams.open(image, "last")
+        assert {key[1] for key in streams._streams} == {"stream-4", "last"}
+        streams.release(last)
+        assert [info for info in streams.of(image) if info.stream_id != "last"] == before
+        again = streams.open(image, "stream-3")
         assert (again.received, again.durable, again.expected_frames) == (1, 1, 3)
         assert again.counters.duplicates == 1
         world.put(again, Write("stream-3", 2, PART, 8))
-        ingest.finish(again)
+        world.engine.ingest.finish(again)
         assert np.array_equal(world.pixels(), painted(Write("stream-3", 2, PART, 8)))
-        ingest.release(again)
+        streams.release(again)
         world.engine.delete(image)
-        assert not ingest._streams
-        assert not ingest._known
-        assert not ingest._expected
+        assert not streams._streams
+        assert not streams._known
+        assert not streams._expected
 
     def test_so_are_those_that_nobody_holds_any_more(self, live):
         world = live()
         world.create()
-        image, ingest = world.engine.image(NAME), world.engine.ingest
-        ingest._lease_seconds = 0.0
-        stream = ingest.open(image, "left")
+        image, streams = world.engine.image(NAME), world.engine.streams
+        streams._lease_seconds = 0.0
+        stream = streams.open(image, "left")
         world.put(stream, Write("left", 1, PART, 7))
         # Not known to be durable.
         assert stream.pending
-        ingest.release(stream)
+        streams.release(stream)
         world.engine._journal.sync(stream.pending[-1].position)
-        held = ingest.open(image, "right")
-        assert {key[1] for key in ingest._streams} == {"right"}
-        ingest.release(held)
-        found = {info.stream_id: info for info in ingest.streams(image)}
+        held = streams.open(image, "right")
+        assert {key[1] for key in streams._streams} == {"right"}
+        streams.release(held)
+        found = {info.stream_id: info for info in streams.of(image)}
         assert found["left"].outcome is Outcome.ABANDONED
         assert (found["left"].received, found["left"].durable) == (1, 1)
         world = live(cut(world))
@@ -401,14 +401,14 @@ class TestDeletionThatFails:
 
         def open_before(name):
             with pytest.raises(NotFound) as raised:
-                world.engine.ingest.open(image, "left")
+                world.engine.streams.open(image, "left")
             refused.append(raised.value)
             delete(name)
 
         world.engine._catalog.delete = open_before
         world.engine.delete(image)
         with pytest.raises(NotFound):
-            world.engine.ingest.open(image, "left", expected_frames=3)
+            world.engine.streams.open(image, "left", expected_frames=3)
         assert refused
         assert not world.engine._state.expected()
 
@@ -464,49 +464,47 @@ class TestStreams:
         world.write(left, Write("left", 1, PART, 7))
         world.engine.ingest.flush(left)
         image = world.engine.image(NAME)
-        bare = world.engine.ingest.open(image, "bare", logged=False)
+        bare = world.engine.streams.open(image, "bare", logged=False)
         world.held.append(bare)
         world.engine.ingest.skip(bare, 1, 1)
-        world.engine.ingest.refresh(bare, stirred=True)
+        world.engine.durability.refresh(bare, stirred=True)
         world = live(cut(world))
         assert np.array_equal(world.pixels(), painted(Write("left", 1, PART, 7)))
 
     def test_a_broken_table_of_frames_is_no_affair_of_other_streams(self, live):
         world = live(stream_lease_seconds=0.01)
         world.create()
-        image, ingest = world.engine.image(NAME), world.engine.ingest
-        streams = {name: ingest.open(image, name, logged=False) for name in ("left", "right")}
+        image, table = world.engine.image(NAME), world.engine.streams
+        streams = {name: table.open(image, name, logged=False) for name in ("left", "right")}
         left, right = streams.values()
         world.put(left, Write("left", 1, PART, 7, said='{"n": 1}'))
-        ingest.finish(left)
+        world.engine.ingest.finish(left)
         world.put(left, Write("left", 2, PART, 8, said='{"n": 2}'))
         world.put(right, Write("right", 1, OTHER, 9))
         for stream in (left, right):
-            ingest.release(stream)
+            table.release(stream)
         for _ in world.engine._settler.drain(image, 0):
             pass
         world.fs.remove(shard_0() / "frames" / "sequence" / "c" / "0")
         until(lambda: left.info(0.01).outcome is Outcome.ABANDONED, "the lease", SECONDS)
-        ingest.release(ingest.open(image, "last"))
-        assert {key[1] for key in ingest._streams} == {"left", "last"}
+        table.release(table.open(image, "last"))
+        assert {key[1] for key in table._streams} == {"left", "last"}
         world = live(stop(world))
-        known = {
-            i.stream_id: i.durable for i in world.engine.ingest.streams(world.engine.image(NAME))
-        }
+        known = {i.stream_id: i.durable for i in world.engine.streams.of(world.engine.image(NAME))}
         assert known == {"left": 1, "right": 1}
 
     def test_a_logged_skip_makes_no_unlogged_write_before_it_durable(self, live):
         world = live()
         world.create()
         image = world.engine.image(NAME)
-        stream = world.engine.ingest.open(image, "left", logged=False)
+        stream = world.engine.streams.open(image, "left", logged=False)
         world.held.append(stream)
         world.put(stream, Write("left", 1, PART, 7))
-        world.engine.ingest.release(stream)
-        stream = world.engine.ingest.open(image, "left")
+        world.engine.streams.release(stream)
+        stream = world.engine.streams.open(image, "left")
         world.engine.ingest.skip(stream, 2, 1)
         world.engine._journal.wait(world.engine._journal.position, SECONDS)
-        assert world.engine.ingest.refresh(stream, stirred=True) == (2, 0)
+        assert world.engine.durability.refresh(stream, stirred=True) == (2, 0)
 
     def test_unlogged_ones_are_remembered_at_a_clean_stop(self, live):
         world = live()
@@ -514,13 +512,13 @@ class TestStreams:
         image = world.engine.image(NAME)
         left = world.streams()["left"]
         world.put(left, Write("left", 1, OTHER, 1))
-        bare = world.engine.ingest.open(image, "bare", logged=False)
+        bare = world.engine.streams.open(image, "bare", logged=False)
         world.held.append(bare)
         for n in range(1, 6):
             world.put(bare, Write("bare", n, PART, n))
         world = live(stop(world))
         image = world.engine.image(NAME)
-        known = {info.stream_id: info.durable for info in world.engine.ingest.streams(image)}
+        known = {info.stream_id: info.durable for info in world.engine.streams.of(image)}
         assert known["bare"] == 5
 
     def test_numbers_behind_a_gap_are_counted_once(self, live):
@@ -550,7 +548,7 @@ class TestSettling:
         world = live(settle_busy_seconds=0.05)
         world.create()
         image = world.engine.image(NAME)
-        bare = world.engine.ingest.open(image, "bare", logged=False)
+        bare = world.engine.streams.open(image, "bare", logged=False)
         world.held.append(bare)
         count = 0
 
@@ -558,7 +556,7 @@ class TestSettling:
             nonlocal count
             count += 1
             world.put(bare, Write("bare", count, PART, count))
-            return world.engine.ingest.refresh(bare)[1] > 0
+            return world.engine.durability.refresh(bare)[1] > 0
 
         until(once_more, "a write to be stored while others go on", SECONDS)
 

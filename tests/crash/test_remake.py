@@ -241,7 +241,7 @@ def test_a_close_waits_for_no_reader_and_the_next_start_removes_old_levels(life)
         reading.plan(lived.image, lambda image: image)
         each(lived.build("max"))
         for stream in lived.world.held:
-            lived.world.engine.ingest.release(stream)
+            lived.world.engine.streams.release(stream)
         lived.world.engine.close()
         lived.world.abandoned = True
         assert arrays(lived.world) == ["0", "1", "2", "3", "4"]
@@ -262,7 +262,7 @@ def test_no_read_of_a_deleted_image_is_planned(life):
         reading.plan(image, lambda found: found)
         each(lived.build("max"))
         for stream in lived.world.held:
-            lived.world.engine.ingest.release(stream)
+            lived.world.engine.streams.release(stream)
         lived.world.engine.delete(image)
         with pytest.raises(NotFound), Reading() as other:
             other.plan(image, lambda found: found)
@@ -275,7 +275,7 @@ def test_deleted_amid_a_change(life):
     change = lived.build("max")
     next(change)
     for stream in lived.world.held:
-        lived.world.engine.ingest.release(stream)
+        lived.world.engine.streams.release(stream)
     lived.world.engine.delete(lived.image)
     with pytest.raises(NotFound):
         each(change)
@@ -318,7 +318,7 @@ def test_a_deletion_that_fails_amid_the_change_leaves_the_new_levels(life, monke
     lived.flush()
     engine = lived.world.engine
     for stream in lived.world.held:
-        engine.ingest.release(stream)
+        engine.streams.release(stream)
     publish, go, failed = engine._images.publish_next, threading.Event(), []
 
     def fail(_name):
@@ -352,7 +352,7 @@ def test_a_deletion_amid_the_note_of_a_change_leaves_no_note(life, monkeypatch):
     lived = life()
     engine, image = lived.world.engine, lived.image
     for stream in lived.world.held:
-        engine.ingest.release(stream)
+        engine.streams.release(stream)
     deleting = threading.Thread(target=engine.delete, args=(image,))
     save = engine._state.save_change
 
@@ -378,7 +378,7 @@ def test_a_start_forgets_changes_of_images_that_are_not_there(life, refused):
     each(lived.world.engine.builder.build(lived.image))
     lived.begun("max")
     for stream in lived.world.held:
-        lived.world.engine.ingest.release(stream)
+        lived.world.engine.streams.release(stream)
     lived.world.engine.close()
     lived.world.abandoned = True
     fs = lived.world.fs
@@ -431,7 +431,7 @@ def work(world: World) -> None:
     lived.flush()
     world.engine.ingest.finish(lived.stream)
     for stream in world.held:
-        world.engine.ingest.release(stream)
+        world.engine.streams.release(stream)
     world.engine.close()
 
 
@@ -457,7 +457,7 @@ def check(world: World, written: list[Write]) -> None:
         assert arrays(world) == sorted(document(world)[1])
         assert not world.engine._state.changes()
         for stream in streams.values():
-            world.engine.ingest.release(stream)
+            world.engine.streams.release(stream)
     finally:
         world.engine.close()
 

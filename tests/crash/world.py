@@ -196,7 +196,7 @@ class World:
 
     def streams(self) -> dict[str, Stream]:
         image = self.engine.image(NAME)
-        streams = {name: self.engine.ingest.open(image, name) for name in STREAMS}
+        streams = {name: self.engine.streams.open(image, name) for name in STREAMS}
         self.held = list(streams.values())
         return streams
 
@@ -214,7 +214,7 @@ class World:
             )
 
     def told(self, stream: Stream) -> None:
-        self.durable[stream.stream_id] = self.engine.ingest.refresh(stream)[1]
+        self.durable[stream.stream_id] = self.engine.durability.refresh(stream)[1]
 
     def pixels(self, level: int = 0, within: Region | None = None) -> np.ndarray:
         image = self.engine.image(NAME)
@@ -230,7 +230,7 @@ class World:
             return
         self.abandoned = True
         for stream in self.held:
-            self.engine.ingest.release(stream)
+            self.engine.streams.release(stream)
         with contextlib.suppress(Exception, PowerCut):
             self.engine.close()
         left = [thread.name for thread in threading.enumerate() if thread not in self.threads]

@@ -224,7 +224,7 @@ def damaged(world: World) -> tuple[np.ndarray, dict[str, bytes]]:
         stream, 1, world_region(), memoryview(np.ascontiguousarray(pixels).tobytes())
     )
     world.engine.ingest.finish(stream)
-    world.engine.ingest.release(stream)
+    world.engine.streams.release(stream)
     world.engine.close()
     root = DATA / "images" / f"{NAME}.ome.zarr"
     broken = {}

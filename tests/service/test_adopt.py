@@ -390,10 +390,10 @@ def test_measuring_a_writable_image_sees_what_was_replaced(tmp_path: Path):
     engine.recover()
     image = engine.image("a")
     assert image.measure(0).chunks == 3
-    stream, pixels = engine.ingest.open(image, "s"), np.full((24, 64, 64), 3, np.uint16)
+    stream, pixels = engine.streams.open(image, "s"), np.full((24, 64, 64), 3, np.uint16)
     engine.ingest.write(stream, 1, Region((0, 0, 0), pixels.shape), memoryview(pixels.tobytes()))
     engine.ingest.finish(stream)
-    engine.ingest.release(stream)
+    engine.streams.release(stream)
     assert image.measure(0).chunks == 48
     engine.close()
 

@@ -27,8 +27,8 @@ from hypothesis.stateful import (
 )
 from ziggurat_engine import settle
 from ziggurat_engine.errors import DataError, FailedPrecondition, ZigguratError
-from ziggurat_engine.ingest import Stream
 from ziggurat_engine.region import Region
+from ziggurat_engine.streams import Stream
 
 from tests.crash.world import NAME, SHAPE, STREAMS, World, Write, check_levels
 from tests.support.strategies import regions
@@ -152,7 +152,7 @@ class Durability(RuleBasedStateMachine):
         self._heal()
         self._finish()
         for stream in self.streams.values():
-            self.world.engine.ingest.release(stream)
+            self.world.engine.streams.release(stream)
         within(self.world.engine.close)
         self._reopen(World(self.world.fs, self.world.database.content, self.world.durable))
 

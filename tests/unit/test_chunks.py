@@ -33,7 +33,7 @@ class Held:
         self.image: OpenImage = self.engine.create(
             ImageSpec(name="a", axes=axes, data_type="uint8", layout=layout)
         )
-        self.stream = self.engine.ingest.open(self.image, "s")
+        self.stream = self.engine.streams.open(self.image, "s")
         self.sequence = 0
         self.owned: DirtyShard | None = None
 
@@ -76,7 +76,7 @@ def held(tmp_path: Path) -> Iterator[Held]:
     found = Held(tmp_path)
     yield found
     found.failed()
-    found.engine.ingest.release(found.stream)
+    found.engine.streams.release(found.stream)
     found.engine.close()
 
 
@@ -138,7 +138,7 @@ def test_frames_that_were_read_together_are_used_until_one_is_replaced(tmp_path:
     layout = LayoutRequest(chunk_shape=(SIDE, SIDE), shard_chunks=(1, 2), level_count=1)
     image = engine.create(ImageSpec(name="a", axes=axes, data_type="uint8", layout=layout))
     chunks, traffic = engine._storing._chunks, engine._catalog.handles.traffic
-    stream = engine.ingest.open(image, "s")
+    stream = engine.streams.open(image, "s")
 
     def write(sequence: int, width: int) -> None:
         pixels = memoryview(bytes([sequence]) * SIDE * width)
@@ -160,7 +160,7 @@ def test_frames_that_were_read_together_are_used_until_one_is_replaced(tmp_path:
     # The frame of the other one is as good as it was, but who knows.
     assert (read((0, 0), fetched), read((0, 1), fetched)) == (2, 1)
     assert traffic.requests == 3
-    engine.ingest.release(stream)
+    engine.streams.release(stream)
     engine.close()
 
 
@@ -188,10 +188,10 @@ def test_a_chunk_is_dirty_until_its_parent_knows(
     axes = tuple(Axis(name=name, size=64) for name in ("y", "x"))
     layout = LayoutRequest(chunk_shape=(8, 8), shard_chunks=(2, 2))
     image = engine.create(ImageSpec(name="a", axes=axes, data_type="uint8", layout=layout))
-    stream = engine.ingest.open(image, "s")
+    stream = engine.streams.open(image, "s")
     engine.ingest.write(stream, 1, Region((5, 5), (40, 40)), memoryview(bytes(range(40)) * 40))
     engine.ingest.finish(stream)
     assert len(Watched.seen) > 40
     assert all(Watched.seen)
-    engine.ingest.release(stream)
+    engine.streams.release(stream)
     engine.close()

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from ziggurat_engine import log
 from ziggurat_engine.config import SEGMENT_OVERHEAD_BYTES, Settings, load
 from ziggurat_engine.frames import pack
-from ziggurat_engine.ingest import MAX_STREAM_ID_BYTES
 from ziggurat_engine.region import Region
+from ziggurat_engine.streamtable import MAX_STREAM_ID_BYTES
 from ziggurat_engine.vfs import OsFileSystem
 
 MIB = 2**20

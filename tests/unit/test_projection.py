@@ -203,11 +203,11 @@ def test_a_huge_projection_counts_its_memory(
 
 def test_a_projection_that_nobody_wants_stops(engine: Engine) -> None:
     image = image_of(engine, 80, 64, 64)
-    stream = engine.ingest.open(image, "only")
+    stream = engine.streams.open(image, "only")
     for z in range(80):
         box, pixels = Region((z, 0, 0), (1, 64, 64)), np.ones((64, 64), "uint16")
         engine.ingest.write(stream, z + 1, box, memoryview(pixels.tobytes()))
-    engine.ingest.release(stream)
+    engine.streams.release(stream)
     looks = iter(range(50))
     answer = engine.query.plan(image, Read(project=("max", ("z", "y"))))
     with pytest.raises(Cancelled):

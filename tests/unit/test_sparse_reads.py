@@ -63,16 +63,16 @@ def image_of(
 
 def write(engine: Engine, image: Any, stream: str, boxes: list[tuple[Region, Any]]) -> None:
     """Writes the boxes; what was written stays in memory."""
-    opened = engine.ingest.open(image, stream)
+    opened = engine.streams.open(image, stream)
     for sequence, (box, pixels) in enumerate(boxes, start=1):
         engine.ingest.write(opened, sequence, box, memoryview(pixels.tobytes()))
-    engine.ingest.release(opened)
+    engine.streams.release(opened)
 
 
 def store(engine: Engine, image: Any, stream: str) -> None:
-    opened = engine.ingest.open(image, stream)
+    opened = engine.streams.open(image, stream)
     engine.ingest.flush(opened)
-    engine.ingest.release(opened)
+    engine.streams.release(opened)
 
 
 def read(engine: Engine, image: Any, **asked: Any) -> Any:
@@ -204,7 +204,7 @@ def test_more_chunks_than_a_call_may_look_at(engine: Engine, huge: Any) -> None:
     projected = Read(Selection(box=Region((0, 0, 0), (2, 2**21, 32))), project=("max", ("y", "x")))
     assert refused(engine, huge, projected) == ("shape", str(2**22), str(MOST))
     with pytest.raises(LimitExceeded) as error:
-        engine.query.check_total(1, MOST + 1, "reads")
+        engine.query.limits.check_total(1, MOST + 1, "reads")
     assert error.value.field == "reads"
 
 

@@ -109,15 +109,12 @@ class Call:
                 message = self._load(number)
                 if message is None:
                     return
-            yield self._wired(message)
-            if message in CLOSE.values():
-                return
-
-    def _wired(self, message: Message) -> bytes:
-        """A message as this call's server takes it."""
-        if not isinstance(message, Lent):
-            return message
-        return message.pointing if self.max_shared_bytes else bytes(message)
+            if isinstance(message, Lent):
+                yield message.pointing if self.max_shared_bytes else bytes(message)
+            else:
+                yield message
+                if message in CLOSE.values():
+                    return
 
     def _due(self) -> bool:
         """Whether there is anything to send now."""

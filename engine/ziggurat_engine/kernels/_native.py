@@ -15,8 +15,9 @@ import weakref
 from typing import Any
 
 import numcodecs.blosc
-from llvmlite import binding
 from numba import types
+
+from ziggurat_engine.loops import external
 
 _word, _int = types.uintp, types.int32
 
@@ -51,14 +52,7 @@ AVAILABLE = _library is not None
 
 
 def _external(name: str) -> Any:
-    # By a name of ours: the compiler's table of names is one for the whole process. Code that
-    # was kept on disk is bound to the name, and finds the function wherever it is today.
-    symbol = f"ziggurat_{name}"
-    if _library is not None:
-        address = ctypes.cast(getattr(_library, name), ctypes.c_void_p).value
-        binding.add_symbol(symbol, address)
-    result, *arguments = _FUNCTIONS[name]
-    return types.ExternalFunction(symbol, result(*arguments))
+    return external(name, getattr(_library, name, None), *_FUNCTIONS[name])
 
 
 zstd_compress = _external("ZSTD_compressCCtx")

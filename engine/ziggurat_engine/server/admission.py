@@ -2,7 +2,7 @@
 
 A call holds a thread. Of all but write streams there are `max_calls` at a time; one more is
 refused, by name, with a hint when to try again (gRPC itself would say neither). Write streams
-are counted when they are opened (ingest.py); here only calls are that have not said yet which
+are counted when they are opened (streamtable.py); here only calls are that have not said yet which
 stream they are, or that end just now. Health is asked of a server that is full as well.
 
 A client that begins a call and sends no request, or that does not read, would hold its call's

@@ -124,7 +124,7 @@ class _Calls:
         return answer
 
     def _described(self, image: OpenImage, *, measure: bool = False) -> image_pb2.Image:
-        streams = self._engine.ingest.streams(image)
+        streams = self._engine.streams.of(image)
         for now in image.steady():
             message = convert.image_message(now, self._engine.staleness, streams, measure=measure)
         return message
@@ -199,8 +199,8 @@ class _Calls:
         Once for all, not part by part: a message costs as much as 100 KB of pixels do.
         """
         into = memory.result(answer.shape, answer.dtype)
-        for box, payload in self._counted(answer, self._engine.query.parts(answer, gone)):
-            into[box.slices()] = payload
+        for box in self._engine.query.into(answer, into, gone):
+            self._count(answer, box)
         header = convert.header_message(answer)
         header.shared = True
         box = Region.whole(answer.shape)
@@ -238,14 +238,14 @@ class _Calls:
         self, request: read_pb2.ReadRegionsRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         query, gone = self._engine.query, _gone(context)
-        query.check_batch(len(request.reads))
+        query.limits.check_batch(len(request.reads))
         # All before the first is answered; and each again as its turn comes.
         with Reading() as reading:
             nbytes = chunks = 0
             for answer in self._answers(reading, request.reads, None):
                 nbytes += math.prod(answer.shape) * answer.dtype.itemsize
                 chunks += answer.chunks
-                query.check_total(nbytes, chunks, "reads")
+                query.limits.check_total(nbytes, chunks, "reads")
         with Reading() as reading:
             answers = self._answers(reading, request.reads, gone)
             for pieces in query.batch(answers, as_completed=request.as_completed, cancelled=gone):

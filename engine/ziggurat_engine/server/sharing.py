@@ -17,6 +17,7 @@ written there, and what is done with pixels never depends on reading them twice.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import mmap
@@ -47,10 +48,14 @@ LINK = "/memfd:ziggurat (deleted)"
 
 
 class Limits(NamedTuple):
-    """max_memory_bytes: of one client's memory; 0: none is taken. max_region_bytes: of a part."""
+    """max_memory_bytes: of one client's memory; 0: none is taken.
+
+    max_region_bytes: of a part; setting: what it comes from.
+    """
 
     max_memory_bytes: int
     max_region_bytes: int
+    setting: str
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -58,17 +63,20 @@ class Limits(NamedTuple):
         most = settings.max_shared_memory_bytes if settings.shared_memory else 0
         # What is taken in counts beside the cache: a part of a small one, as messages are.
         share = max(SMALL_PART_BYTES, settings.cache_bytes // 16)
-        return cls(most, min(settings.max_message_bytes, share))
+        if share < settings.max_message_bytes:
+            return cls(most, share, "cache_bytes")
+        return cls(most, settings.max_message_bytes, "max_message_bytes")
 
 
 class SharedMemory:
     """A client's memory, until `close`; for one thread at a time."""
 
-    def __init__(self, memory: mmap.mmap, max_region_bytes: int) -> None:
+    def __init__(self, memory: mmap.mmap, limits: Limits) -> None:
         self._memory = memory
         self._size = len(memory)
         self._pixels = np.frombuffer(memory, np.uint8)
-        self.max_region_bytes = max_region_bytes
+        self.max_region_bytes = limits.max_region_bytes
+        self._setting = limits.setting
         # Used again for each part: pages that are new would cost more than the copy.
         self._own = np.empty(0, np.uint8)
 
@@ -79,10 +87,10 @@ class SharedMemory:
         """
         if nbytes > self.max_region_bytes:
             raise LimitExceeded(
-                f"region.shared_bytes is {nbytes}, more than max_message_bytes ="
-                f" {self.max_region_bytes}",
+                f"region.shared_bytes is {nbytes}, more than {self.max_region_bytes}, which"
+                f" {self._setting} allows",
                 field="region.shared_bytes",
-                limit="max_message_bytes",
+                limit=self._setting,
                 value=self.max_region_bytes,
                 asked=nbytes,
             )
@@ -107,7 +115,9 @@ class SharedMemory:
     def close(self) -> None:
         """Lets go of it."""
         del self._pixels
-        self._memory.close()
+        # A result that an error still holds goes with it.
+        with contextlib.suppress(BufferError):
+            self._memory.close()
 
 
 def pixels_in(
@@ -183,4 +193,4 @@ def _attached(
             memory = mmap.mmap(file, needed, mmap.MAP_SHARED | mmap.MAP_POPULATE)
     finally:
         os.close(file)
-    return SharedMemory(memory, limits.max_region_bytes)
+    return SharedMemory(memory, limits)

@@ -100,7 +100,7 @@ class WriteCall:
         if expected is not None and expected >> 63:
             # As far as the database counts.
             raise OutOfRange(f"{expected} are too many frames", field="open.expected_frames")
-        stream = self._engine.ingest.open(
+        stream = self._engine.streams.open(
             image, first.open.stream_id, logged=logged, expected_frames=expected
         )
         if first.open.HasField("shared_memory"):
@@ -136,7 +136,7 @@ class WriteCall:
         return found[0] if found else None
 
     def _acknowledge(self, stream: Stream) -> Iterator[write_pb2.WriteResponse]:
-        ingest = self._engine.ingest
+        streams = self._engine.streams
         sent = (stream.received, 0)
         while True:
             with stream.changed:
@@ -145,13 +145,13 @@ class WriteCall:
                         self._over
                         or stream.received > sent[0]  # noqa: B023 - asked before it changes
                         or stream.stirred
-                        or ingest.draining
+                        or streams.draining
                     ),
                     min(CHECK_SECONDS, self._left()),
                 )
             self._check()
             over = self._over
-            now = ingest.refresh(stream)
+            now = self._engine.durability.refresh(stream)
             if now != sent or self._asked:
                 self._asked = False
                 sent = now
@@ -160,7 +160,7 @@ class WriteCall:
                 )
             if over:
                 break
-            if ingest.draining:
+            if streams.draining:
                 raise Unavailable("the server is stopping; resume the stream later")
             self._urgent.wait(ACK_INTERVAL_SECONDS)
             self._urgent.clear()
@@ -209,7 +209,7 @@ class WriteCall:
             if self._memory is not None:
                 self._memory.close()
             # Behind it: a client that opens the stream again has its memory to itself.
-            self._engine.ingest.release(stream)
+            self._engine.streams.release(stream)
             self._urgent.set()
             with stream.changed:
                 self._over = True
@@ -218,7 +218,7 @@ class WriteCall:
     def _take(self, stream: Stream, message: wire.WriteMessage) -> bool:
         """Handles one message; True where it was Close."""
         ingest = self._engine.ingest
-        if ingest.draining:
+        if self._engine.streams.draining:
             raise Unavailable("the server is stopping; resume the stream later")
         if isinstance(message, wire.RegionWrite):
             ingest.pace(stream, message.nbytes + len(message.metadata), self._gone)

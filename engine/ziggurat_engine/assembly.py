@@ -1,0 +1,260 @@
+"""How do the pixels of a box of a result come together out of chunks?
+
+A result is cut into parts of about `part_bytes` that follow the chunk grid: small
+chunks are joined, large ones cut, so that neither a plane through many chunks nor one
+huge chunk makes messages that are slow to send. A few parts are assembled ahead of
+the one that is being sent, each in its final memory.
+
+A box of many chunks is asked first which of them are there: what nobody wrote to costs nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+
+from ziggurat_engine.ahead import Ahead
+from ziggurat_engine.answers import Answer, Frame, Payload, PlaneAnswer
+from ziggurat_engine.chunks import Chunks, Fetched
+from ziggurat_engine.errors import Cancelled
+from ziggurat_engine.kernels.protocol import Kernels, Points
+from ziggurat_engine.lattice import Lattice, Place
+from ziggurat_engine.planes import crossed
+from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.spec import Array
+from ziggurat_engine.tiles import cut, whole_cells
+
+T = TypeVar("T")
+IsCancelled: TypeAlias = Callable[[], bool]
+# Box of the result, bytes of its room (Ahead) and what makes it.
+Task: TypeAlias = tuple[Region, int, Callable[[], T]]
+
+# Chunks that are fetched together, and between two looks.
+MOST_FETCHED = 256
+
+
+class Assembly:
+    """Pixels of answers in which nothing is projected. Methods may be called from any thread.
+
+    cancelled: asked now and then; Cancelled is raised where it says so. ahead: where parts are
+    assembled.
+    """
+
+    def __init__(self, chunks: Chunks, kernels: Kernels, ahead: Ahead, part_bytes: int) -> None:
+        self._chunks = chunks
+        self._kernels = kernels
+        self._ahead = ahead
+        self._part_bytes = part_bytes
+
+    def pixels(self, dtype: np.dtype[np.generic]) -> int:
+        """Of a part."""
+        return max(1, self._part_bytes // dtype.itemsize)
+
+    def single(self, answer: Answer, cancelled: IsCancelled) -> Array:
+        """A small result, in one array.
+
+        On this thread: what is at hand is copied faster than it is passed on. The rest
+        comes in turn, chunks side by side.
+        """
+        image = answer.image
+        out: Array = np.empty(answer.lattice.shape, image.image.dtype)
+        if out.size == 0:
+            return np.empty(answer.shape, answer.dtype)
+        places = self._places(answer, answer.lattice, out, cancelled)
+        away: list[Place] = []
+        for spot in places:
+            check(cancelled)
+            at, source, inside = spot
+            if not self._chunks.paste_at_hand(image, answer.level, at, source, out[inside]):
+                away.append(spot)
+        if away:
+            self._bring(answer, away, out, cancelled)
+        return answer.conversion.apply(out)
+
+    def _bring(self, answer: Answer, away: list[Place], out: Array, cancelled: IsCancelled) -> None:
+        """Puts what has to be loaded for a small result into `out`."""
+
+        def paste(spot: Place, fetched: Fetched | None) -> None:
+            check(cancelled)
+            at, source, inside = spot
+            self._chunks.paste(answer.image, answer.level, at, source, out[inside], fetched)
+
+        for some in _some(away):
+            fetched = self._chunks.fetch(answer.image, answer.level, (spot.at for spot in some))
+            tasks = ((None, 0, partial(paste, spot, fetched)) for spot in some)
+            for _ in self._ahead.in_order(tasks):
+                pass
+
+    def part(self, answer: Answer, box: Region, cancelled: IsCancelled) -> Array:
+        """The pixels of a box of the result.
+
+        Those of a chunk that lie in one run need no copy.
+        """
+        lattice, image = answer.lattice.part(box), answer.image
+        if lattice.chunks(answer.grid) == 1:
+            at, source, _ = next(lattice.places(answer.grid))
+            view = self._chunks.view(image, answer.level, at, source)
+            if view is not None and view.flags.c_contiguous:
+                return answer.conversion.apply(view)
+        return answer.conversion.apply(self.assemble(answer, box, cancelled))
+
+    def assemble(self, answer: Answer, box: Region, cancelled: IsCancelled) -> Array:
+        """The pixels of a box of the lattice, counted in steps from its first pixel."""
+        out: Array = np.empty(box.shape, answer.image.image.dtype)
+        self._fill(answer, answer.lattice.part(box), out, cancelled)
+        return out
+
+    def put(self, answer: Answer, box: Region, target: Array, cancelled: IsCancelled) -> None:
+        """Writes what `part` would return to `target`, an array of its shape."""
+        if answer.conversion.keeps(answer.image.image.dtype):
+            self._fill(answer, answer.lattice.part(box), target, cancelled)
+        else:
+            target[...] = self.part(answer, box, cancelled)
+
+    def _fill(self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled) -> None:
+        """Puts the pixels of `lattice` into `out`."""
+        image = answer.image
+        for some in _some(self._places(answer, lattice, out, cancelled)):
+            fetched = self._chunks.fetch(image, answer.level, (spot.at for spot in some))
+            for at, source, inside in some:
+                check(cancelled)
+                self._chunks.paste(image, answer.level, at, source, out[inside], fetched)
+
+    def _places(
+        self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled
+    ) -> Iterator[Place]:
+        """Which pixels of `lattice` are to be put into `out`; it holds fill value elsewhere."""
+        among = self.among(answer, lattice, cancelled)
+        if among is not None:
+            out[...] = answer.image.fill_value
+        return lattice.places(answer.grid, among)
+
+    def among(self, answer: Answer, lattice: Lattice, cancelled: IsCancelled) -> list[Shape] | None:
+        """The chunks that may hold something of `lattice`; None: any may."""
+        cells = lattice.cells(answer.grid)
+        return self._chunks.among(answer.image, answer.level, cells, partial(check, cancelled))
+
+    def tasks(self, answer: Answer, cancelled: IsCancelled) -> Iterator[Task[Payload]]:
+        """Those that make the parts of a result."""
+        pixels = self.pixels(answer.dtype)
+
+        def plain(region: Region) -> Iterator[Task[Payload]]:
+            for box in self._beside(answer, boxes(answer, region, pixels)):
+                yield box, self._part_bytes, partial(self.part, answer, box, cancelled)
+
+        if not answer.frames:
+            yield from plain(Region.whole(answer.shape))
+            return
+        grid = answer.grid
+        whole = whole_cells(grid, answer.region)
+        for at in grid.indices(whole):
+            box = grid.region(at).relative_to(answer.region.offset)
+            if self._chunks.held(answer.image, answer.level, at):
+                yield from plain(box)
+            else:
+                task = partial(self._frame, answer, at, box, cancelled)
+                yield box, answer.image.chunk_bytes, task
+        for region in answer.region.subtract(whole):
+            yield from plain(region.relative_to(answer.region.offset))
+
+    def tasks_into(
+        self, answer: Answer, out: Array, cancelled: IsCancelled
+    ) -> Iterator[Task[None]]:
+        """Those that put the parts of a result into `out`, an array of its shape."""
+        whole = Region.whole(answer.shape)
+        for box in self._beside(answer, boxes(answer, whole, self.pixels(answer.dtype))):
+            # Where its parts go is there already: they take no room.
+            yield box, 0, partial(self.put, answer, box, out[box.slices()], cancelled)
+
+    def _beside(self, answer: Answer, boxes: Iterator[Region]) -> Iterator[Region]:
+        """`boxes` in an order in which neighbours are of different chunks, where there are some.
+
+        Threads that make them then do not wait for one another to load the same chunk.
+        """
+
+        def chunk(box: Region) -> Shape:
+            first = answer.lattice.part(box).offset
+            return tuple(map(int.__floordiv__, first, answer.grid.cell))
+
+        runs = (list(run) for _, run in itertools.groupby(boxes, chunk))
+        while some := list(itertools.islice(runs, self._ahead.most)):
+            for beside in itertools.zip_longest(*some):
+                yield from (box for box in beside if box is not None)
+
+    def _frame(self, answer: Answer, at: Shape, box: Region, cancelled: IsCancelled) -> Payload:
+        """A whole chunk as it is stored; its pixels where memory has newer ones by now."""
+        check(cancelled)
+        data = self._chunks.frame(answer.image, answer.level, at)
+        if data is None:
+            return self.part(answer, box, cancelled)
+        return Frame(data, answer.image.image.layout.chunk_shape)
+
+    def plane_tasks(self, answer: PlaneAnswer, cancelled: IsCancelled) -> Iterator[Task[Array]]:
+        """Those that make the parts of a plane, boxes of rows and columns."""
+        limits = answer.image.shape(answer.placed.level)
+        for points in answer.placed.tiles(limits, self.pixels(answer.image.image.dtype)):
+            box = Region(points.first, points.shape)
+            yield box, self._part_bytes, partial(self._sample, answer, points, cancelled)
+
+    def _sample(self, answer: PlaneAnswer, points: Points, cancelled: IsCancelled) -> Array:
+        """The values at some points of a plane; only the chunks that hold them are looked at."""
+        image, placed, plane = answer.image, answer.placed, answer.plane
+        grid, limits = image.pyramid.levels[placed.level].chunks, image.shape(placed.level)
+        spatial = tuple(limits[axis] for axis in placed.axes)
+        around = placed.around(points, limits)
+        block: Array = np.full(around.shape, image.fill_value)
+        cells = tuple(grid.cell[axis] for axis in placed.axes)
+        index = [0] * len(limits)
+        for axis, at in placed.at.items():
+            index[axis] = at // grid.cell[axis]
+        needed = []
+        for chosen in sorted(crossed(points, plane.interpolation, spatial, cells)):
+            for axis, number in zip(placed.axes, chosen, strict=True):
+                index[axis] = number
+            needed.append(tuple(index))
+        for some in _some(needed):
+            fetched = self._chunks.fetch(image, placed.level, some)
+            for chosen in some:
+                check(cancelled)
+                chunk = grid.region(chosen)
+                common = chunk.intersect(around)
+                source = common.relative_to(chunk.offset).slices()
+                target = block[common.relative_to(around.offset).slices()]
+                self._chunks.paste(image, placed.level, chosen, source, target, fetched)
+        # An image without z is one of a single plane.
+        flat = 3 - len(placed.axes)
+        shape = tuple(around.shape[axis] for axis in placed.axes)
+        values = self._kernels.sample(
+            block.reshape((1,) * flat + shape),
+            (0,) * flat + tuple(around.offset[axis] for axis in placed.axes),
+            (1,) * flat + spatial,
+            points.raised(flat),
+            plane.interpolation,
+            image.fill_value,
+        )
+        return plane.conversion.apply(values)
+
+
+def boxes(answer: Answer, region: Region, pixels: int) -> Iterator[Region]:
+    """Cuts a box of the answer's lattice, counted in steps, along the chunks."""
+    grid, lattice = answer.lattice.counted(answer.grid)
+    moved = region.moved(lattice.offset)
+    for box in cut(grid, moved, max(1, pixels)):
+        yield box.relative_to(lattice.offset)
+
+
+def check(cancelled: IsCancelled) -> None:
+    """Raises Cancelled where told to."""
+    if cancelled():
+        raise Cancelled("the caller gave up")
+
+
+def _some(items: Iterable[T]) -> Iterator[list[T]]:
+    """`items`, so many at a time as are fetched together."""
+    left = iter(items)
+    while some := list(itertools.islice(left, MOST_FETCHED)):
+        yield some
