@@ -30,7 +30,7 @@ from tests.support.images import assert_exact, assert_stored
 from tests.support.pixels import DTYPES, marked, same_bytes
 from tests.support.proxy import ProxyLink
 from tests.support.raw import RawServer, RawStream, failure, region_message
-from tests.support.server import ServerProcess, clean_environment
+from tests.support.server import ServerProcess, clean_environment, shared_by
 from tests.support.strategies import regions
 from tests.support.waiting import SECONDS, until
 
@@ -45,12 +45,6 @@ def ring() -> Iterator[Ring]:
     made = Ring(256 * KIB)
     yield made
     made.close()
-
-
-def shared_by(server: ServerProcess) -> int:
-    """How many clients' memories the server has."""
-    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
-    return maps.count(f"/memfd:{NAME} ")
 
 
 def opened(

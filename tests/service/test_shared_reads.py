@@ -15,6 +15,8 @@ from ziggurat_proto.v1 import read_pb2
 
 from tests.support.pixels import marked, same_bytes
 from tests.support.raw import RawServer
+from tests.support.server import shared_by
+from tests.support.waiting import until
 
 # More than comes in one message.
 SHAPE = (10, 600, 500)
@@ -56,6 +58,47 @@ def test_it_brings_the_same(images: tuple[ziggurat.Image, ziggurat.Image], kind:
     assert plain.transport == "grpc"
     assert shared.array.flags.writeable
     assert shared.array.flags.owndata
+
+
+def test_much_that_nobody_wrote(serve_module) -> None:
+    server = serve_module(max_shared_memory_bytes="32MiB")
+    with ziggurat.connect(server.address) as client:
+        image = client.create(
+            "sparse",
+            axes="zyx",
+            shape=(64, 512, 512),
+            dtype="uint16",
+            chunk_shape=(4, 32, 32),
+            fill_value=7,
+        )
+        wanted = np.full((17, 500, 500), 7, np.uint16)
+        with image.writer() as writer:
+            writer.write_region(np.ones((2, 40, 50), np.uint16), (9, 100, 200))
+        wanted[4:6, 90:130, 190:240] = 1
+        # Memory that was used: what a read before left in it is not to be seen.
+        image.fetch(offset=(0, 90, 190), shape=(17, 400, 300))
+        found = image.fetch(offset=(5, 10, 10), shape=wanted.shape)
+        assert found.transport == "shared_memory"
+        assert same_bytes(found.array, wanted)
+
+
+def test_a_read_that_fails(serve_module) -> None:
+    """It says why, and its memory goes back."""
+    server = serve_module(max_shared_memory_bytes="32MiB")
+    with ziggurat.connect(server.address) as client:
+        image = client.create(
+            "broken", axes="zyx", shape=SHAPE, dtype="uint16", chunk_shape=(4, 128, 128)
+        )
+        with image.writer() as writer:
+            writer.write_region(marked(SHAPE, "uint16"), (0, 0, 0))
+        before = shared_by(server)
+        for shard in (server.image_path("broken") / "0" / "c").rglob("*"):
+            if shard.is_file():
+                shard.write_bytes(bytes(len(shard.read_bytes())))
+        for _ in range(3):
+            with pytest.raises(ziggurat.DataLoss, match="broken"):
+                image.read()
+        until(lambda: shared_by(server) == before, "the server to let go of the memory")
 
 
 def test_into_an_array(images: tuple[ziggurat.Image, ziggurat.Image]) -> None:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ziggurat._shared_memory import NAME
+
 from tests.support.waiting import SECONDS
 
 # Storing within a second keeps tests short; draining must not wait for idle clients. Hundreds of
@@ -126,3 +128,9 @@ def clean_environment(**extra: str) -> dict[str, str]:
         k: v for k, v in os.environ.items() if "ZIGGURAT" not in k and not k.startswith("MALLOC")
     }
     return {**kept, **extra}
+
+
+def shared_by(server: ServerProcess) -> int:
+    """How many clients' memories the server has."""
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    return maps.count(f"/memfd:{NAME} ")
