@@ -190,7 +190,7 @@ class Engine:
         self._frames = Frames()
         self._journal = Journal(self._log, self._state, self._dirty, self._frames, measures)
         self._settler.observers.append(self._journal.release)
-        self._settler.hurry = lambda: (
+        self._settler.schedule.hurry = lambda: (
             self._journal.bytes > settings.max_log_bytes or self._log.state == "full"
         )
         disks = (settings.data, settings.log or settings.data)
@@ -390,7 +390,7 @@ class Engine:
             check_there(adopted)
         except OSError as error:
             numbers = image.base.numbers
-            nbytes = sum(self._settler.dirty_bytes(image, number) for number in numbers)
+            nbytes = sum(self._settler.failures.dirty_bytes(image, number) for number in numbers)
             log.warning(
                 "%s is forgotten, and %d bytes of pixels that wait for it are dropped%s: %s",
                 image.image.name,

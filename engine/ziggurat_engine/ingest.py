@@ -121,7 +121,7 @@ class Ingest:
         if not self._wanted(stream, sequence, "region.sequence"):
             return
         self._space.check()
-        self._settler.check_storable(image)
+        self._settler.failures.check_storable(image)
         if image.image.adopted is None:
             nbytes = pixels.nbytes + len(metadata)
             self._quotas.check_stored(image.image.name, nbytes, self._settle)

@@ -7,9 +7,8 @@ a level is stale therefore finds a dirty shard below at every instant in which t
 level is not exact. Each shard has one owner at a time, so that the blocks of a chunk
 reach its parent in the order of its versions.
 
-A shard settles when it was written wholly, when memory is short (the oldest first),
-when nobody wrote to it for a while or it has been dirty for long, or when a caller
-waits for it. What storing one does is told in storing.py.
+Which shard settles when is told in schedule.py, what storing one does in storing.py, and
+what is done about those that can't be stored in failures.py.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 
 from ziggurat_engine.cache import (
@@ -30,18 +29,13 @@ from ziggurat_engine.cache import (
     DirtyShard,
     ShardKey,
 )
-from ziggurat_engine.errors import (
-    Cancelled,
-    DataError,
-    NotFound,
-    Unavailable,
-    ZigguratError,
-    disk_error,
-)
+from ziggurat_engine.errors import Cancelled, DataError
+from ziggurat_engine.failures import Failures, refused
 from ziggurat_engine.grid import Part
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
+from ziggurat_engine.schedule import Schedule
 from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard
@@ -52,10 +46,6 @@ log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
 OVERTAKE_SECONDS = 1.0
-# Shards that are due, looked for at a time.
-BACKLOG_SHARDS = 64
-# The data directory; no image has this number.
-OWN_DISK = 0
 
 
 def never() -> bool:
@@ -64,7 +54,10 @@ def never() -> bool:
 
 
 class Settler:
-    """Workers that settle dirty shards. All methods may be called from any thread."""
+    """Workers that settle dirty shards. All methods may be called from any thread.
+
+    schedule: which one is next. failures: what can't be stored.
+    """
 
     def __init__(
         self,
@@ -89,19 +82,15 @@ class Settler:
         self._measures = measures
         # Called after a shard of level 0 was stored; they must not block.
         self.observers: list[Callable[[], object]] = []
-        # True where the oldest shards should settle whatever memory says.
-        self.hurry: Callable[[], bool] = never
-        self._idle_seconds = idle_seconds
-        self._busy_seconds = busy_seconds
-        # Guards what follows; never taken while a shard's or the directory's lock is held.
-        self._wake = threading.Condition()
-        self._urgent: deque[DirtyShard] = deque()
-        self._backlog: deque[DirtyShard] = deque()
+        self.failures = Failures(images, dirty)
+        self.schedule = Schedule(
+            dirty,
+            budget,
+            spare=self._begin_deferred,
+            idle_seconds=idle_seconds,
+            busy_seconds=busy_seconds,
+        )
         self._overtaking = threading.Lock()
-        self._roused = False
-        self._stopping = False
-        # Why nothing can be stored now, by what it is to be stored on (`_disk`).
-        self._failing: dict[int, Exception] = {}
         self._threads = [
             threading.Thread(target=self._work, name=f"settle-{n}", daemon=True)
             for n in range(workers)
@@ -130,7 +119,7 @@ class Settler:
         pinned = self._dirty.pin(key, grid, image.fill_value)
         with span("cache.merge", level=level, chunks=len(parts)), pinned as shard:
             while True:
-                aside = self._aside_bytes(image)
+                aside = self.failures.aside_bytes(image)
                 with shard.lock:
                     needed = shard.absent(parts) * image.chunk_bytes
                     if self._budget.reserve(needed, force=not wait, aside=aside):
@@ -150,16 +139,10 @@ class Settler:
             self._budget.reserve(extra, force=True)
             self._clean.shrink()
         if whole and not shard.failures:
-            self.offer([shard])
+            self.schedule.offer([shard])
         elif needed and self._budget.pressed:
-            self._rouse()
+            self.schedule.rouse()
         return tick
-
-    def offer(self, shards: Iterable[DirtyShard]) -> None:
-        """These shards should settle before all others."""
-        with self._wake:
-            self._urgent.extend(shards)
-            self._wake.notify_all()
 
     def drain(
         self,
@@ -186,7 +169,7 @@ class Settler:
                 pending.append((shard, len(shard.indices()), shard.failures))
         total, done = sum(count for _, count, _ in pending), 0
         yield done, total
-        self.offer(shard for shard, _, _ in pending)
+        self.schedule.offer(shard for shard, _, _ in pending)
         broken: DataError | None = None
         for shard, count, failures in pending:
             try:
@@ -208,7 +191,7 @@ class Settler:
         """
         self._deferred.add(ShardKey(image.number_of(level), level, shard), chunks, lazy=lazy)
         if not lazy:
-            self._rouse()
+            self.schedule.rouse()
 
     def share(self, source: OpenImage, target: OpenImage) -> None:
         """What is deferred of level 0 in `source` is so in `target` as well."""
@@ -222,7 +205,7 @@ class Settler:
             # Deleted meanwhile: nobody will look for it.
             self._deferred.drop_image(target.lower)
         if not lazy:
-            self._rouse()
+            self.schedule.rouse()
 
     def stale(self, image: OpenImage) -> bool:
         """True where something of what is stored has not reached the top level."""
@@ -295,8 +278,8 @@ class Settler:
                 if cancelled():
                     raise Cancelled("the caller gave up")
                 seen = self._dirty.changes
-                self._rouse()
-                self._check_stuck(image)
+                self.schedule.rouse()
+                self.failures.check_stuck(image)
                 self._dirty.wait_for_change(seen, 0.2)
 
     def _touch(self, image: OpenImage, key: ShardKey) -> DirtyShard:
@@ -327,21 +310,6 @@ class Settler:
         if broken is not None:
             raise broken
 
-    def check_storable(self, image: OpenImage) -> None:
-        """Raises OSError, Unavailable, where what is written to an adopted image can't be stored.
-
-        All that is not stored waits in memory, which other images need.
-        """
-        if image.image.adopted is not None:
-            image.check_there()
-            error = self._failing.get(_disk(image))
-            if error is not None:
-                raise _refused(error, f"can't store below {image.image.adopted.path}")
-
-    def dirty_bytes(self, image: OpenImage, number: int) -> int:
-        """Bytes of chunks that are dirty, of what `number` names of `image`."""
-        return sum(len(s.indices()) for s in self._dirty.shards(number)) * image.chunk_bytes
-
     def discard(self, image: OpenImage, number: int) -> None:
         """Forgets what is dirty and clean of what `number` names of `image`, and is deleted."""
         for shard in self._dirty.shards(number):
@@ -350,8 +318,7 @@ class Settler:
                 self._budget.release(owned.clear())
         self._clean.drop_image(number)
         self._deferred.drop_image(number)
-        with self._wake:
-            self._failing.pop(image.number, None)
+        self.failures.forget(image)
 
     @property
     def failing(self) -> int:
@@ -365,58 +332,14 @@ class Settler:
 
     def close(self) -> None:
         """Stops the workers: what they are at is finished, what is dirty stays dirty."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify_all()
+        self.schedule.stop()
         for thread in self._threads:
             thread.join()
 
-    def _rouse(self) -> None:
-        with self._wake:
-            # Kept for a worker that has just looked and is about to wait.
-            self._roused = True
-            self._wake.notify()
-
     def _make_room(self, image: OpenImage, nbytes: int) -> None:
-        self._rouse()
-        if not self._budget.wait(nbytes, 1.0, aside=self._aside_bytes(image)):
-            self._check_stuck(image, full=True)
-
-    def _check_stuck(self, image: OpenImage, *, full: bool = False) -> None:
-        """Memory is short: raises where nothing will change that soon.
-
-        full: there is no room beside what is set aside either.
-        """
-        error = self._failing.get(_disk(image))
-        if error is not None:
-            raise _refused(error, "memory is full and the store fails")
-        aside = () if full else self._aside()
-        held = [
-            shard
-            for shard in self._dirty.shards()
-            if not shard.idle and shard.key.image not in aside
-        ]
-        if held and all(shard.failures for shard in held):
-            # Broken, each in its place: what would free memory is settled already.
-            raise Unavailable(f"memory is full of what can't be stored: {held[0].error}")
-
-    def _aside(self) -> dict[int, OpenImage]:
-        """By number what can't be stored where others made it, which stops no other image.
-
-        It stays bounded: no more is taken of it (`check_storable`).
-        """
-        if not self._failing.keys() - {OWN_DISK}:
-            return {}
-        found = [image for image in self._images.opened() if image.image.adopted is not None]
-        failing = [image for image in found if _disk(image) in self._failing]
-        return {number: image for image in failing for number in (image.lower, image.upper)}
-
-    def _aside_bytes(self, image: OpenImage) -> int:
-        """Of what is set aside for others; `image` itself must leave them room (at a start)."""
-        aside = self._aside()
-        if image.lower in aside:
-            return 0
-        return sum(self.dirty_bytes(other, number) for number, other in aside.items())
+        self.schedule.rouse()
+        if not self._budget.wait(nbytes, 1.0, aside=self.failures.aside_bytes(image)):
+            self.failures.check_stuck(image, full=True)
 
     def _await(
         self, shard: DirtyShard, target: int, failures: int, cancelled: Callable[[], bool]
@@ -427,16 +350,16 @@ class Settler:
             if tick is None or tick > target:
                 return
             if shard.failures > failures:
-                raise _refused(shard.error, "can't store")
+                raise refused(shard.error, "can't store")
             if cancelled():
                 raise Cancelled("the caller gave up")
             if not shard.owned:
                 # It was owned when it was offered, or was written to since it was frozen.
-                self.offer([shard])
+                self.schedule.offer([shard])
             self._dirty.wait_for_change(seen, 0.5)
 
     def _work(self) -> None:
-        while (shard := self._next()) is not None:
+        while (shard := self.schedule.next()) is not None:
             try:
                 self._settle(shard)
             except Exception as error:
@@ -451,61 +374,17 @@ class Settler:
                 self._dirty.disown(shard)
             if shard.whole and not shard.failures:
                 # Written wholly again meanwhile, when nobody else could own it.
-                self.offer([shard])
-
-    def _next(self) -> DirtyShard | None:
-        """The next shard to settle, owned; None where the workers are to stop."""
-        while True:
-            with self._wake:
-                if self._stopping:
-                    return None
-                urgent = bool(self._urgent)
-                queue = self._urgent or self._backlog
-                shard = queue.popleft() if queue else None
-            if shard is not None:
-                # What was due when it was looked for may not be any more.
-                if (urgent or self._is_due(shard, self._pressed())) and self._dirty.try_own(shard):
-                    return shard
-                continue
-            pressed = self._pressed()
-            due = [(s.tick, s) for s in self._dirty.shards() if self._is_due(s, pressed)]
-            due.sort(key=lambda item: item[0] or 0)
-            if not due and not pressed and self._begin_deferred():
-                continue
-            with self._wake:
-                # Looking at all of them may take longer than storing one, so not for each.
-                self._backlog.extend(shard for _, shard in due[:BACKLOG_SHARDS])
-                if not (due or self._urgent or self._roused or self._stopping):
-                    self._wake.wait(min(1.0, self._idle_seconds / 2))
-                self._roused = False
+                self.schedule.offer([shard])
 
     def _begin_deferred(self) -> bool:
         """Now that nothing else is to be done: offers a shard whose blocks are deferred."""
         while (key := self._deferred.next_key()) is not None:
             image = self._images.numbered(key.image)
             if image is not None:
-                self.offer([self._touch(image, key)])
+                self.schedule.offer([self._touch(image, key)])
                 return True
             self._deferred.drop_image(key.image)
         return False
-
-    def _pressed(self) -> bool:
-        return self._budget.pressed or self.hurry()
-
-    def _is_due(self, shard: DirtyShard, pressed: bool) -> bool:
-        """Nobody asks for it; but memory or the log is short, or its time has come."""
-        now = time.monotonic()
-        return (
-            shard.tick is not None
-            and not shard.owned
-            and shard.retry_at <= now
-            and (
-                pressed
-                or shard.failures > 0
-                or shard.last_write + self._idle_seconds <= now
-                or shard.first_write + self._busy_seconds <= now
-            )
-        )
 
     def _settle(self, shard: DirtyShard) -> None:
         """Settles an owned shard; what it raises, `_failed` makes good."""
@@ -545,9 +424,7 @@ class Settler:
         taken.chunks.clear()
         self._budget.release(freed)
         shard.failures, shard.retry_at, shard.error = 0, 0.0, None
-        if self._failing:
-            with self._wake:
-                self._failing.pop(_disk(image), None)
+        self.failures.stored(image)
         if taken.note is not None and barren:
             notes.append(taken.note)
         self._storing.clear(notes)
@@ -565,25 +442,6 @@ class Settler:
         # It is kept, and its frames would keep the chunks.
         error.__traceback__ = None
         image = self._images.numbered(shard.key.image)
-        with self._wake:
-            if image is not None and not isinstance(error, DataError):
-                # What is broken in one place keeps nothing else from being stored.
-                self._failing[_disk(image)] = error
+        if image is not None:
+            self.failures.failed(image, error)
         self._storing.failed(error)
-
-
-def _disk(image: OpenImage) -> int:
-    """Names where an image is stored: what others made has a disk of its own."""
-    return OWN_DISK if image.image.adopted is None else image.number
-
-
-def _refused(error: Exception | None, what: str) -> ZigguratError:
-    """Why a shard can't be stored, as an error for one more caller."""
-    if isinstance(error, OSError):
-        return disk_error(error, what)
-    if isinstance(error, DataError):
-        return type(error)(f"{what}: {error.message}", field=error.field, **error.details)
-    if isinstance(error, NotFound):
-        # The image was deleted meanwhile: nobody is to try again.
-        return NotFound(error.message, field=error.field)
-    return Unavailable(f"{what}: {error}")

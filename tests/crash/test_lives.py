@@ -658,7 +658,7 @@ class TestSettling:
             patch.setattr(world.engine._storing, "store", full)
             for n in range(1, 6):
                 world.put(stream, Write("left", n, region, n))
-            world.engine._settler._rouse()
+            world.engine._settler.schedule.rouse()
             time.sleep(0.3)
             assert tries < 10
         world.engine.ingest.finish(stream)
@@ -872,7 +872,7 @@ class TestDeferred:
         def late(key, taken):
             if threading.get_ident() == mine and stream.received == 1:
                 (shard,) = world.engine._dirty.shards(image.lower, 0)
-                settler.offer([shard])
+                settler.schedule.offer([shard])
                 until(lambda: shard.idle and not shard.owned, "the block to be made", SECONDS)
                 write(2)
             remove(key, taken)
