@@ -64,9 +64,8 @@ class Assembly:
         out: Array = np.empty(answer.lattice.shape, image.image.dtype)
         if out.size == 0:
             return np.empty(answer.shape, answer.dtype)
-        places = self._places(answer, answer.lattice, out, cancelled)
         away: list[Place] = []
-        for spot in places:
+        for spot in self._left(answer, answer.lattice, out, cancelled):
             check(cancelled)
             at, source, inside = spot
             if not self._chunks.paste_at_hand(image, answer.level, at, source, out[inside]):
@@ -118,19 +117,23 @@ class Assembly:
     def _fill(self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled) -> None:
         """Puts the pixels of `lattice` into `out`."""
         image = answer.image
-        for some in _some(self._places(answer, lattice, out, cancelled)):
+        for some in _some(self._left(answer, lattice, out, cancelled)):
             fetched = self._chunks.fetch(image, answer.level, (spot.at for spot in some))
             for at, source, inside in some:
                 check(cancelled)
                 self._chunks.paste(image, answer.level, at, source, out[inside], fetched)
 
-    def _places(
+    def _left(
         self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled
     ) -> Iterator[Place]:
-        """Which pixels of `lattice` are to be put into `out`; it holds fill value elsewhere."""
+        """Puts what is decoded into `out`, and fill value where nothing can be; what is left."""
+        check(cancelled)
         among = self.among(answer, lattice, cancelled)
         if among is not None:
             out[...] = answer.image.fill_value
+        elif max(lattice.steps) == 1:
+            region = Region(lattice.offset, lattice.shape)
+            among = self._chunks.gather(answer.image, answer.level, region, out)
         return lattice.places(answer.grid, among)
 
     def among(self, answer: Answer, lattice: Lattice, cancelled: IsCancelled) -> list[Shape] | None:

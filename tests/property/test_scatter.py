@@ -1,4 +1,4 @@
-"""Do the pixels of any box get where NumPy's slices would put them, chunk by chunk?"""
+"""Do the pixels of any box get where NumPy's slices would put them, chunk by chunk, and back?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.region import Region
-from ziggurat_engine.scatter import address_of, scatter
+from ziggurat_engine.scatter import address_of, gather, scatter
 
 DTYPES = ("uint8", "int16", "uint32", "float64")
 
@@ -41,3 +41,14 @@ def test_scatter(data: st.DataObject) -> None:
     scatter(pixels, parts[0].inside_cell.offset, grid.cell, addresses)
     for at, chunk in expected.items():
         np.testing.assert_array_equal(made[at], chunk)
+
+    there = [data.draw(st.booleans()) for _ in parts]
+    back = np.zeros([n + 1 for n in box.shape], dtype)[tuple(map(slice, box.shape))]
+    wanted = np.zeros(box.shape, dtype)
+    for part, is_there in zip(parts, there, strict=True):
+        if is_there:
+            inside = part.inside_region.slices()
+            wanted[inside] = pixels[inside]
+    some = [address * is_there for address, is_there in zip(addresses, there, strict=True)]
+    gather(some, parts[0].inside_cell.offset, grid.cell, back)
+    np.testing.assert_array_equal(back, wanted)

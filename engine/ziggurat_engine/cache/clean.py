@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -66,6 +66,13 @@ class CleanChunks:
         with self._lock:
             found = self._residents.use(key)
             self.counters.hits += found is not None
+        return found
+
+    def use_all(self, keys: Sequence[ChunkKey]) -> list[Array | None]:
+        """As `use`, of many."""
+        with self._lock:
+            found = [self._residents.use(key) for key in keys]
+            self.counters.hits += sum(array is not None for array in found)
         return found
 
     def get_or_load(self, key: ChunkKey, load: Callable[[], Array | None]) -> Array | None:

@@ -48,6 +48,10 @@ class DirtyDirectory:
         # One read of a dict, whole under the interpreter's lock.
         return self._shards.get(key[:2], {}).get(key.shard)
 
+    def holds(self, image: int, level: int) -> bool:
+        """Whether any shard of a level is dirty, settling or in use."""
+        return bool(self._shards.get((image, level)))
+
     def shards(self, image: int | None = None, level: int | None = None) -> list[DirtyShard]:
         """A snapshot of the shards held, of one image and one level where given."""
         with self.changed:
