@@ -525,14 +525,15 @@ class TestStreams:
         world = live()
         world.create()
         stream = world.streams()["left"]
-        offer, world.engine._settler.offer = world.engine._settler.offer, lambda shards: None
+        schedule = world.engine._settler.schedule
+        offer, schedule.offer = schedule.offer, lambda shards: None
         # The second is not in the log, and is not stored when the power fails.
         regions = [PART, WHOLE, OTHER]
         for n, region in enumerate(regions, 1):
             world.put(stream, Write("left", n, region, n))
         world.engine._journal.wait(world.engine._journal.position, SECONDS)
         world.fs.cut()
-        world.engine._settler.offer = offer
+        schedule.offer = offer
         world = live(cut(world))
         stream = world.streams()["left"]
         assert stream.received == 1
