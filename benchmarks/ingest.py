@@ -149,6 +149,8 @@ def _turn(
             found["mb_per_second"] = raw / found["seconds"] / 1e6
             found["cpu_seconds_per_gb"] = found["cpu_seconds"] / raw * 1e9
             found["times_as_fast"] = found["seconds"] / ours["closed_seconds"]
+            if slower is not None:
+                found["times_as_fast_grpc"] = found["seconds"] / slower["closed_seconds"]
             if compare:
                 for what, which in (("level 0", range(1)), ("above", range(1, levels))):
                     print(f"{name}, {what}: {differences(group, path / 'image', which)}")
@@ -259,11 +261,13 @@ def main() -> None:
                 f" ({min(ratios):.2f} to {max(ratios):.2f})"
             )
     for name, found_runs in peers.items():
-        ratios = [found["times_as_fast"] for found in found_runs]
-        print(
-            f"ziggurat is {statistics.median(ratios):.2f} x {name}"
-            f" ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        for ratio, how in (("times_as_fast", ""), ("times_as_fast_grpc", ", through gRPC")):
+            ratios = [found[ratio] for found in found_runs if ratio in found]
+            if ratios:
+                print(
+                    f"ziggurat{how} is {statistics.median(ratios):.2f} x {name}"
+                    f" ({min(ratios):.2f} to {max(ratios):.2f})"
+                )
     given = {name: value for name, value in vars(arguments).items() if name != "data"}
     result = {
         "benchmark": "ingest",

@@ -27,7 +27,8 @@ ROUNDS = 3
 class Progress:
     """How far a build is: the level it reads from, and chunks and raw bytes done so far.
 
-    The totals grow as the chunks of the next levels become known.
+    The totals grow as the chunks of the next levels become known; what others stored before
+    the build came to it is not in them.
     """
 
     level: int

@@ -71,50 +71,45 @@ def _compile() -> None:
 
 
 @compiled
-def _copy(
+def _copy(  # noqa: C901 - one pass: a call for each row would double its time
     pixels: int,
     strides: Five,
     shape: Five,
     first: Five,
     cell: Five,
-    itemsize: int,
+    size: int,
     chunks: Vector,
     outward: bool,
 ) -> None:
-    # Of a box without pixels nothing is done.
-    counts = (
-        (first[0] + shape[0] + cell[0] - 1) // cell[0],
-        (first[1] + shape[1] + cell[1] - 1) // cell[1],
-        (first[2] + shape[2] + cell[2] - 1) // cell[2],
-        (first[3] + shape[3] + cell[3] - 1) // cell[3],
-        (first[4] + shape[4] + cell[4] - 1) // cell[4],
-    )
+    # Of a box without pixels nothing is done. How many chunks it touches along each axis:
+    count1 = (first[1] + shape[1] + cell[1] - 1) // cell[1]
+    count2 = (first[2] + shape[2] + cell[2] - 1) // cell[2]
+    count3 = (first[3] + shape[3] + cell[3] - 1) // cell[3]
+    count4 = (first[4] + shape[4] + cell[4] - 1) // cell[4]
     # Row by row of the box, so that it is read, or written, as it lies. Along each axis
     # at and in_: which chunk a row is in, and where in it, both in C order up to this axis;
     # counted along, for a division takes as long as copying a row of 128 pixels.
-    row_bytes = cell[4] * itemsize
     at0, in0 = 0, first[0]
     for i0 in range(shape[0]):
-        at1, in1 = at0 * counts[1], in0 * cell[1] + first[1]
+        at1, in1 = at0 * count1, in0 * cell[1] + first[1]
         end1 = (in0 + 1) * cell[1]
         for i1 in range(shape[1]):
-            at2, in2 = at1 * counts[2], in1 * cell[2] + first[2]
+            at2, in2 = at1 * count2, in1 * cell[2] + first[2]
             end2 = (in1 + 1) * cell[2]
             for i2 in range(shape[2]):
-                at3, in3 = at2 * counts[3], in2 * cell[3] + first[3]
+                at3, in3 = at2 * count3, in2 * cell[3] + first[3]
                 end3 = (in2 + 1) * cell[3]
                 row = pixels + i0 * strides[0] + i1 * strides[1] + i2 * strides[2]
                 for _ in range(shape[3]):
                     done, skip = 0, first[4]
-                    for k in range(counts[4]):
+                    for k in range(at3 * count4, (at3 + 1) * count4):
                         here = min(cell[4] - skip, shape[4] - done)
-                        chunk = chunks[at3 * counts[4] + k]
-                        inner = chunk + in3 * row_bytes + skip * itemsize
-                        outer = row + done * itemsize
+                        inner = chunks[k] + (in3 * cell[4] + skip) * size
+                        outer = row + done * size
                         if not outward:
-                            _memcpy(inner, outer, here * itemsize)
-                        elif chunk:
-                            _memcpy(outer, inner, here * itemsize)
+                            _memcpy(inner, outer, here * size)
+                        elif chunks[k]:
+                            _memcpy(outer, inner, here * size)
                         done += here
                         skip = 0
                     row += strides[3]

@@ -18,15 +18,10 @@ from ziggurat_engine.security.audit import AuditLog
 from ziggurat_proto.v1 import service_pb2
 
 from tests.security.calls import REQUESTS, Guarded
+from tests.support.audit import audited
 from tests.support.command import run
 from tests.support.server import ServerProcess
 from tests.support.waiting import until
-
-
-def lines(path: Path, **facts: str) -> list[dict[str, Any]]:
-    """Those that say so. On a server that tests share, others may come in between."""
-    found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [line for line in found if facts.items() <= line.items()]
 
 
 def test_changes_and_nothing_else(guarded: Guarded) -> None:
@@ -37,7 +32,7 @@ def test_changes_and_nothing_else(guarded: Guarded) -> None:
             writer.write(np.ones((8, 8), "uint8"), t=0)
             writer.skip(2)
         # The client goes on when it hears of the end, which is told after it.
-        until(lambda: lines(path, event="stream.close", stream="cam"), "the end to be told")
+        until(lambda: audited(path, event="stream.close", stream="cam"), "the end to be told")
         image.read()
         client.list()
         client.status()
@@ -45,7 +40,7 @@ def test_changes_and_nothing_else(guarded: Guarded) -> None:
         client.delete("lab/new")
         with pytest.raises(ziggurat.NotFound):
             client.delete("lab/new")
-    found = lines(path, image="lab/new")
+    found = audited(path, image="lab/new")
     assert [(line["event"], line["result"]) for line in found] == [
         ("image.create", "OK"),
         ("stream.open", "OK"),
@@ -75,13 +70,13 @@ def test_what_somebody_was_refused(guarded: Guarded) -> None:
     for who in (None, "zgt_0_0", guarded.people["reader"], guarded.people["boss"]):
         guarded.caller(who).refused("DeleteImage", service_pb2.DeleteImageRequest(name="other/run"))
         guarded.caller(who).refused("ReadRegion", REQUESTS["ReadRegion"]("other/run"))
-    found = lines(path, event="image.delete", result="PERMISSION_DENIED")
+    found = audited(path, event="image.delete", result="PERMISSION_DENIED")
     # What the first wanted was not even read: he may delete nothing.
     assert [(line["by"], line.get("image")) for line in found[-2:]] == [
         ("reader", None),
         ("boss", "other/run"),
     ]
-    assert not lines(path, result="UNAUTHENTICATED")
+    assert not audited(path, result="UNAUTHENTICATED")
 
 
 def test_requests_that_say_anything(guarded: Guarded) -> None:
@@ -96,10 +91,10 @@ def test_requests_that_say_anything(guarded: Guarded) -> None:
         "WriteStream": "stream.close",
     }.items():
         boss.refused(method, REQUESTS[method](name))
-        assert lines(path, event=event, image=name[:512] + "...")
+        assert audited(path, event=event, image=name[:512] + "...")
     build = service_pb2.BuildPyramidRequest(image="lab/run", method=77)  # type: ignore[arg-type]
     assert boss.refused("BuildPyramid", build).code is grpc.StatusCode.INVALID_ARGUMENT
-    assert lines(path, event="pyramid.build", method="77", result="INVALID_ARGUMENT")
+    assert audited(path, event="pyramid.build", method="77", result="INVALID_ARGUMENT")
 
 
 def test_a_stream_that_was_left(guarded: Guarded) -> None:
@@ -111,7 +106,7 @@ def test_a_stream_that_was_left(guarded: Guarded) -> None:
         writer.cancel()
 
     def told() -> list[dict[str, Any]]:
-        return lines(path, stream="left")
+        return audited(path, stream="left")
 
     until(lambda: len(told()) == 2, "the end of the stream to be told")
     assert (told()[1]["event"], told()[1]["result"]) == ("stream.close", "CANCELLED")
@@ -122,7 +117,7 @@ def test_tokens_are_told_of(guarded: Guarded) -> None:
     data = guarded.server.data
     run("ziggurat-engine", "token", "create", "--data", data, "--name=t", "--scope=read")
     run("ziggurat-engine", "token", "revoke", "--data", data, "t")
-    made, gone = lines(data / "audit.jsonl", name="t")
+    made, gone = audited(data / "audit.jsonl", name="t")
     assert (made["event"], gone["event"]) == ("token.create", "token.revoke")
     assert made["token"] == gone["token"]
     assert (made["name"], made["scope"], made["from"]) == ("t", "read", "command line")
@@ -134,7 +129,7 @@ def test_names_can_forge_no_line(tmp_path: Path) -> None:
     log.record(
         "e", by='x"\n{"by": "admin"}', key="k\u2028\x00", origin="o", result="OK", image="\ud800"
     )
-    (line,) = lines(tmp_path / "a")
+    (line,) = audited(tmp_path / "a")
     assert line["by"] == 'x"\n{"by": "admin"}'
 
 
@@ -145,7 +140,7 @@ def test_full_files_are_put_aside(tmp_path: Path) -> None:
         log.record("e", by="b", key="k", origin="o", result="OK", number=number)
     files = [tmp_path / name for name in ("a.2", "a.1", "a")]
     assert sorted(tmp_path.iterdir()) == sorted(files)
-    kept = [line["number"] for file in files for line in lines(file)]
+    kept = [line["number"] for file in files for line in audited(file)]
     assert kept == list(range(kept[0], 40))
     assert all(file.stat().st_size <= 1000 for file in files)
 

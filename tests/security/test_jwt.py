@@ -31,6 +31,7 @@ from ziggurat_engine.security.keys import Keys
 from ziggurat_proto.v1 import service_pb2
 
 from tests.security.calls import Caller, Guarded, bearer
+from tests.support.audit import audited
 from tests.support.server import ServerProcess
 from tests.support.waiting import until
 
@@ -127,9 +128,8 @@ def test_a_server_takes_both(trusting: Guarded) -> None:
                 refused()
     with trusting.connect(signed("ES256", scope="ziggurat:admin")) as client:
         client.delete("lab/run")
-    lines = (trusting.server.data / "audit.jsonl").read_text("utf-8").splitlines()
-    said = [json.loads(line) for line in lines]
-    assert {line["key"] for line in said if line.get("image") == "lab/run"} == {"jwt:ada"}
+    said = audited(trusting.server.data / "audit.jsonl", image="lab/run")
+    assert {line["key"] for line in said} == {"jwt:ada"}
 
 
 def test_a_stream_ends_when_it_expires(trusting: Guarded, key_file: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from hypothesis import strategies as st
 from ziggurat._shared_memory import HEADER_BYTES, MAGIC, NAME, Ring
 from ziggurat_proto.v1 import memory_pb2, write_pb2
 
+from tests.support.audit import audited
 from tests.support.images import assert_exact, assert_stored
 from tests.support.pixels import DTYPES, marked, same_bytes
 from tests.support.proxy import ProxyLink
@@ -103,8 +103,8 @@ def test_it_makes_no_difference_to_the_image(
             said = image.frames()
             assert said.timestamp_ns[:-1].tolist() == list(range(SHAPE[0]))
             assert said.metadata[:-1] == tuple({"z": z} for z in range(SHAPE[0]))
-    lines = [json.loads(line) for line in (server.data / "audit.jsonl").read_text().splitlines()]
-    ended = [line for line in lines if line.get("image", "").startswith(f"{name}-")][-1]
+    said = audited(server.data / "audit.jsonl")
+    ended = [line for line in said if line.get("image", "").startswith(f"{name}-")][-1]
     assert ended["event"] == "stream.close"
     assert ended["bytes"] == writer.summary.bytes, "counted as pixels of messages are"
 
