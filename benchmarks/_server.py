@@ -6,10 +6,10 @@ Figures come from /proc, so Linux only. A server is a real process, as in the de
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 from ziggurat_engine.demo.process import ServerError, ServerProcess, exit_on_sigterm
+from ziggurat_engine.demo.waiting import cpu_seconds, wait_at_rest
 
 __all__ = [
     "ServerError",
@@ -25,26 +25,6 @@ __all__ = [
     "thread_count",
     "wait_at_rest",
 ]
-
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process since it began, user and system."""
-    # The name in parentheses may hold anything; utime and stime are fields 14 and 15.
-    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) / _TICKS
-
-
-def wait_at_rest(pid: int, seconds: float = 60.0) -> None:
-    """Returns when a process has used no CPU time for 0.3 s, as one that started long ago.
-
-    A server that has just started compiles, and touches memory ahead (prefault_bytes).
-    """
-    deadline, before = time.monotonic() + seconds, -1.0
-    while (now := cpu_seconds(pid)) != before and time.monotonic() < deadline:
-        before = now
-        time.sleep(0.3)
 
 
 def peak_rss_bytes(pid: int) -> int:

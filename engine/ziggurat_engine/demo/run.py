@@ -27,10 +27,12 @@ from ziggurat_engine.demo.probe import Probe, same
 from ziggurat_engine.demo.process import ServerError, ServerProcess
 from ziggurat_engine.demo.report import Figures, show
 from ziggurat_engine.demo.source import Source, opened
-from ziggurat_engine.demo.waiting import wait_received
+from ziggurat_engine.demo.waiting import wait_at_rest, wait_received
 
 # At most this much of level 0 is read in one piece, to see how fast reads are.
 _READ_BYTES = 256 * 2**20
+# A server that has just started touches memory: on some virtual machines for seconds.
+_REST_SECONDS = 15.0
 
 
 class DemoError(Exception):
@@ -75,6 +77,8 @@ def _run(source: Source, directory: Path, *, kept: bool) -> None:
         ServerProcess(data, directory / "server.log") as server,
         ziggurat.connect(server.address) as client,
     ):
+        with progress_bar("starting the server"), contextlib.suppress(OSError):
+            wait_at_rest(server.pid, _REST_SECONDS)
         image = _create(client, source, directory)
         probe = Probe(image)
         acknowledged, closed = _write(source, image, probe)
