@@ -27,6 +27,7 @@ from tests.support.waiting import SECONDS, until
 
 pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
 
+CONTAINER = "ziggurat-engine-1"
 MIB = 2**20
 TOP = HERE.parents[1]
 # What is copied to where the engine sees it; a developer's .env is not.
@@ -139,9 +140,17 @@ class Deployment:
         lines = [f"{name}={value}" for name, value in settings.items()]
         (self.docker.shared / ".env").write_text("\n".join(lines), "utf-8")
 
-    def up(self, **settings: str) -> None:
+    def up(self, toml: str = "", **settings: str) -> None:
+        """toml: what the mounted file says, where there is one."""
+        if toml:
+            (self.docker.shared / "ziggurat.toml").write_text(toml, "utf-8")
+            settings["ZIGGURAT_TOML"] = "./ziggurat.toml"
         self.settings(ZIGGURAT_PUBLISH=self.address, **settings)
-        self.compose("up", "--detach", "--wait", "--no-build")
+        try:
+            self.compose("up", "--detach", "--wait", "--no-build")
+        except AssertionError as error:
+            state = self.docker.run("docker", "inspect", "--format={{json .State}}", CONTAINER)
+            raise AssertionError(f"{error}{state}{self.compose('logs', '--tail=50')}") from None
         if not self.token:
             # The first start tells it, and no other.
             said = self.compose("logs", "--no-log-prefix", "engine")
@@ -269,8 +278,7 @@ def test_killed_in_mid_stream_and_up_again(
         camera.durable(100)
     deployment.docker.run("docker", "kill", deployment.container())
     acknowledged = outside.die()
-    (deployment.docker.shared / "ziggurat.toml").write_text('cache_bytes = "300MiB"', "utf-8")
-    deployment.up(ZIGGURAT_MEMORY="2g", ZIGGURAT_TOML="./ziggurat.toml")
+    deployment.up('cache_bytes = "300MiB"', ZIGGURAT_MEMORY="2g")
     inside.durable(acknowledged + 100)
     with deployment.connect() as client:
         assert client.status().cache.budget_bytes == 300 * MIB
@@ -302,7 +310,7 @@ def test_a_crash_restarts_it(deployment: Deployment) -> None:
 
 def test_down_drains(deployment: Deployment, cameras: Callable[..., Camera]) -> None:
     """A stream is under way: the server ends it, stores all of it and exits with 0."""
-    deployment.up(ZIGGURAT_CACHE_BYTES="280MiB", ZIGGURAT_TOML="./ziggurat.toml")
+    deployment.up('cache_bytes = "300MiB"', ZIGGURAT_CACHE_BYTES="280MiB")
     camera = cameras("lab/drained", contained=False)
     camera.durable(100)
     with deployment.connect() as client:
