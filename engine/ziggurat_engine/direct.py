@@ -20,8 +20,10 @@ import threading
 import numpy as np
 
 BLOCK_BYTES = 4 * 2**20
+PAGE_BYTES = 4096
+"""What offsets, lengths and addresses of direct writes are multiples of, on any disk."""
 # Blocks kept for the next file.
-_MAX_SPARE = 8
+_MAX_SPARE = 16
 
 _spare: list[mmap.mmap] = []
 _guard = threading.Lock()
@@ -40,11 +42,9 @@ class DirectWriter:
     def write(self, data: memoryview) -> None:
         """Takes all of `data`, a view of bytes; full blocks go to the file. OSError."""
         while data.nbytes:
-            block = self._block = self._block or _take()
+            block = self._block = self._block or take_block()
             part = data[: BLOCK_BYTES - self._used]
-            # NumPy copies without holding the interpreter's lock.
-            target = np.frombuffer(block, np.uint8, part.nbytes, self._used)
-            target[:] = np.frombuffer(part, np.uint8)
+            copy_into(block, self._used, part)
             self._used += part.nbytes
             data = data[part.nbytes :]
             if self._used == BLOCK_BYTES:
@@ -59,15 +59,13 @@ class DirectWriter:
     def close(self) -> None:
         """Gives the block back; what was not flushed is gone. Again is harmless."""
         if self._block is not None:
-            with _guard:
-                if len(_spare) < _MAX_SPARE:
-                    _spare.append(self._block)
+            give_block(self._block)
             self._block = None
             self._used = 0
 
     def _spill(self, *, direct: bool) -> None:
         assert self._block is not None
-        _set_direct(self._fd, on=direct)
+        set_direct(self._fd, on=direct)
         view = memoryview(self._block)[: self._used]
         try:
             while view.nbytes:
@@ -78,20 +76,41 @@ class DirectWriter:
                         raise
                     # Not on this file system, or a write that was cut short.
                     self._aligned = False
-                    _set_direct(self._fd, on=False)
+                    set_direct(self._fd, on=False)
         finally:
             view.release()
         self._used = 0
 
 
-def _take() -> mmap.mmap:
+def take_block() -> mmap.mmap:
+    """BLOCK_BYTES of aligned memory, which hold anything."""
     with _guard:
         if _spare:
             return _spare.pop()
     return mmap.mmap(-1, BLOCK_BYTES)
 
 
-def _set_direct(fd: int, *, on: bool) -> None:
+def give_block(block: mmap.mmap) -> None:
+    """Nobody uses the block any more."""
+    with _guard:
+        if len(_spare) < _MAX_SPARE:
+            _spare.append(block)
+
+
+def copy_into(block: mmap.mmap, start: int, data: memoryview) -> None:
+    """Copies bytes into a block, without the interpreter's lock."""
+    target = np.frombuffer(block, np.uint8, data.nbytes, start)
+    target[:] = np.frombuffer(data, np.uint8)
+
+
+def is_aligned(data: memoryview, offset: int) -> bool:
+    """Whether a direct write could take `data` at `offset`."""
+    address = np.frombuffer(data, np.uint8).ctypes.data
+    return not (offset % PAGE_BYTES or data.nbytes % PAGE_BYTES or address % PAGE_BYTES)
+
+
+def set_direct(fd: int, *, on: bool) -> None:
+    """Whether writes to an open file pass by the page cache; not where its file system can't."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     wanted = flags | os.O_DIRECT if on else flags & ~os.O_DIRECT
     if wanted != flags:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
-from ziggurat_engine.direct import DirectWriter
+from ziggurat_engine.direct import DirectWriter, is_aligned, set_direct
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes, or a C-contiguous memoryview."""
@@ -141,8 +141,12 @@ class FileSystem(Protocol):
         """
         ...
 
-    def open_write(self, path: Path) -> BlockFile:
-        """Opens a file to overwrite parts of it. FileNotFoundError; IsADirectoryError."""
+    def open_write(self, path: Path, *, direct: bool = False) -> BlockFile:
+        """Opens a file to overwrite parts of it. FileNotFoundError; IsADirectoryError.
+
+        direct: what is aligned (direct.PAGE_BYTES) passes by the page cache where it can. One
+        write at a time then.
+        """
         ...
 
     def lock(self, path: Path) -> FileLock:
@@ -225,9 +229,9 @@ class OsFileSystem:
         """See FileSystem."""
         return _OsStagedFile(path, 0) if staged else _OsAppendFile(path, preallocate)
 
-    def open_write(self, path: Path) -> BlockFile:
+    def open_write(self, path: Path, *, direct: bool = False) -> BlockFile:
         """See FileSystem."""
-        return _OsBlockFile(path, os.O_WRONLY)
+        return _OsBlockFile(path, direct=direct)
 
     def lock(self, path: Path) -> FileLock:
         """See FileSystem."""
@@ -439,14 +443,32 @@ class _OsStagedFile(_OsAppendFile):
 
 
 class _OsBlockFile(_OsFile):
+    def __init__(self, path: Path, *, direct: bool) -> None:
+        super().__init__(path, os.O_WRONLY)
+        self._direct = direct
+
     def writev(self, buffers: Iterable[Buffer], offset: int) -> None:
+        views = [memoryview(data).cast("B") for data in buffers]
+        if self._direct:
+            alone = len(views) == 1 and is_aligned(views[0], offset)
+            with _named(self._path):
+                set_direct(self.fd, on=alone)
+
         def write(batch: list[memoryview]) -> int:
             nonlocal offset
-            written = os.pwritev(self.fd, batch, offset)
+            try:
+                written = os.pwritev(self.fd, batch, offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._direct:
+                    raise
+                # Not on this file system, or the rest of a write that was cut short.
+                self._direct = False
+                set_direct(self.fd, on=False)
+                written = os.pwritev(self.fd, batch, offset)
             offset += written
             return written
 
-        self._write_all(buffers, write)
+        self._write_all(views, write)
 
 
 def _mode(path: Path) -> int | None:

@@ -120,7 +120,9 @@ class TestLog:
     def test_one_of_before_that_could_not_be_freed_brings_nothing_old_back(self, live):
         world = live(log=Path("/one"))
         world.create()
-        world.write(world.streams()["left"], Write("left", 1, PART, 7))
+        stream = world.streams()["left"]
+        world.write(stream, Write("left", 1, PART, 7))
+        world.engine.ingest.flush(stream)
         world.fs.fail_next("write", path="/one", times=1000)
         after = stop(world)
         after.fs.heal()

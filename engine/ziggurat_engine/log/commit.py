@@ -22,6 +22,9 @@ from ziggurat_engine.log.segment import SegmentWriter
 from ziggurat_engine.measures import SYNC_SECONDS, Histogram
 from ziggurat_engine.spans import span
 
+MOST_WAITING_BYTES = 32 * 2**20
+"""Of records that may wait for a sync: what comes then waits as well."""
+
 Durable: TypeAlias = Callable[[int], None]
 """durable(position): all that ends at or before it and did not fail is on the disk."""
 
@@ -68,6 +71,7 @@ class Committer:
         self.seconds = Histogram(SYNC_SECONDS)
         """Of successful syncs."""
         self._settled = 0  # durable or given up
+        self._waiting_bytes = 0  # of records behind that
         self._dirty: list[SegmentWriter] = []  # not wholly synced, in order; the active one last
         self._gaps: list[_Gap] = []
         self._lock = threading.Lock()
@@ -97,13 +101,30 @@ class Committer:
         with self._lock:
             self.active = writer
             self._dirty.append(writer)
-        self.appended(writer.end)
+        self.appended(writer.end, 0)
 
-    def appended(self, end: int) -> None:
-        """A record was written that ends there. The gate is held."""
+    def appended(self, end: int, nbytes: int) -> None:
+        """A record of so many bytes was appended, and ends there. The gate is held."""
         with self._lock:
             self.end = self.resume = end
+            self._waiting_bytes += nbytes
             self._work.notify()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a record may be appended: few enough bytes wait for a sync."""
+        return self._waiting_bytes <= MOST_WAITING_BYTES
+
+    def wait_for_room(self) -> None:
+        """Returns once there is room, or nothing will be synced any more; without the gate."""
+        with self._lock:
+            self._moved.wait_for(lambda: self.has_room or self._died or self._closing)
+
+    @property
+    def oldest_open(self) -> int | None:
+        """The first segment that a sync may yet write to, if there is one."""
+        with self._lock:
+            return self._dirty[0].segment.number if self._dirty else None
 
     def wait(self, position: int, timeout: float | None) -> bool:
         """See Log.wait."""
@@ -132,6 +153,7 @@ class Committer:
         with self._gate, self._lock:
             self._closing = True
             self._work.notify()
+            self._moved.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
         if self._died is not None:
@@ -159,7 +181,7 @@ class Committer:
                 if self._closing:
                     return False
                 self._work.wait()
-            target, writers = self.end, list(self._dirty)
+            target, nbytes, writers = self.end, self._waiting_bytes, list(self._dirty)
         started = time.perf_counter()
         try:
             with span("log.sync"):
@@ -168,14 +190,17 @@ class Committer:
         except OSError as error:
             self._abandon(error)
         else:
-            self._advance(target, writers, time.perf_counter() - started)
+            self._advance(target, nbytes, writers, time.perf_counter() - started)
         return True
 
-    def _advance(self, target: int, writers: list[SegmentWriter], seconds: float) -> None:
+    def _advance(
+        self, target: int, nbytes: int, writers: list[SegmentWriter], seconds: float
+    ) -> None:
         with self._lock:
             # The last one may have been appended to since; those before it are full.
             del self._dirty[: len(writers) - 1]
             self.durable = self._settled = target
+            self._waiting_bytes -= nbytes
             stats = self.stats
             self.stats = stats._replace(
                 syncs=stats.syncs + 1,
@@ -200,6 +225,7 @@ class Committer:
                 self._gaps.append(_Gap(after, through, error))
                 writers, self._dirty = self._dirty, []
                 self.active, self.resume, self._settled = None, after, through
+                self._waiting_bytes = 0
                 self.stats = self.stats._replace(failed=self.stats.failed + 1)
                 self._moved.notify_all()
             for writer in writers:

@@ -10,6 +10,8 @@ Invariants
 - A number is used once.
 - A file that a sync failed on is not used again, except to be voided: that writes its
   header anew each time it is tried.
+- A file that could not be made is gone for good before the next segment is begun: if its
+  name came back, it could be a live segment without records, where others were released.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ class Keeper:
         self._changed = threading.Condition()
         self._released: deque[Segment] = deque()
         self._spares: list[Path] = []
+        # A file was removed that may be a live segment; its name may come back.
+        self._removed = False
         self._reserve: SegmentWriter | None = None
         self._error: OSError | None = None
         self._void_error: OSError | None = None
@@ -166,14 +170,25 @@ class Keeper:
             self._changed.notify_all()
 
     def _make(self, spare: Path | None) -> SegmentWriter:
-        number, self._number = self._number, self._number + 1
-        if spare is None:
-            path = self._directory / segment.name_of(number)
-            return segment.create(self._fs, path, number, self._segment_bytes)
         try:
+            if self._removed:
+                self._fs.sync_dir(self._directory)
+                self._removed = False
+        except OSError:
+            if spare is not None:
+                with self._changed:
+                    self._spares.append(spare)
+            raise
+        number, self._number = self._number, self._number + 1
+        try:
+            if spare is None:
+                path = self._directory / segment.name_of(number)
+                return segment.create(self._fs, path, number, self._segment_bytes)
             return segment.reuse(self._fs, spare, number, self._segment_bytes)
         except OSError:
-            self._fs.remove(spare)
+            self._removed = True
+            if spare is not None:
+                self._fs.remove(spare)
             raise
 
     def _try_to_void(self, first: Segment) -> None:

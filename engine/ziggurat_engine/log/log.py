@@ -6,9 +6,9 @@ The log is a directory of segments (segment.py) of records (record.py):
     [ void ]    [ ab ] [ cdefg ] [ hi ]   [ jkl... 0 ]    [ 0 ]     [ void ] [ void ]
                  ^ replay starts here        ^ durable
 
-append writes to the active segment; the sync thread (commit.py) moves the durable
-position; the keeper (keeper.py) makes the reserve and frees what was released; replay.py
-reads all of it back.
+append takes a record into memory for the active segment (staged.py); the sync thread
+(commit.py) writes what there is and moves the durable position; the keeper (keeper.py) makes
+the reserve and frees what was released; replay.py reads all of it back.
 
 Assumed of the disk: what fdatasync returned for is there after a power cut; of what was
 written since, any part may be, sector by sector. A file's size and blocks, once synced
@@ -93,7 +93,10 @@ class Log:
         self._max_record_bytes = segment_bytes - segments.FIRST - segments.BEGIN_BYTES
         self._gate = threading.Lock()
         self._committer = Committer(self._gate)
+        # Either way nothing more is written to what the sync was of.
+        self._committer.subscribe(lambda _: self._free_late(), lambda *_: self._free_late())
         self._live: list[Segment] = []
+        self._released = 0
         self._appended = 0
         self._appended_bytes = 0
         self._phase: Literal["opened", "replaying", "open", "closed"] = "opened"
@@ -199,26 +202,33 @@ class Log:
         self._phase = "open"
 
     def append(self, record: Record, payload: Buffer = b"") -> Appended:
-        """Writes the record to the page cache; returns before it is durable.
+        """Takes the record into memory; returns before it is durable.
 
-        `payload` is not copied and may be changed once it returns. On any error the log
-        is as before and may be used: OSError with errno and path (at once where no
-        segment can be had; it passes by itself when there is space); ValueError for
-        what does not fit the layout or a segment.
+        Waits where much waits for the disk. `payload` may be changed once it returns. On any
+        error the log is as before and may be used: OSError with errno and path (at once
+        where no segment can be had; it passes by itself when there is space); ValueError
+        for what does not fit the layout or a segment.
         """
         packed = records.pack(record, payload)
         if packed.length > self._max_record_bytes:
             raise ValueError(f"a record of {packed.length} bytes is larger than a log segment")
-        with self._gate:
-            self._check()
-            active = self._committer.active
-            if active is None or active.room < packed.length:
-                active = self._next_segment()
-            end = active.append(packed, self._committer.durable)
-            self._committer.appended(end)
-            self._appended += 1
-            self._appended_bytes += packed.length
-            return Appended(end, active.segment.number)
+        while True:
+            self._committer.wait_for_room()
+            with self._gate:
+                self._check()
+                if self._committer.has_room:
+                    return self._append(packed)
+
+    def _append(self, packed: Packed) -> Appended:
+        """The gate is held."""
+        active = self._committer.active
+        if active is None or active.room < packed.length:
+            active = self._next_segment()
+        end = active.append(packed, self._committer.durable)
+        self._committer.appended(end, packed.length)
+        self._appended += 1
+        self._appended_bytes += packed.length
+        return Appended(end, active.segment.number)
 
     def wait(self, position: int, timeout: float | None = None) -> bool:
         """Waits until `position` (of an Appended) is durable; False after `timeout` seconds.
@@ -255,11 +265,25 @@ class Log:
             active = self._committer.active
             if active is not None:
                 segment = min(segment, active.segment.number - 1)
-            freed = [each for each in self._live if each.number <= segment]
-            self._live = self._live[len(freed) :]
-            self._keeper.free(freed)
-            if self._live:
-                self._committer.forget(self._live[0].base)
+            self._released = max(self._released, segment)
+            self._free()
+
+    def _free(self) -> None:
+        """Frees what was released, but for what a sync may yet write to. The gate is held."""
+        through, oldest = self._released, self._committer.oldest_open
+        if oldest is not None:
+            through = min(through, oldest - 1)
+        freed = [each for each in self._live if each.number <= through]
+        self._live = self._live[len(freed) :]
+        self._keeper.free(freed)
+        if self._live:
+            self._committer.forget(self._live[0].base)
+
+    def _free_late(self) -> None:
+        """What was released before a sync was done with it."""
+        if self._live and self._live[0].number <= self._released:
+            with self._gate:
+                self._free()
 
     @property
     def position(self) -> int:
@@ -320,7 +344,6 @@ class Log:
             return
         try:
             if phase == "open":
-                self._keeper.close()
                 self._finish()
         finally:
             self._lock.close()
@@ -328,7 +351,12 @@ class Log:
     def _finish(self) -> None:
         committer = self._committer
         try:
-            error = committer.close()
+            try:
+                error = committer.close()
+            finally:
+                with self._gate:
+                    self._free()
+                self._keeper.close()
             if error is not None:
                 raise error
             active = committer.active

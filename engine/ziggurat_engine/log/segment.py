@@ -34,6 +34,7 @@ from typing import Final, NamedTuple
 
 from ziggurat_engine.errors import NEWER, Corrupt, UnsupportedVersion
 from ziggurat_engine.log import record
+from ziggurat_engine.log.staged import StagedFile
 from ziggurat_engine.vfs import BlockFile, FileSystem
 
 VERSION: Final = 1
@@ -156,14 +157,14 @@ def _look(fs: FileSystem, path: Path) -> Found:
 
 
 class SegmentWriter:
-    """A live segment's file, from the offset `end` on.
+    """A live segment's file behind its headers.
 
     `append` is for one thread at a time; `sync` may run beside it.
     """
 
     def __init__(self, segment: Segment, file: BlockFile) -> None:
         self.segment = segment
-        self._file = file
+        self._file = StagedFile(file, FIRST, segment.nbytes)
         self._end = FIRST
 
     @property
@@ -177,9 +178,9 @@ class SegmentWriter:
         return self.segment.nbytes - self._end
 
     def append(self, packed: record.Packed, durable: int) -> int:
-        """Writes a record that fits; returns its end. After an error it is as if never tried."""
+        """Takes a record that fits; returns its end. After an error it is as if never tried."""
         buffers = record.place(packed, salt=self.segment.salt, position=self.end, durable=durable)
-        self._file.writev(buffers, self._end)
+        self._file.append(buffers)
         self._end += packed.length
         return self.end
 
@@ -216,7 +217,7 @@ def reuse(fs: FileSystem, path: Path, number: int, nbytes: int) -> SegmentWriter
     """A voided file as a segment with another number; durable when it returns."""
     salt = int.from_bytes(os.urandom(8), "little")
     header = pack_header(Header(State.LIVE, number, salt, nbytes))
-    file = fs.open_write(path)
+    file = fs.open_write(path, direct=True)
     try:
         file.writev((header,), 0)
         file.sync()

@@ -155,7 +155,12 @@ class FaultyFs:
             self._journal.add(Change(parent, {(parent, path.name): file}))
             return _Append(self, path, file)
 
-    def open_write(self, path: Path) -> BlockFile:
+    def open_write(
+        self,
+        path: Path,
+        *,
+        direct: bool = False,  # noqa: ARG002 - there is no page cache here
+    ) -> BlockFile:
         """See FileSystem."""
         with self._op("write", path, opening=True):
             return _Block(self, path, self._file(path))

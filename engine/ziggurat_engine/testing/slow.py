@@ -49,9 +49,9 @@ class SlowFs(OsFileSystem):
         file = super().create(path, preallocate=preallocate, staged=staged)
         return _SlowAppend(file, self._store) if staged and self._store is not None else file
 
-    def open_write(self, path: Path) -> BlockFile:
+    def open_write(self, path: Path, *, direct: bool = False) -> BlockFile:
         """See FileSystem."""
-        file = super().open_write(path)
+        file = super().open_write(path, direct=direct)
         return file if self._log is None else _SlowBlock(file, self._log)
 
 
