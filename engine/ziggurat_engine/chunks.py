@@ -193,7 +193,9 @@ class Chunks:
         found = {
             at: array
             for at, array in zip(clean, arrays, strict=True)
-            if array is not None and array.shape == grid.cell and array.flags.c_contiguous
+            if array is not None
+            and (array.shape, array.dtype) == (grid.cell, target.dtype)
+            and array.flags.c_contiguous
         }
         if not found:
             return wanted

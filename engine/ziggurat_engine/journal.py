@@ -69,8 +69,10 @@ class Journal:
         self._segments: dict[int, _Segment] = {}
         # Held while what a segment knows of streams is on its way to the state database.
         self._releasing = threading.Lock()
-        # (after, through]: positions that a failed sync lost.
+        # (after, through]: positions that a failed sync lost. With a lock of its own, held for no
+        # other call: the log's sync thread takes it, for which whoever appends may wait.
         self._lost: list[tuple[int, int]] = []
+        self._losses = threading.Lock()
         self.observers: set[Callable[[], None]] = set()
         file.subscribe(durable=lambda _position: self._tell(), failed=self._failed)
 
@@ -87,18 +89,28 @@ class Journal:
     def append(self, record: Record, payload: Buffer = b"") -> Appended:
         """Writes a record; its segment stays until `merged` or `abandoned` was called for it.
 
-        OSError (ENOSPC, EIO) where it can't be written: the log is as before.
+        Waits where much waits for the log's disk. OSError (ENOSPC, EIO) where it can't be
+        written: the log is as before.
         """
+        with span("log.append"):
+            while True:
+                # Not under the lock, which those who store take as well.
+                self._log.wait_for_room()
+                appended = self._try_append(record, payload)
+                if appended is not None:
+                    return appended
+
+    def _try_append(self, record: Record, payload: Buffer) -> Appended | None:
         # Under the lock: nothing may be released between the record and its count.
         with self._lock:
             try:
-                with span("log.append"):
-                    appended = self._log.append(record, payload)
+                appended = self._log.try_append(record, payload)
             except OSError:
                 self._measures.errors.add("log_append")
                 raise
-            segment = self._segments.setdefault(appended.segment, _Segment())
-            segment.under_way += 1
+            if appended is not None:
+                segment = self._segments.setdefault(appended.segment, _Segment())
+                segment.under_way += 1
         return appended
 
     def merged(self, appended: Appended, tick: int, key: StreamKey, state: StreamState) -> None:
@@ -134,7 +146,7 @@ class Journal:
         """True where a failed sync lost the record that ends at `position`."""
         if not self._lost:
             return False
-        with self._lock:
+        with self._losses:
             return any(after < position <= through for after, through in self._lost)
 
     def wait(self, position: int, timeout_seconds: float) -> None:
@@ -198,8 +210,9 @@ class Journal:
         with self._lock:
             for number in [number for number in self._segments if number <= last]:
                 del self._segments[number]
+        durable = self._log.durable
+        with self._losses:
             # What was lost in them is stored: no need to ask about it again.
-            durable = self._log.durable
             self._lost = [
                 (after, through)
                 for after, through in self._lost
@@ -240,7 +253,7 @@ class Journal:
         log.error(
             "the log lost its records behind %d, which now wait to be stored: %s", after, error
         )
-        with self._lock:
+        with self._losses:
             self._lost.append((after, through))
         self._tell()
 

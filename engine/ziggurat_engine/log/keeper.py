@@ -16,6 +16,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -52,8 +53,8 @@ class Keeper:
         self._changed = threading.Condition()
         self._released: deque[Segment] = deque()
         self._spares: list[Path] = []
-        # A file was removed that may be a live segment; its name may come back.
-        self._removed = False
+        # Files that may be live segments, and are to be removed for good.
+        self._doubtful: list[Path] = []
         self._reserve: SegmentWriter | None = None
         self._error: OSError | None = None
         self._void_error: OSError | None = None
@@ -171,25 +172,29 @@ class Keeper:
 
     def _make(self, spare: Path | None) -> SegmentWriter:
         try:
-            if self._removed:
-                self._fs.sync_dir(self._directory)
-                self._removed = False
+            self._remove_doubtful()
         except OSError:
             if spare is not None:
                 with self._changed:
                     self._spares.append(spare)
             raise
         number, self._number = self._number, self._number + 1
+        path = spare or self._directory / segment.name_of(number)
         try:
             if spare is None:
-                path = self._directory / segment.name_of(number)
                 return segment.create(self._fs, path, number, self._segment_bytes)
-            return segment.reuse(self._fs, spare, number, self._segment_bytes)
+            return segment.reuse(self._fs, path, number, self._segment_bytes)
         except OSError:
-            self._removed = True
-            if spare is not None:
-                self._fs.remove(spare)
+            self._doubtful.append(path)
             raise
+
+    def _remove_doubtful(self) -> None:
+        if self._doubtful:
+            for path in self._doubtful:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.remove(path)
+            self._fs.sync_dir(self._directory)
+            self._doubtful.clear()
 
     def _try_to_void(self, first: Segment) -> None:
         try:

@@ -209,15 +209,27 @@ class Log:
         where no segment can be had; it passes by itself when there is space); ValueError
         for what does not fit the layout or a segment.
         """
+        while True:
+            self.wait_for_room()
+            appended = self.try_append(record, payload)
+            if appended is not None:
+                return appended
+
+    def wait_for_room(self) -> None:
+        """Returns once `try_append` may take a record, or never will."""
+        self._committer.wait_for_room()
+
+    def try_append(self, record: Record, payload: Buffer = b"") -> Appended | None:
+        """As `append`; None where that would wait for the disk."""
+        self._check()
+        if not self._committer.has_room:
+            return None
         packed = records.pack(record, payload)
         if packed.length > self._max_record_bytes:
             raise ValueError(f"a record of {packed.length} bytes is larger than a log segment")
-        while True:
-            self._committer.wait_for_room()
-            with self._gate:
-                self._check()
-                if self._committer.has_room:
-                    return self._append(packed)
+        with self._gate:
+            self._check()
+            return self._append(packed) if self._committer.has_room else None
 
     def _append(self, packed: Packed) -> Appended:
         """The gate is held."""
@@ -265,7 +277,8 @@ class Log:
             active = self._committer.active
             if active is not None:
                 segment = min(segment, active.segment.number - 1)
-            self._released = max(self._released, segment)
+            if self._live:
+                self._released = max(self._released, min(segment, self._live[-1].number))
             self._free()
 
     def _free(self) -> None:
@@ -281,7 +294,8 @@ class Log:
 
     def _free_late(self) -> None:
         """What was released before a sync was done with it."""
-        if self._live and self._live[0].number <= self._released:
+        live = self._live
+        if live and live[0].number <= self._released:
             with self._gate:
                 self._free()
 
