@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from ziggurat_engine import settle
 from ziggurat_engine.errors import Corrupt, DiskError, DiskFull
+from ziggurat_engine.log import commit
 from ziggurat_engine.region import Region
 from ziggurat_engine.server.status import status_of
 
@@ -45,6 +47,30 @@ def painted(*writes):
     for write in writes:
         pixels[write.region.slices()] = write.value
     return pixels
+
+
+@pytest.mark.parametrize("failing", [False, True], ids=["honest", "failing-syncs"])
+def test_writers_that_wait_for_the_log_hold_up_nobody(world, monkeypatch, failing):
+    """Of its memory next to nothing is left, and syncs fail: all writes are taken, and durable."""
+    monkeypatch.setattr(commit, "MOST_WAITING_BYTES", 64)
+    engine, streams, count = world.engine, world.streams(), 60
+
+    def write(name: str, part: Region) -> None:
+        for n in range(1, count + 1):
+            if failing and n % 20 == 10:
+                world.fs.fail_next("sync", path=".log")
+            world.write(streams[name], Write(name, n, part, n))
+        engine.ingest.flush(streams[name], waits())
+
+    with ThreadPoolExecutor(2) as pool:
+        # Beside them, as settle workers do.
+        for done in [pool.submit(write, *each) for each in zip(streams, PARTS, strict=True)]:
+            while not done.done():
+                engine._journal.release()
+                time.sleep(0.001)
+            done.result()
+    assert [engine.durability.refresh(each) for each in streams.values()] == [(count, count)] * 2
+    assert np.array_equal(world.pixels(), painted(*(Write("", 1, part, count) for part in PARTS)))
 
 
 def test_a_whole_shard_is_remembered_though_the_log_is_empty(world):

@@ -45,7 +45,13 @@ class Subject(NamedTuple):
         names = [
             i.name for i in self.raw.call("ListImages", service_pb2.ListImagesRequest()).images
         ]
-        image = self.raw.call("GetImage", service_pb2.GetImageRequest(name=self.name))
+
+        def free() -> Any:
+            image = self.raw.call("GetImage", service_pb2.GetImageRequest(name=self.name))
+            return None if any(stream.held for stream in image.streams) else image
+
+        # The call before may not have let go of its stream yet.
+        image = until(free, "stream 's' to be free")
         self.resume(2).cancel()
         return names, image.SerializeToString(deterministic=True)
 
