@@ -228,9 +228,8 @@ def test_a_client_that_does_not_read(short, calls) -> None:
         big = client.create("big", axes="zyx", shape=(16, 2048, 2048), dtype="uint8")
         request = serialized(read_pb2.ReadRequest(image="big"))
         stub = calls.channel.unary_stream("/ziggurat.v1.Ziggurat/ReadRegion")
-        reads = [stub(request, timeout=SECONDS) for _ in range(CALLS)]
-        for read in reads:
-            next(read)  # the header; 64 MiB follow, more than connections hold
+        # What `create` took may be free only after its answer is here.
+        reads = [_begun(stub, request) for _ in range(CALLS)]
 
         until(lambda: _served(client), "the calls to be cancelled")
         with pytest.raises(grpc.RpcError) as ended:
@@ -238,6 +237,25 @@ def test_a_client_that_does_not_read(short, calls) -> None:
         assert ended.value.code() is grpc.StatusCode.CANCELLED
         assert big[0].sum() == 0
         client.delete("big")
+
+
+def _begun(stub: Any, request: bytes) -> Any:
+    """A read whose header has come; 64 MiB follow, more than connections hold."""
+    begun = []
+
+    def admitted() -> bool:
+        read = stub(request, timeout=SECONDS)
+        try:
+            next(read)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return False
+            raise
+        begun.append(read)
+        return True
+
+    until(admitted, "a place for a read")
+    return begun[0]
 
 
 def _served(client: ziggurat.Client) -> bool:
