@@ -19,7 +19,7 @@ import numpy as np
 
 from ziggurat_engine.ahead import Ahead
 from ziggurat_engine.answers import Answer, Frame, Payload, PlaneAnswer
-from ziggurat_engine.chunks import Chunks, Fetched
+from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.errors import Cancelled
 from ziggurat_engine.kernels.protocol import Kernels, Points
 from ziggurat_engine.lattice import Lattice, Place
@@ -35,6 +35,8 @@ Task: TypeAlias = tuple[Region, int, Callable[[], T]]
 
 # Chunks that are fetched together, and between two looks.
 MOST_FETCHED = 256
+# Of a result in one array: copied out of decoded chunks in one go.
+SLAB_BYTES = 4 * 2**20
 
 
 class Assembly:
@@ -55,38 +57,72 @@ class Assembly:
         return max(1, self._part_bytes // dtype.itemsize)
 
     def single(self, answer: Answer, cancelled: IsCancelled) -> Array:
-        """A small result, in one array.
-
-        On this thread: what is at hand is copied faster than it is passed on. The rest
-        comes in turn, chunks side by side.
-        """
-        image = answer.image
-        out: Array = np.empty(answer.lattice.shape, image.image.dtype)
-        if out.size == 0:
-            return np.empty(answer.shape, answer.dtype)
-        away: list[Place] = []
-        for spot in self._left(answer, answer.lattice, out, cancelled):
-            check(cancelled)
-            at, source, inside = spot
-            if not self._chunks.paste_at_hand(image, answer.level, at, source, out[inside]):
-                away.append(spot)
-        if away:
-            self._bring(answer, away, out, cancelled)
+        """A small result, in one array."""
+        out: Array = np.empty(answer.lattice.shape, answer.image.image.dtype)
+        self._bring(answer, out, cancelled)
         return answer.conversion.apply(out)
 
-    def _bring(self, answer: Answer, away: list[Place], out: Array, cancelled: IsCancelled) -> None:
-        """Puts what has to be loaded for a small result into `out`."""
+    def into(self, answer: Answer, out: Array, cancelled: IsCancelled) -> None:
+        """Writes a result to `out`, an array of its shape; nobody does any more when it ends."""
+        if answer.conversion.keeps(answer.image.image.dtype):
+            self._bring(answer, out, cancelled)
+            return
 
-        def paste(spot: Place, fetched: Fetched | None) -> None:
+        def put(box: Region) -> None:
+            out[box.slices()] = self.part(answer, box, cancelled)
+
+        parts = boxes(answer, Region.whole(answer.shape), self.pixels(answer.dtype))
+        # Where its parts go is there already: they take no room.
+        tasks = ((box, 0, partial(put, box)) for box in self._beside(answer, parts))
+        for _ in self._ahead.in_order(tasks):
+            pass
+
+    def _bring(self, answer: Answer, out: Array, cancelled: IsCancelled) -> None:
+        """Puts the pixels of an answer into `out`.
+
+        What is at hand first, in slabs: it is copied faster than it is passed on, so that a
+        single one is copied here. The rest some chunks at a time, side by side.
+        """
+        if out.size == 0:
+            return
+
+        def at_hand(box: Region) -> tuple[Array, list[Place]]:
+            slab = out[box.slices()]
+            return slab, self._at_hand(answer, answer.lattice.part(box), slab, cancelled)
+
+        def load(slab: Array, some: list[Place]) -> None:
+            self._paste(answer, some, slab, cancelled)
+
+        whole = Region.whole(out.shape)
+        if out.nbytes <= SLAB_BYTES:
+            left = [at_hand(whole)]
+        else:
+            slabs = boxes(answer, whole, SLAB_BYTES // out.itemsize)
+            made = self._ahead.in_order((box, 0, partial(at_hand, box)) for box in slabs)
+            left = [found for _, found in made]
+        chunk_bytes = answer.image.chunk_bytes
+        share = chunk_bytes * sum(len(away) for _, away in left) // self._ahead.most
+        count = max(1, min(share, self._part_bytes) // chunk_bytes)
+        tasks = (
+            (None, 0, partial(load, slab, some))
+            for slab, away in left
+            for some in _some(away, count)
+        )
+        for _ in self._ahead.in_order(tasks):
+            pass
+
+    def _at_hand(
+        self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled
+    ) -> list[Place]:
+        """Puts those pixels of `lattice` into `out` that nothing is waited for; what is left."""
+        away = []
+        for spot in self._left(answer, lattice, out, cancelled):
             check(cancelled)
             at, source, inside = spot
-            self._chunks.paste(answer.image, answer.level, at, source, out[inside], fetched)
-
-        for some in _some(away):
-            fetched = self._chunks.fetch(answer.image, answer.level, (spot.at for spot in some))
-            tasks = ((None, 0, partial(paste, spot, fetched)) for spot in some)
-            for _ in self._ahead.in_order(tasks):
-                pass
+            pasted = self._chunks.paste_at_hand(answer.image, answer.level, at, source, out[inside])
+            if not pasted:
+                away.append(spot)
+        return away
 
     def part(self, answer: Answer, box: Region, cancelled: IsCancelled) -> Array:
         """The pixels of a box of the result.
@@ -107,21 +143,18 @@ class Assembly:
         self._fill(answer, answer.lattice.part(box), out, cancelled)
         return out
 
-    def put(self, answer: Answer, box: Region, target: Array, cancelled: IsCancelled) -> None:
-        """Writes what `part` would return to `target`, an array of its shape."""
-        if answer.conversion.keeps(answer.image.image.dtype):
-            self._fill(answer, answer.lattice.part(box), target, cancelled)
-        else:
-            target[...] = self.part(answer, box, cancelled)
-
     def _fill(self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled) -> None:
         """Puts the pixels of `lattice` into `out`."""
-        image = answer.image
-        for some in _some(self._left(answer, lattice, out, cancelled)):
-            fetched = self._chunks.fetch(image, answer.level, (spot.at for spot in some))
-            for at, source, inside in some:
-                check(cancelled)
-                self._chunks.paste(image, answer.level, at, source, out[inside], fetched)
+        for some in _some(self._left(answer, lattice, out, cancelled), MOST_FETCHED):
+            self._paste(answer, some, out, cancelled)
+
+    def _paste(self, answer: Answer, some: list[Place], out: Array, cancelled: IsCancelled) -> None:
+        """Puts the pixels of some chunks into `out`; frames that lie together are read at once."""
+        image, level = answer.image, answer.level
+        fetched = self._chunks.fetch(image, level, (spot.at for spot in some))
+        for at, source, inside in some:
+            check(cancelled)
+            self._chunks.paste(image, level, at, source, out[inside], fetched)
 
     def _left(
         self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled
@@ -163,15 +196,6 @@ class Assembly:
                 yield box, answer.image.chunk_bytes, task
         for region in answer.region.subtract(whole):
             yield from plain(region.relative_to(answer.region.offset))
-
-    def tasks_into(
-        self, answer: Answer, out: Array, cancelled: IsCancelled
-    ) -> Iterator[Task[None]]:
-        """Those that put the parts of a result into `out`, an array of its shape."""
-        whole = Region.whole(answer.shape)
-        for box in self._beside(answer, boxes(answer, whole, self.pixels(answer.dtype))):
-            # Where its parts go is there already: they take no room.
-            yield box, 0, partial(self.put, answer, box, out[box.slices()], cancelled)
 
     def _beside(self, answer: Answer, boxes: Iterator[Region]) -> Iterator[Region]:
         """`boxes` in an order in which neighbours are of different chunks, where there are some.
@@ -219,7 +243,7 @@ class Assembly:
             for axis, number in zip(placed.axes, chosen, strict=True):
                 index[axis] = number
             needed.append(tuple(index))
-        for some in _some(needed):
+        for some in _some(needed, MOST_FETCHED):
             fetched = self._chunks.fetch(image, placed.level, some)
             for chosen in some:
                 check(cancelled)
@@ -256,8 +280,8 @@ def check(cancelled: IsCancelled) -> None:
         raise Cancelled("the caller gave up")
 
 
-def _some(items: Iterable[T]) -> Iterator[list[T]]:
-    """`items`, so many at a time as are fetched together."""
+def _some(items: Iterable[T], count: int) -> Iterator[list[T]]:
+    """`items`, so many at a time."""
     left = iter(items)
-    while some := list(itertools.islice(left, MOST_FETCHED)):
+    while some := list(itertools.islice(left, count)):
         yield some

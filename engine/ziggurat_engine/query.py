@@ -8,7 +8,7 @@ into memory of the caller's, or in pieces of many answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -119,20 +119,17 @@ class Query:
             return self._alone(answer, cancelled)
         return self._ahead.in_order(self._assembly.tasks(answer, cancelled))
 
-    def into(self, answer: Answer, out: Array, cancelled: IsCancelled = never) -> Generator[Region]:
-        """Writes the result to `out`, an array of its shape; says of each box that it is there.
+    def into(self, answer: Answer, out: Array, cancelled: IsCancelled = never) -> None:
+        """Writes the result to `out`, an array of its shape. Not for answers with frames.
 
-        Not for answers with frames. Nothing writes to `out` any more once the iterator is
-        exhausted or closed, which stops the work; raises Cancelled where told to.
+        Raises Cancelled where told to. When it returns or raises nothing writes to `out` any more.
         """
         self._follow(answer)
-        if answer.projection is not None:
-            for box, pixels in self._adding.parts(answer, answer.projection, cancelled):
-                out[box.slices()] = pixels
-                yield box
+        if answer.projection is None:
+            self._assembly.into(answer, out, cancelled)
             return
-        for box, _ in self._ahead.in_order(self._assembly.tasks_into(answer, out, cancelled)):
-            yield box
+        for box, pixels in self._adding.parts(answer, answer.projection, cancelled):
+            out[box.slices()] = pixels
 
     def whole(self, answer: Answer, cancelled: IsCancelled = never) -> Array:
         """All of a small result, C-contiguous, that holds anything; raises as `parts`."""
@@ -140,8 +137,7 @@ class Query:
             self._follow(answer)
             return self._assembly.single(answer, cancelled)
         out: Array = np.empty(answer.shape, dtype=answer.dtype)
-        for _ in self.into(answer, out, cancelled):
-            pass
+        self.into(answer, out, cancelled)
         return out
 
     def _alone(self, answer: Answer, cancelled: IsCancelled) -> Iterator[tuple[Region, Array]]:

@@ -199,11 +199,11 @@ class _Calls:
         Once for all, not part by part: a message costs as much as 100 KB of pixels do.
         """
         into = memory.result(answer.shape, answer.dtype)
-        for box in self._engine.query.into(answer, into, gone):
-            self._count(answer, box)
+        self._engine.query.into(answer, into, gone)
         header = convert.header_message(answer)
         header.shared = True
         box = Region.whole(answer.shape)
+        self._count(answer, box)
         return wire.encode_part(box, memoryview(b""), before=wire.encode_header(header))
 
     def read_small(self, request: read_pb2.ReadRequest, context: grpc.ServicerContext) -> bytes:
