@@ -34,7 +34,10 @@ _BOXES = 12
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to write. shape: (Z, Y, X); chunks, shards: pixels, or what the server picks."""
+    """What to write. shape: (Z, Y, X); chunks, shards: pixels, or what the server picks.
+
+    mb_per_second: of all streams together, evenly; 0: as fast as it goes.
+    """
 
     server: str
     server_pid: int
@@ -48,6 +51,7 @@ class Task:
     window_mib: int = 64
     durability: Literal["durable", "received"] = "durable"
     transport: Literal["grpc", "shared_memory"] = "grpc"
+    mb_per_second: float = 0.0
 
 
 @dataclass(slots=True)
@@ -156,6 +160,7 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> _Times:
     ]
     found = {writer.transport for writer in writers}
     assert found == {task.transport}, f"pixels go by {found}, not by {task.transport}"
+    seconds = frames[0].nbytes / (task.mb_per_second * 1e6) if task.mb_per_second else 0.0
     start = time.perf_counter()
 
     def stream(number: int) -> None:
@@ -166,6 +171,7 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> _Times:
         watcher.start()
         try:
             for z in range(number, task.shape[0], len(writers)):
+                time.sleep(max(0.0, start + z * seconds - time.perf_counter()))
                 called = time.perf_counter()
                 writer.write(frames[z], z=z)
                 sent.append((writer.sequence, called))

@@ -107,6 +107,22 @@ def _read(found: dict[str, Any]) -> Iterator[Row]:
                 yield _row(f"read {case} {how}", a, name, b, [a / b], target)
 
 
+def _load(found: dict[str, Any]) -> Iterator[Row]:
+    """Many streams against one, and the acknowledgements of one below full load."""
+    given, turns = found["arguments"], found["turns"]
+
+    def rate(which: str) -> float:
+        return float(statistics.median(turn[which]["closed_mb_per_second"] for turn in turns))
+
+    peer = "itself, 1 stream"
+    what = f"ingest by {given['streams']} streams"
+    yield _row(what, rate("many"), peer, rate("one"), found["ratios"], 0.9)
+    p99, most = found["p99_ms"], 50.0
+    what = f"acknowledged at {given['load']:g} load, p99 ms"
+    ratios = [most / each for each in p99]
+    yield _row(what, statistics.median(p99), "at most, ms", most, ratios, 1.0)
+
+
 def _growth(found: dict[str, Any]) -> Iterator[Row]:
     """The largest image against the smallest, by CPU time, turn by turn."""
     first, last = found["sizes"][0], found["sizes"][-1]
@@ -151,6 +167,7 @@ def parts(*, quick: bool) -> list[Part]:
         ingest("blosc-lz4", "received", {ACQUIRE: 2.0, SHARED: 1.3}),
         ingest("blosc-zstd", "received", {ACQUIRE: 1.5}),
         ingest("blosc-lz4", "durable", {ACQUIRE: 1.0}),
+        Part("load", ("--shape", stack, *turns), _load),
         pyramid("512x512x512", "64"),
         *(() if quick else (pyramid("256x1024x1024", "64x128x128"),)),
         Part("read", (*small, *turns), _read),

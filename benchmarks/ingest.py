@@ -26,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -56,7 +57,8 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _arguments() -> argparse.Namespace:
+def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What `words`, or those of the command line, ask for."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.ingest", description=(__doc__ or "").partition("\n")[0]
     )
@@ -84,7 +86,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.peer:
         if not arguments.codec.startswith("blosc-"):
             parser.error("--peer: only with a Blosc codec, which all of them write")
@@ -94,7 +96,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _task(
-    arguments: argparse.Namespace, address: str, pid: int, transport: Transport = "grpc"
+    arguments: argparse.Namespace,
+    address: str,
+    pid: int,
+    transport: Transport = "grpc",
+    mb_per_second: float = 0.0,
 ) -> Task:
     return Task(
         server=address,
@@ -109,6 +115,7 @@ def _task(
         window_mib=arguments.window_mib,
         durability=arguments.durability,
         transport=transport,
+        mb_per_second=mb_per_second,
     )
 
 
@@ -160,14 +167,17 @@ def _turn(
 
 
 def run(
-    arguments: argparse.Namespace, directory: Path, transport: Transport = "grpc"
+    arguments: argparse.Namespace,
+    directory: Path,
+    transport: Transport = "grpc",
+    mb_per_second: float = 0.0,
 ) -> dict[str, Any]:
-    """One run of ours: the figures of _writing.Result, and rates."""
+    """One run of ours: the figures of _writing.Result, and rates. mb_per_second: as of Task."""
     serve = [word for setting in arguments.set for word in ("--set", setting)]
     os.sync()
     with ServerProcess(directory / "data", directory / "log", arguments=serve) as server:
         wait_at_rest(server.pid)
-        task = _task(arguments, server.address, server.pid, transport)
+        task = _task(arguments, server.address, server.pid, transport, mb_per_second)
         found = _result("benchmarks._writing", json.dumps(asdict(task)))
     raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize
     found["received_mb_per_second"] = raw / found["received_seconds"] / 1e6
@@ -215,7 +225,7 @@ def _tell_peer(name: str, found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Runs the benchmark as the command line says."""
-    arguments = _arguments()
+    arguments = arguments_of()
     exit_on_sigterm()
     directory = (arguments.data or Path(tempfile.gettempdir())).absolute()
     directory.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -56,6 +57,11 @@ class Answer:
     revision: int
     modified: bool
     frames: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Of the result."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def chunks(self) -> int:

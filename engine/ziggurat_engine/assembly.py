@@ -5,7 +5,8 @@ chunks are joined, large ones cut, so that neither a plane through many chunks n
 huge chunk makes messages that are slow to send. A few parts are assembled ahead of
 the one that is being sent, each in its final memory.
 
-A box of many chunks is asked first which of them are there: what nobody wrote to costs nothing.
+A box of many chunks that are not decoded is asked first which of them are there: what nobody
+wrote to costs nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from ziggurat_engine.ahead import Ahead
 from ziggurat_engine.answers import Answer, Frame, Payload, PlaneAnswer
-from ziggurat_engine.chunks import Chunks
+from ziggurat_engine.chunks import WORTH_ASKING, Chunks
 from ziggurat_engine.errors import Cancelled
 from ziggurat_engine.kernels.protocol import Kernels, Points
 from ziggurat_engine.lattice import Lattice, Place
@@ -161,13 +162,23 @@ class Assembly:
     ) -> Iterator[Place]:
         """Puts what is decoded into `out`, and fill value where nothing can be; what is left."""
         check(cancelled)
+        left: list[Shape] | None = None
+        dense = max(lattice.steps) == 1
+        if dense and lattice.chunks(answer.grid) <= MOST_FETCHED:
+            left = self._gather(answer, lattice, out)
+            if len(left) < WORTH_ASKING:
+                return lattice.places(answer.grid, left)
         among = self.among(answer, lattice, cancelled)
         if among is not None:
             out[...] = answer.image.fill_value
-        elif max(lattice.steps) == 1:
-            region = Region(lattice.offset, lattice.shape)
-            among = self._chunks.gather(answer.image, answer.level, region, out)
-        return lattice.places(answer.grid, among)
+            return lattice.places(answer.grid, among)
+        if dense and left is None:
+            left = self._gather(answer, lattice, out)
+        return lattice.places(answer.grid, left)
+
+    def _gather(self, answer: Answer, lattice: Lattice, out: Array) -> list[Shape]:
+        region = Region(lattice.offset, lattice.shape)
+        return self._chunks.gather(answer.image, answer.level, region, out)
 
     def among(self, answer: Answer, lattice: Lattice, cancelled: IsCancelled) -> list[Shape] | None:
         """The chunks that may hold something of `lattice`; None: any may."""

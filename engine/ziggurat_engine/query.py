@@ -57,12 +57,12 @@ class Query:
         self._staleness = staleness
         self.limits = limits
 
-    def plan(self, image: OpenImage, read: Read, *, small: bool = False) -> Answer:
-        """Checks a read; nothing is read yet. small: it is for `whole`.
+    def plan(self, image: OpenImage, read: Read, *, whole: bool = False) -> Answer:
+        """Checks a read; nothing is read yet. whole: it is for `whole` or `into`.
 
         Raises OutOfRange for a level or box that is not there, InvalidArgument for what
-        makes no sense, LimitExceeded for a result above max_read_bytes, or
-        max_small_read_bytes, or that more than max_read_chunks chunks have to be looked at for.
+        makes no sense, LimitExceeded for a result above max_read_bytes, or that more than
+        max_read_chunks chunks have to be looked at for.
         """
         level, region = select(image, read.selection)
         dtype = image.image.dtype
@@ -79,8 +79,6 @@ class Query:
         nbytes = math.prod(shape) * target.itemsize
         chunks = lattice.chunks(image.pyramid.levels[level].chunks)
         self.limits.check_total(nbytes, chunks, "shape")
-        if small:
-            self.limits.check_small(nbytes, "shape")
         revision, stale = self._seen(image, level, region)
         modified = read.if_newer_than is None or revision > read.if_newer_than
         return Answer(
@@ -96,7 +94,7 @@ class Query:
             revision - stale,
             modified,
             frames=read.frames
-            and not small
+            and not whole
             and projection is None
             and read.conversion.keeps(dtype)
             and max(lattice.steps) == 1

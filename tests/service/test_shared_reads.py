@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import ziggurat
@@ -14,7 +15,7 @@ from ziggurat._shared_memory import NAME, Memory
 from ziggurat_proto.v1 import read_pb2
 
 from tests.support.pixels import marked, same_bytes
-from tests.support.raw import RawServer
+from tests.support.raw import RawServer, failure
 from tests.support.server import shared_by
 from tests.support.waiting import until
 
@@ -141,10 +142,32 @@ def test_memory_that_is_too_small_is_left_alone(
     memory = Memory(SHAPE[0] * SHAPE[1] * SHAPE[2] * 2 - 1)
     try:
         request = read_pb2.ReadRequest(image="shared", shared_memory=memory.offer)
-        answers = raw.call("ReadRegion", request)
-        assert not answers[0].header.shared
-        assert sum(len(answer.part.payload) for answer in answers) == 2 * SHAPE[0] * 300_000
+        with pytest.raises(grpc.RpcError) as refused:
+            raw.call("ReadSmall", request)
+        assert failure(refused.value).metadata["limit"] == "max_small_read_bytes"
+        small = read_pb2.ReadRequest(image="shared", offset=(0, 0, 0), shape=(1, 1, 500))
+        small.shared_memory.CopyFrom(memory.offer)
+        small.shared_memory.nonce = bytes(16)
+        answer = raw.call("ReadSmall", small)
+        assert not answer.header.shared
+        assert len(answer.part.payload) == 1000
         assert not memory.view(64, memory.size - 64).any()
     finally:
         memory.close()
         raw.close()
+
+
+@pytest.mark.parametrize("most_bytes", ["1KiB", "2MiB"])
+def test_a_server_that_takes_none(serve, most_bytes: str) -> None:
+    """It is asked once; then results come in messages at once."""
+    server = serve(shared_memory=False, max_small_read_bytes=most_bytes)
+    with ziggurat.connect(server.address) as client:
+        image = client.create("plain", axes="yx", shape=(1100, 1000), dtype="uint16")
+        pixels = marked(image.shape, "uint16")
+        with image.writer() as writer:
+            writer.write(pixels)
+        for rows in (1100, 600, 1100):
+            found = image.fetch(offset=(0, 0), shape=(rows, 1000))
+            assert found.transport == "grpc"
+            assert same_bytes(found.array, pixels[:rows])
+    assert server.stderr.count("max_small_read_bytes") == 1

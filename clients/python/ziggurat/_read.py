@@ -23,7 +23,7 @@ from ziggurat._errors import InvalidArgument, ServerError
 from ziggurat._index import Selection
 from ziggurat._request import Asked
 from ziggurat._rpc import Connection, messages
-from ziggurat._shared_memory import HEADER_BYTES, Memory
+from ziggurat._shared_memory import HEADER_BYTES, LEAST_RESULT_BYTES, Memory
 from ziggurat._values import Shape
 from ziggurat._wire import Part, decode_response
 
@@ -138,17 +138,16 @@ def read(
 
 
 def _answers(connection: Connection, asked: Asked, timeout_seconds: float | None) -> _Answers:
-    """The messages of an answer: one, where the result is small; else as they come."""
+    """The messages of an answer: one, where the server can do that; else as they come."""
     nbytes = _known_bytes(asked)
+    if nbytes is not None and nbytes >= LEAST_RESULT_BYTES and connection.shares_results:
+        room = connection.kept.take(nbytes)
+        if room is not None and (yield from _shared(room, connection, asked, timeout_seconds)):
+            return
     if nbytes is not None and nbytes <= connection.small_bytes:
         whole = connection.read_small(asked.message, timeout_seconds)
         if whole is not None:
             yield decode_response(whole)
-            return
-    if nbytes is not None and connection.shares_results:
-        room = connection.kept.take(nbytes)
-        if room is not None:
-            yield from _shared(room, connection, asked, timeout_seconds)
             return
     call = connection.read(asked.message, timeout_seconds)
     yield from messages(call, decode_response, connection.server)
@@ -156,29 +155,35 @@ def _answers(connection: Connection, asked: Asked, timeout_seconds: float | None
 
 def _shared(
     room: Memory, connection: Connection, asked: Asked, timeout_seconds: float | None
-) -> _Answers:
-    """The messages of an answer, with pixels out of the memory if the server has put them there."""
+) -> Generator[tuple[read_pb2.ReadHeader | None, Part | None], None, bool]:
+    """The one message of an answer, with pixels out of the memory if the server put them there.
+
+    False: the server does not answer so.
+    """
     asked.message.shared_memory.CopyFrom(room.offer)
-    call = connection.read(asked.message, timeout_seconds)
-    answers = messages(call, decode_response, connection.server)
-    found = over = False
+    over = False
     try:
-        for header, part in answers:
-            if header is not None:
-                found = header.shared
-                # One that does not take it is not asked again.
-                connection.shares_results = found or header.not_modified
-            if found and part is not None:
-                nbytes = math.prod(part.shape) * asked.dtype.itemsize
-                part = part._replace(payload=room.view(HEADER_BYTES, nbytes).data)  # noqa: PLW2901
-            yield header, part
+        whole = connection.read_small(asked.message, timeout_seconds)
         over = True
+        if whole is None:
+            connection.shares_results = False
+            asked.message.ClearField("shared_memory")
+            return False
+        header, part = decode_response(whole)
+        found = header is not None and header.shared
+        if header is not None and not header.not_modified:
+            # One that does not take it is not asked again.
+            connection.shares_results = found
+        if found and part is not None:
+            nbytes = math.prod(part.shape) * asked.dtype.itemsize
+            part = part._replace(payload=room.view(HEADER_BYTES, nbytes).data)
+        yield header, part
+        return True
     finally:
-        answers.close()
         if over:
             connection.kept.give(room)
         else:
-            # The server may not have heard that nobody wants the rest.
+            # The server may not have heard that nobody wants it.
             room.close()
 
 

@@ -45,6 +45,8 @@ _Kind = TypeVar("_Kind", bound="Memory")
 
 # Below this a message with the pixels in it costs no more.
 LEAST_BYTES = 8 * 1024
+# The same of results: a file is mapped for each.
+LEAST_RESULT_BYTES = 2**20
 # What is kept for reads, at most.
 MOST_KEPT_BYTES = 64 * 2**20
 # Memory is had of the system at least so much at a time.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -170,12 +169,6 @@ class _Calls:
         gone = _gone(context)
         with Reading() as reading:
             answer = self._answer(reading, request, gone)
-            memory = self._room(request, answer)
-            if memory is not None:
-                with contextlib.closing(memory):
-                    shared = self._read_into(memory, answer, gone)
-                yield shared
-                return
             header = wire.encode_header(convert.header_message(answer))
             if answer.projection is not None:
                 # Its first part may be long in coming.
@@ -184,39 +177,33 @@ class _Calls:
             parts = self._engine.query.parts(answer, gone) if answer.modified else ()
             yield from _messages(header, self._counted(answer, parts))
 
-    def _room(self, request: read_pb2.ReadRequest, answer: Answer) -> sharing.SharedMemory | None:
-        """The client's memory, where the result can go there."""
-        nbytes = math.prod(answer.shape) * answer.dtype.itemsize
-        if not request.HasField("shared_memory") or answer.frames or not answer.modified:
-            return None
-        return sharing.attach(request.shared_memory, self._limits, result_bytes=nbytes)
-
-    def _read_into(
-        self, memory: sharing.SharedMemory, answer: Answer, gone: Callable[[], bool]
-    ) -> bytes:
-        """Puts a result into shared memory; the answer that says so.
-
-        Once for all, not part by part: a message costs as much as 100 KB of pixels do.
-        """
-        into = memory.result(answer.shape, answer.dtype)
-        self._engine.query.into(answer, into, gone)
-        header = convert.header_message(answer)
-        header.shared = True
-        box = Region.whole(answer.shape)
-        self._count(answer, box)
-        return wire.encode_part(box, memoryview(b""), before=wire.encode_header(header))
-
     def read_small(self, request: read_pb2.ReadRequest, context: grpc.ServicerContext) -> bytes:
         gone = _gone(context)
         with Reading() as reading:
-            answer = self._answer(reading, request, gone, small=True)
-            header = wire.encode_header(convert.header_message(answer))
+            answer = self._answer(reading, request, gone, whole=True)
+            header = convert.header_message(answer)
             if not answer.modified or 0 in answer.shape:
-                return header
-            pixels = self._engine.query.whole(answer, gone)
+                return wire.encode_header(header)
             box = Region.whole(answer.shape)
+            memory = self._room(request, answer)
+            if memory is not None:
+                with contextlib.closing(memory):
+                    into = memory.result(answer.shape, answer.dtype)
+                    self._engine.query.into(answer, into, gone)
+                    del into
+                header.shared = True
+                self._count(answer, box)
+                return wire.encode_part(box, memoryview(b""), before=wire.encode_header(header))
+            self._engine.query.limits.check_small(answer.nbytes, "shape")
+            pixels = self._engine.query.whole(answer, gone)
             self._count(answer, box)
-            return wire.encode_part(box, *_sent(pixels), before=header)
+            return wire.encode_part(box, *_sent(pixels), before=wire.encode_header(header))
+
+    def _room(self, request: read_pb2.ReadRequest, answer: Answer) -> sharing.SharedMemory | None:
+        """The client's memory, where the result can go there."""
+        if not request.HasField("shared_memory"):
+            return None
+        return sharing.attach(request.shared_memory, self._limits, result_bytes=answer.nbytes)
 
     def read_plane(
         self, request: read_pb2.ReadPlaneRequest, context: grpc.ServicerContext
@@ -243,7 +230,7 @@ class _Calls:
         with Reading() as reading:
             nbytes = chunks = 0
             for answer in self._answers(reading, request.reads, None):
-                nbytes += math.prod(answer.shape) * answer.dtype.itemsize
+                nbytes += answer.nbytes
                 chunks += answer.chunks
                 query.limits.check_total(nbytes, chunks, "reads")
         with Reading() as reading:
@@ -277,14 +264,14 @@ class _Calls:
         request: read_pb2.ReadRequest,
         gone: Callable[[], bool] | None,
         *,
-        small: bool = False,
+        whole: bool = False,
     ) -> Answer:
         query = self._engine.query
         image = self._engine.image(request.image, "image")
         read = convert.read_of(request)
 
         def plan(now: OpenImage) -> Answer:
-            return query.plan(now, read, small=small)
+            return query.plan(now, read, whole=whole)
 
         return self._planned(reading, image, plan, request.exact, gone)
 

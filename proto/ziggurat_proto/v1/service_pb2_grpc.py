@@ -169,10 +169,11 @@ class ZigguratServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadSmall(self, request, context):
-        """As ReadRegion, for a small result: header and pixels come in one message, which costs both
-        sides a fraction of what a stream does. RESOURCE_EXHAUSTED, with the limit
-        max_small_read_bytes, where the result is larger than that; then ReadRegion may bring it.
-        Whatever `encoding` says, pixels come.
+        """As ReadRegion, for a result that is small, or that goes to memory which the client shares: the
+        answer is one message, which costs both sides a fraction of what a stream does.
+        RESOURCE_EXHAUSTED, with the limit max_small_read_bytes, where the result is larger than that
+        and the server does not take the memory; then ReadRegion may bring it. Whatever `encoding`
+        says, pixels come.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
