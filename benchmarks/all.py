@@ -167,7 +167,7 @@ def parts(*, quick: bool) -> list[Part]:
         ingest("blosc-lz4", "received", {ACQUIRE: 2.0, SHARED: 1.3}),
         ingest("blosc-zstd", "received", {ACQUIRE: 1.5}),
         ingest("blosc-lz4", "durable", {ACQUIRE: 1.0}),
-        Part("load", ("--shape", stack, *turns), _load),
+        Part("load", ("--shape", stack, "--repeat", "1" if quick else "3"), _load),
         pyramid("512x512x512", "64"),
         *(() if quick else (pyramid("256x1024x1024", "64x128x128"),)),
         Part("read", (*small, *turns), _read),
