@@ -150,48 +150,70 @@ class _Times:
     latencies: list[float] = field(default_factory=list)
 
 
+class _Watch:
+    """When frames were acknowledged: one thread for all streams looks about every millisecond.
+
+    durable: as durable; else as received.
+    """
+
+    def __init__(self, writers: list[ziggurat.Writer], *, durable: bool) -> None:
+        self._writers = writers
+        self._durable = durable
+        self._sent: list[deque[tuple[int, float]]] = [deque() for _ in writers]
+        self._latencies: list[float] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def sent(self, number: int, sequence: int, called: float) -> None:
+        """Stream `number` called write at a time, and its last region is `sequence`."""
+        self._sent[number].append((sequence, called))
+
+    def stop(self) -> list[float]:
+        """Seconds of all that was acknowledged."""
+        self._over.set()
+        self._thread.join()
+        return self._latencies
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            # Once more when all is over.
+            last = self._over.wait(0.001)
+            for writer, waiting in zip(self._writers, self._sent, strict=True):
+                reached = writer.durable if self._durable else writer.received
+                now = time.perf_counter()
+                while waiting and waiting[0][0] <= reached:
+                    self._latencies.append(now - waiting.popleft()[1])
+
+
 def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> _Times:
     """Frame k goes to stream k mod n."""
     times, errors = _Times(), []
-    durable = task.durability == "durable"
     writers = [
         image.writer(window_bytes=task.window_mib * 2**20, durability=task.durability)
         for image in images
     ]
     found = {writer.transport for writer in writers}
     assert found == {task.transport}, f"pixels go by {found}, not by {task.transport}"
+    watch = _Watch(writers, durable=task.durability == "durable")
     seconds = frames[0].nbytes / (task.mb_per_second * 1e6) if task.mb_per_second else 0.0
     start = time.perf_counter()
 
     def stream(number: int) -> None:
         writer = writers[number]
-        sent: deque[tuple[int, float]] = deque()
-        done = threading.Event()
-        watcher = threading.Thread(target=watch, args=(writer, sent, done))
-        watcher.start()
         try:
             for z in range(number, task.shape[0], len(writers)):
                 time.sleep(max(0.0, start + z * seconds - time.perf_counter()))
                 called = time.perf_counter()
                 writer.write(frames[z], z=z)
-                sent.append((writer.sequence, called))
+                watch.sent(number, writer.sequence, called)
             wait_received(writer)
             times.received = max(times.received, time.perf_counter() - start)
             writer.close()
         except BaseException as error:
             errors.append(error)
             raise
-        finally:
-            done.set()
-            watcher.join()
-
-    def watch(
-        writer: ziggurat.Writer, sent: deque[tuple[int, float]], done: threading.Event
-    ) -> None:
-        while not done.wait(0.001) or (sent and not errors):
-            reached, now = writer.durable if durable else writer.received, time.perf_counter()
-            while sent and sent[0][0] <= reached:
-                times.latencies.append(now - sent.popleft()[1])
 
     threads = [threading.Thread(target=stream, args=(n,)) for n in range(len(writers))]
     for thread in threads:
@@ -199,6 +221,7 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> _Times:
     for thread in threads:
         thread.join()
     times.closed = time.perf_counter() - start
+    times.latencies = watch.stop()
     if errors:
         raise errors[0]
     return times

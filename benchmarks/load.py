@@ -3,9 +3,9 @@
     uv run python -m benchmarks.load --streams 8 --load 0.7
 
 In turns, each with a new server and a client process of its own (benchmarks.ingest): a stack is
-written by one stream as fast as it goes; by many; and by one at a share of the rate at which
-the first was received, evenly, as a camera sends. An acknowledgement is counted from the call
-of write until the client knows. The last line is JSON.
+written by one stream as fast as it goes; by many, which share its window; and by one at a share of
+the rate at which the first was received, evenly, as a camera sends. An acknowledgement is counted
+from the call of write until the client knows. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 from benchmarks import _machine, ingest
 from benchmarks._server import ServerError, exit_on_sigterm
+
+WINDOW_MIB = 64
 
 
 def _arguments() -> argparse.Namespace:
@@ -42,7 +44,9 @@ def _turn(given: argparse.Namespace, directory: Path) -> dict[str, dict[str, Any
 
     def run(streams: int, mb_per_second: float = 0.0) -> dict[str, Any]:
         words = ["--shape", given.shape, "--codec", given.codec, "--durability", given.durability]
-        asked = ingest.arguments_of([*words, "--streams", str(streams)])
+        window = max(1, WINDOW_MIB // streams)
+        words += ["--streams", str(streams), "--window-mib", str(window)]
+        asked = ingest.arguments_of(words)
         with tempfile.TemporaryDirectory(prefix="ziggurat-load-", dir=directory) as made:
             return ingest.run(asked, Path(made), given.transport, mb_per_second)
 
