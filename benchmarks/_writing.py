@@ -204,8 +204,10 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> _Times:
         writer = writers[number]
         try:
             for z in range(number, task.shape[0], len(writers)):
-                time.sleep(max(0.0, start + z * seconds - time.perf_counter()))
-                called = time.perf_counter()
+                due = start + z * seconds
+                time.sleep(max(0.0, due - time.perf_counter()))
+                # A frame that comes late because others had to wait waited as well.
+                called = due if seconds else time.perf_counter()
                 writer.write(frames[z], z=z)
                 watch.sent(number, writer.sequence, called)
             wait_received(writer)

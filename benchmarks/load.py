@@ -5,7 +5,7 @@
 In turns, each with a new server and a client process of its own (benchmarks.ingest): a stack is
 written by one stream as fast as it goes; by many, which share its window; and by one at a share of
 the rate at which the first was received, evenly, as a camera sends. An acknowledgement is counted
-from the call of write until the client knows. The last line is JSON.
+from the call of write, or when it was due, until the client knows. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """How do the pixels of a box of a result come together out of chunks?
 
-A result is cut into parts of about `part_bytes` that follow the chunk grid: small
+A result that is sent is cut into parts of about `part_bytes` that follow the chunk grid: small
 chunks are joined, large ones cut, so that neither a plane through many chunks nor one
 huge chunk makes messages that are slow to send. A few parts are assembled ahead of
-the one that is being sent, each in its final memory.
+the one that is being sent, each in its final memory. A result that goes to one array is not
+cut: what is decoded is copied there first, and then what is not is loaded.
 
-A box of many chunks that are not decoded is asked first which of them are there: what nobody
-wrote to costs nothing.
+Which of many chunks are there is asked before they are looked for: what nobody wrote to costs
+nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from ziggurat_engine.ahead import Ahead
 from ziggurat_engine.answers import Answer, Frame, Payload, PlaneAnswer
-from ziggurat_engine.chunks import WORTH_ASKING, Chunks
+from ziggurat_engine.chunks import WORTH_ASKING, Chunks, Fetched
 from ziggurat_engine.errors import Cancelled
 from ziggurat_engine.kernels.protocol import Kernels, Points
 from ziggurat_engine.lattice import Lattice, Place
@@ -38,6 +39,8 @@ Task: TypeAlias = tuple[Region, int, Callable[[], T]]
 MOST_FETCHED = 256
 # Of a result in one array: copied out of decoded chunks in one go.
 SLAB_BYTES = 4 * 2**20
+# A bound on memory: a result that touches more chunks comes in parts.
+MOST_LISTED = 4096
 
 
 class Assembly:
@@ -72,11 +75,7 @@ class Assembly:
         def put(box: Region) -> None:
             out[box.slices()] = self.part(answer, box, cancelled)
 
-        parts = boxes(answer, Region.whole(answer.shape), self.pixels(answer.dtype))
-        # Where its parts go is there already: they take no room.
-        tasks = ((box, 0, partial(put, box)) for box in self._beside(answer, parts))
-        for _ in self._ahead.in_order(tasks):
-            pass
+        self._side_by_side(answer, self.pixels(answer.dtype), put)
 
     def _bring(self, answer: Answer, out: Array, cancelled: IsCancelled) -> None:
         """Puts the pixels of an answer into `out`.
@@ -86,31 +85,58 @@ class Assembly:
         """
         if out.size == 0:
             return
+        if answer.chunks > MOST_LISTED:
+
+            def fill(box: Region) -> None:
+                self._fill(answer, answer.lattice.part(box), out[box.slices()], cancelled)
+
+            self._side_by_side(answer, self.pixels(out.dtype), fill)
+            return
 
         def at_hand(box: Region) -> tuple[Array, list[Place]]:
             slab = out[box.slices()]
             return slab, self._at_hand(answer, answer.lattice.part(box), slab, cancelled)
 
-        def load(slab: Array, some: list[Place]) -> None:
-            self._paste(answer, some, slab, cancelled)
-
-        whole = Region.whole(out.shape)
-        if out.nbytes <= SLAB_BYTES:
-            left = [at_hand(whole)]
+        small = out.nbytes <= SLAB_BYTES
+        if small:
+            left = [at_hand(Region.whole(out.shape))]
         else:
-            slabs = boxes(answer, whole, SLAB_BYTES // out.itemsize)
-            made = self._ahead.in_order((box, 0, partial(at_hand, box)) for box in slabs)
-            left = [found for _, found in made]
+            left = self._side_by_side(answer, SLAB_BYTES // out.itemsize, at_hand)
+        self._load(answer, left, cancelled, together=small)
+
+    def _load(
+        self,
+        answer: Answer,
+        left: list[tuple[Array, list[Place]]],
+        cancelled: IsCancelled,
+        *,
+        together: bool,
+    ) -> None:
+        """Puts the pixels of chunks into arrays, some chunks at a time, side by side.
+
+        together: frames that lie beside each other are read at once for all of them.
+        """
         chunk_bytes = answer.image.chunk_bytes
         share = chunk_bytes * sum(len(away) for _, away in left) // self._ahead.most
         count = max(1, min(share, self._part_bytes) // chunk_bytes)
-        tasks = (
-            (None, 0, partial(load, slab, some))
-            for slab, away in left
-            for some in _some(away, count)
-        )
-        for _ in self._ahead.in_order(tasks):
+
+        def tasks() -> Iterator[Task[None]]:
+            for out, away in left:
+                for many in _some(away, MOST_FETCHED):
+                    fetched = self._fetch(answer, many) if together else None
+                    for some in _some(many, count):
+                        task = partial(self._paste, answer, some, out, cancelled, fetched)
+                        yield Region.whole(out.shape), 0, task
+
+        for _ in self._ahead.in_order(tasks()):
             pass
+
+    def _side_by_side(self, answer: Answer, pixels: int, make: Callable[[Region], T]) -> list[T]:
+        """What `make` returns for boxes of a result, of about so many pixels."""
+        parts = self._beside(answer, boxes(answer, Region.whole(answer.shape), pixels))
+        # Where the pixels go is there already: they take no room.
+        tasks = ((box, 0, partial(make, box)) for box in parts)
+        return [made for _, made in self._ahead.in_order(tasks)]
 
     def _at_hand(
         self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled
@@ -149,13 +175,22 @@ class Assembly:
         for some in _some(self._left(answer, lattice, out, cancelled), MOST_FETCHED):
             self._paste(answer, some, out, cancelled)
 
-    def _paste(self, answer: Answer, some: list[Place], out: Array, cancelled: IsCancelled) -> None:
+    def _paste(
+        self,
+        answer: Answer,
+        some: list[Place],
+        out: Array,
+        cancelled: IsCancelled,
+        fetched: Fetched | None = None,
+    ) -> None:
         """Puts the pixels of some chunks into `out`; frames that lie together are read at once."""
-        image, level = answer.image, answer.level
-        fetched = self._chunks.fetch(image, level, (spot.at for spot in some))
+        fetched = fetched or self._fetch(answer, some)
         for at, source, inside in some:
             check(cancelled)
-            self._chunks.paste(image, level, at, source, out[inside], fetched)
+            self._chunks.paste(answer.image, answer.level, at, source, out[inside], fetched)
+
+    def _fetch(self, answer: Answer, some: list[Place]) -> Fetched | None:
+        return self._chunks.fetch(answer.image, answer.level, (spot.at for spot in some))
 
     def _left(
         self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled
@@ -171,6 +206,9 @@ class Assembly:
         among = self.among(answer, lattice, cancelled)
         if among is not None:
             out[...] = answer.image.fill_value
+            if left is not None:
+                again = set(self._gather(answer, lattice, out))
+                among = [at for at in among if at in again]
             return lattice.places(answer.grid, among)
         if dense and left is None:
             left = self._gather(answer, lattice, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ziggurat_engine.errors import Corrupt, DiskError, DiskFull
 from ziggurat_engine.log import commit
 from ziggurat_engine.region import Region
 from ziggurat_engine.server.status import status_of
+from ziggurat_engine.streams import Stream
 
 from tests.crash.world import DATA, NAME, SHAPE, World, Write, check_levels
 from tests.support.waiting import until
@@ -55,11 +57,20 @@ def test_writers_that_wait_for_the_log_hold_up_nobody(world, monkeypatch, failin
     monkeypatch.setattr(commit, "MOST_WAITING_BYTES", 64)
     engine, streams, count = world.engine, world.streams(), 60
 
+    def taken(stream: Stream, one: Write) -> bool:
+        try:
+            world.write(stream, one)
+        except OSError:
+            # It was the next segment that could not be made; a client tries again as well.
+            assert failing
+            return False
+        return True
+
     def write(name: str, part: Region) -> None:
         for n in range(1, count + 1):
             if failing and n % 20 == 10:
                 world.fs.fail_next("sync", path=".log")
-            world.write(streams[name], Write(name, n, part, n))
+            until(partial(taken, streams[name], Write(name, n, part, n)), "the write to be taken")
         engine.ingest.flush(streams[name], waits())
 
     with ThreadPoolExecutor(2) as pool:

@@ -171,3 +171,32 @@ def test_a_server_that_takes_none(serve, most_bytes: str) -> None:
             assert found.transport == "grpc"
             assert same_bytes(found.array, pixels[:rows])
     assert server.stderr.count("max_small_read_bytes") == 1
+
+
+def test_an_empty_result_says_nothing_of_the_server(
+    images: tuple[ziggurat.Image, ziggurat.Image],
+) -> None:
+    found = images[0].fetch(max_voxels=10**7, offset=(0, 0, 0), shape=(0, 10, 10))
+    assert found.array.size == 0
+    assert images[0].fetch().transport == "shared_memory"
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk"), [((32, 512, 500), (16, 512, 512)), ((1, 1100, 1000), (1, 8, 8))]
+)
+def test_chunks_of_any_size(serve_module, shape: tuple[int, ...], chunk: tuple[int, ...]) -> None:
+    """Larger than what is copied in one go, and more than are listed."""
+    server = serve_module(max_shared_memory_bytes="32MiB")
+    with ziggurat.connect(server.address) as client:
+        image = client.create(
+            f"chunks-{chunk[0]}", axes="zyx", shape=shape, dtype="uint16", chunk_shape=chunk
+        )
+        pixels = marked(shape, "uint16")
+        with image.writer() as writer:
+            writer.write_region(pixels, (0, 0, 0))
+        for _ in range(2):
+            found = image.fetch()
+            assert found.transport == "shared_memory"
+            assert same_bytes(found.array, pixels)
+            inside = tuple(slice(n // 3, None) for n in shape)
+            assert same_bytes(image[inside], pixels[inside])

@@ -171,7 +171,7 @@ def _shared(
             return False
         header, part = decode_response(whole)
         found = header is not None and header.shared
-        if header is not None and not header.not_modified:
+        if part is not None:
             # One that does not take it is not asked again.
             connection.shares_results = found
         if found and part is not None:

@@ -58,7 +58,7 @@ class Connection:
     shared_memory: whether that may be tried with a server on this machine.
     shares_results: whether reads try it; not any more once the server has not taken it.
     kept: memory for their results.
-    small_bytes: of results that are asked for as one message, with `read_small`.
+    small_bytes: of results whose pixels are asked for in one message, with `read_small`.
     Threads may share it.
     """
 
@@ -159,7 +159,7 @@ class Connection:
     def read_small(
         self, request: read_pb2.ReadRequest, timeout_seconds: float | None
     ) -> bytes | None:
-        """The answer to ReadSmall; None where the server does not do that.
+        """The answer to ReadSmall; None where the server does not do that, or not so much.
 
         A server that says so is not asked again, or for less. Raises ZigguratError.
         """
@@ -172,6 +172,9 @@ class Connection:
                 self.small_bytes = -1
                 return None
             made = from_rpc(error, server=self.server)
+            if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not made.details:
+                # gRPC says so: the answer is larger than what this side takes.
+                return None
             if made.details.get("limit") == _SMALL_LIMIT:
                 self.small_bytes = min(self.small_bytes, int(made.details["value"]))
                 return None

@@ -7,7 +7,7 @@ their pixels lie:
     64 bytes: mark, nonce | free | region | region | region | free
                                  ^ oldest            ^ head
 
-A read of more than a message gives the server a file for all of the result, from byte 64 on.
+A read of a mebibyte or more gives the server a file for all of the result, from byte 64 on.
 
 Such a file has no name, so that nothing is left of it when both processes are gone, however they
 ended; and it can't shrink, so that neither side can pull it away under the other. Linux only:
@@ -47,8 +47,9 @@ _Kind = TypeVar("_Kind", bound="Memory")
 LEAST_BYTES = 8 * 1024
 # The same of results: a file is mapped for each.
 LEAST_RESULT_BYTES = 2**20
-# What is kept for reads, at most.
+# What is kept for reads, at most; and how many files.
 MOST_KEPT_BYTES = 64 * 2**20
+MOST_KEPT = 4
 # Memory is had of the system at least so much at a time.
 _STEP_BYTES = 2**20
 
@@ -193,31 +194,39 @@ class Kept:
     def __init__(self, server: str) -> None:
         self._server = server
         self._lock = threading.Lock()
-        self._free: Memory | None = None
+        # What was used last comes last.
+        self._free: list[Memory] = []
 
     def take(self, size_bytes: int) -> Memory | None:
         """Memory of at least that size; None as of `ring`, and for what is too large to keep."""
         if size_bytes > MOST_KEPT_BYTES:
             return None
         with self._lock:
-            found, self._free = self._free, None
-        if found is not None and found.size < HEADER_BYTES + size_bytes:
-            found.close()
-            found = None
-        if found is None:
-            found = _made(Memory, self._server, size_bytes)
-            # By this process, so that it counts as its memory and not as the server's.
-            if found is not None and not found.back(found.size):
-                found.close()
-                return None
-        return found
+            fitting = [m for m in self._free if m.size >= HEADER_BYTES + size_bytes]
+            if fitting:
+                found = min(fitting, key=lambda memory: memory.size)
+                self._free.remove(found)
+                return found
+        made = _made(Memory, self._server, size_bytes)
+        # By this process, so that it counts as its memory and not as the server's.
+        if made is not None and not made.back(made.size):
+            made.close()
+            return None
+        return made
 
     def give(self, memory: Memory) -> None:
         """Nobody writes there any more: the next may have it."""
+        over = []
         with self._lock:
-            memory, self._free = self._free or memory, memory
-        if memory is not self._free:
-            memory.close()
+            self._free.append(memory)
+            # Each has its header beside what was asked for.
+            while len(self._free) > MOST_KEPT or self._kept_bytes() > MOST_KEPT_BYTES:
+                over.append(self._free.pop(0))
+        for old in over:
+            old.close()
+
+    def _kept_bytes(self) -> int:
+        return sum(memory.size - HEADER_BYTES for memory in self._free)
 
 
 def _made(kind: type[_Kind], server: str, size_bytes: int) -> _Kind | None:

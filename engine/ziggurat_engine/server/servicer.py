@@ -194,6 +194,7 @@ class _Calls:
                 header.shared = True
                 self._count(answer, box)
                 return wire.encode_part(box, memoryview(b""), before=wire.encode_header(header))
+            # Memory that was offered may not be to be had.
             self._engine.query.limits.check_small(answer.nbytes, "shape")
             pixels = self._engine.query.whole(answer, gone)
             self._count(answer, box)
@@ -271,7 +272,10 @@ class _Calls:
         read = convert.read_of(request)
 
         def plan(now: OpenImage) -> Answer:
-            return query.plan(now, read, whole=whole)
+            answer = query.plan(now, read, whole=whole)
+            if whole and answer.modified and not request.HasField("shared_memory"):
+                query.limits.check_small(answer.nbytes, "shape")
+            return answer
 
         return self._planned(reading, image, plan, request.exact, gone)
 
