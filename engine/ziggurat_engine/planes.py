@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-import numpy as np
-
 from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.errors import InvalidArgument, OutOfRange
 from ziggurat_engine.images import OpenImage
@@ -147,31 +145,6 @@ def place(image: OpenImage, plane: Plane) -> Placed:
         if not all(abs(p) <= FAR for p in points.corner(i, j)):
             raise InvalidArgument("origin: the plane reaches too far away", field="origin")
     return Placed(level, axes, at, points)
-
-
-def crossed(points: Points, interpolation: Interpolation, limits: Shape, cell: Shape) -> set[Shape]:
-    """The cells that hold pixels which `points` need, all along the spatial axes."""
-    places = np.stack(np.broadcast_arrays(*points.coordinates()), axis=-1)
-    sizes = np.array(limits)
-    inside = ((places >= -0.5) & (places < sizes - 0.5)).all(axis=-1)
-    places = places[inside]
-    if interpolation == "nearest":
-        ends = [np.floor(places + 0.5)]
-    else:
-        clipped = np.clip(places, 0, sizes - 1)
-        ends = [np.floor(clipped), np.ceil(clipped)]
-    # Cells by their number in C order: one number compares faster than three.
-    counts = [-(-size // n) for size, n in zip(limits, cell, strict=True)]
-    strides = np.array([math.prod(counts[axis + 1 :]) for axis in range(len(counts))])
-    numbers = [
-        np.clip(end, 0, sizes - 1).astype(np.int64) // np.array(cell) * strides for end in ends
-    ]
-    chosen: set[int] = set()
-    for choice in itertools.product(numbers, repeat=len(limits)):
-        corner = sum(axes[:, axis] for axis, axes in enumerate(choice))
-        # Neighbouring points are mostly in one cell: what is left of them is few.
-        chosen.update(corner[np.flatnonzero(np.diff(corner, prepend=-1))].tolist())
-    return {tuple(map(int, np.unravel_index(number, counts))) for number in chosen}
 
 
 def _check_vector(name: str, vector: Vector, count: int) -> None:
