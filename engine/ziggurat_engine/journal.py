@@ -26,6 +26,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from ziggurat_engine.cache import DirtyDirectory
 from ziggurat_engine.errors import ZigguratError
@@ -93,12 +94,8 @@ class Journal:
         written: the log is as before.
         """
         with span("log.append"):
-            while True:
-                # Not under the lock, which those who store take as well.
-                self._log.wait_for_room()
-                appended = self._try_append(record, payload)
-                if appended is not None:
-                    return appended
+            # It waits without the lock, which those who store take as well.
+            return self._log.when_room(partial(self._try_append, record, payload))
 
     def _try_append(self, record: Record, payload: Buffer) -> Appended | None:
         # Under the lock: nothing may be released between the record and its count.

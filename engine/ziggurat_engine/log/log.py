@@ -23,7 +23,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -209,15 +210,18 @@ class Log:
         where no segment can be had; it passes by itself when there is space); ValueError
         for what does not fit the layout or a segment.
         """
+        return self.when_room(partial(self.try_append, record, payload))
+
+    def when_room(self, attempt: Callable[[], Appended | None]) -> Appended:
+        """What `attempt`, which ends in `try_append`, returns; made anew where that is None.
+
+        Waits for room before each, which a caller can't do with a lock held that syncs need.
+        """
         while True:
-            self.wait_for_room()
-            appended = self.try_append(record, payload)
+            self._committer.wait_for_room()
+            appended = attempt()
             if appended is not None:
                 return appended
-
-    def wait_for_room(self) -> None:
-        """Returns once `try_append` may take a record, or never will."""
-        self._committer.wait_for_room()
 
     def try_append(self, record: Record, payload: Buffer = b"") -> Appended | None:
         """As `append`; None where that would wait for the disk."""
