@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ziggurat_engine.cache import Extents
 from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import OpenImage
@@ -67,6 +68,11 @@ class Answer:
     def chunks(self) -> int:
         """How many chunks are looked at for it."""
         return self.lattice.chunks(self.grid)
+
+    @property
+    def extents(self) -> Extents:
+        """What of each chunk is looked at."""
+        return Extents(self.grid.cell, self.region)
 
     @property
     def grid(self) -> Grid:

@@ -39,6 +39,9 @@ Task: TypeAlias = tuple[Region, int, Callable[[], T]]
 MOST_FETCHED = 256
 # Of a result in one array: copied out of decoded chunks in one go.
 SLAB_BYTES = 4 * 2**20
+# Where less of each chunk is decoded, a thread holds the interpreter's lock for most of the time:
+# then chunks one after the other come sooner than side by side.
+LEAST_APART_BYTES = 2**17
 # A bound on memory: a result that touches more chunks comes in parts.
 MOST_LISTED = 4096
 
@@ -116,9 +119,14 @@ class Assembly:
 
         together: frames that lie beside each other are read at once for all of them.
         """
-        chunk_bytes = answer.image.chunk_bytes
-        share = chunk_bytes * sum(len(away) for _, away in left) // self._ahead.most
-        count = max(1, min(share, self._part_bytes) // chunk_bytes)
+        ats = [spot.at for _, away in left for spot in away]
+        if not ats:
+            return
+        each = self._chunks.decoded_bytes(answer.image, ats[len(ats) // 2], answer.extents)
+        share = each * len(ats) // self._ahead.most
+        count = max(1, min(share, self._part_bytes) // each)
+        if each < LEAST_APART_BYTES:
+            count = MOST_FETCHED
 
         def tasks() -> Iterator[Task[None]]:
             for out, away in left:
@@ -143,7 +151,11 @@ class Assembly:
     ) -> list[Place]:
         """Puts those pixels of `lattice` into `out` that nothing is waited for; what is left."""
         away = []
-        for spot in self._left(answer, lattice, out, cancelled):
+        left = self._left(answer, lattice, out, cancelled)
+        if max(lattice.steps) == 1 and not self._chunks.writes(answer.image, answer.level):
+            # What was at hand is there.
+            return list(left)
+        for spot in left:
             check(cancelled)
             at, source, inside = spot
             pasted = self._chunks.paste_at_hand(answer.image, answer.level, at, source, out[inside])
@@ -159,7 +171,7 @@ class Assembly:
         lattice, image = answer.lattice.part(box), answer.image
         if lattice.chunks(answer.grid) == 1:
             at, source, _ = next(lattice.places(answer.grid))
-            view = self._chunks.view(image, answer.level, at, source)
+            view = self._chunks.view(image, answer.level, at, source, answer.extents)
             if view is not None and view.flags.c_contiguous:
                 return answer.conversion.apply(view)
         return answer.conversion.apply(self.assemble(answer, box, cancelled))
@@ -185,12 +197,14 @@ class Assembly:
     ) -> None:
         """Puts the pixels of some chunks into `out`; frames that lie together are read at once."""
         fetched = fetched or self._fetch(answer, some)
+        image, level, extents = answer.image, answer.level, answer.extents
         for at, source, inside in some:
             check(cancelled)
-            self._chunks.paste(answer.image, answer.level, at, source, out[inside], fetched)
+            self._chunks.paste(image, level, at, source, out[inside], fetched, extents)
 
     def _fetch(self, answer: Answer, some: list[Place]) -> Fetched | None:
-        return self._chunks.fetch(answer.image, answer.level, (spot.at for spot in some))
+        places = (spot.at for spot in some)
+        return self._chunks.fetch(answer.image, answer.level, places, answer.extents)
 
     def _left(
         self, answer: Answer, lattice: Lattice, out: Array, cancelled: IsCancelled
@@ -206,7 +220,7 @@ class Assembly:
         among = self.among(answer, lattice, cancelled)
         if among is not None:
             out[...] = answer.image.fill_value
-            if left is not None:
+            if left is not None and len(left) < lattice.chunks(answer.grid):
                 again = set(self._gather(answer, lattice, out))
                 among = [at for at in among if at in again]
             return lattice.places(answer.grid, among)

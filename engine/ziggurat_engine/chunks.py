@@ -20,17 +20,23 @@ from ziggurat_engine.cache import (
     DirtyChunk,
     DirtyDirectory,
     DirtyShard,
+    Extent,
+    Extents,
+    Pixels,
     ShardKey,
+    Stretch,
 )
 from ziggurat_engine.errors import Corrupt, DataError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels import codec
+from ziggurat_engine.kernels.excerpt import Excerpt, excerpt
 from ziggurat_engine.kernels.protocol import Kernels
 from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.scatter import address_of, dense_rows, gather
 from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
+from ziggurat_engine.store.array import StoredFrame
 
 # Fewer chunks are looked at one by one.
 WORTH_ASKING = 16
@@ -64,15 +70,22 @@ class Chunks:
         key = ChunkKey(image.pixels_number(level), level, chunk)
         return self._clean.get_or_load(key, lambda: self._counted(image, level, chunk, fetched))
 
-    def fetch(self, image: OpenImage, level: int, chunks: Iterable[Shape]) -> Fetched | None:
+    def fetch(
+        self, image: OpenImage, level: int, chunks: Iterable[Shape], extents: Extents | None = None
+    ) -> Fetched | None:
         """Reads frames of those of `chunks` that lie beside each other, but decodes none.
 
-        For `paste` by the same call soon after: who else wants one of them does not wait.
+        For `paste` by the same call soon after, with the same `extents`: who else wants one of
+        them does not wait.
         """
-        if image.foreign is not None and image.image.read_only:
+        if _by_others(image):
             return None
         changes = self._clean.changes(image.pixels_number(level), level)
-        away = [at for at in chunks if not self.at_hand(image, level, at)]
+        away = [
+            at
+            for at in chunks
+            if _thin(image, at, extents) is None and not self.at_hand(image, level, at)
+        ]
         if len(away) < 2:
             return None
         with self._counting_errors():
@@ -91,7 +104,7 @@ class Chunks:
         that was acknowledged before the call is in them. check: as of ChunkArray.among.
         """
         total = math.prod(map(len, cells))
-        if total < WORTH_ASKING or (image.foreign is not None and image.image.read_only):
+        if total < WORTH_ASKING or _by_others(image):
             return None
         most = min(total // 2, MOST_AMONG)
         shards = image.pyramid.levels[level].shards_of(cells)
@@ -125,7 +138,12 @@ class Chunks:
         return ChunkKey(image.pixels_number(level), level, at) in self._clean
 
     def view(
-        self, image: OpenImage, level: int, at: Shape, source: tuple[slice, ...]
+        self,
+        image: OpenImage,
+        level: int,
+        at: Shape,
+        source: tuple[slice, ...],
+        extents: Extents | None = None,
     ) -> Array | None:
         """The pixels `source` of a chunk as `paste` would copy them, not to be written to.
 
@@ -134,8 +152,7 @@ class Chunks:
         """
         if self.held(image, level, at):
             return None
-        array = self.stored(image, level, at)
-        return None if array is None else array[source]
+        return self._part(image, level, at, source, extents)
 
     def paste(
         self,
@@ -145,8 +162,12 @@ class Chunks:
         source: tuple[slice, ...],
         target: Array,
         fetched: Fetched | None = None,
+        extents: Extents | None = None,
     ) -> None:
         """Copies the pixels `source` of the chunk `at` to `target`, an array of their shape.
+
+        extents: what the caller wants of chunks; of this one at least `source`. The rest of it
+        need not be decoded now; None: it may be wanted soon.
 
         Sees all of a region whose write was acknowledged before the call; of one that
         is being written it may see some.
@@ -171,8 +192,11 @@ class Chunks:
             base = (chunk, self.stored(image, level, at, fetched))
         else:
             older = None
-        array = older.data if older is not None else self.stored(image, level, at, fetched)
-        target[...] = image.fill_value if array is None else array[source]
+        if older is not None:
+            found: Array | None = older.data[source]
+        else:
+            found = self._part(image, level, at, source, extents, fetched)
+        target[...] = image.fill_value if found is None else found
 
     def gather(self, image: OpenImage, level: int, region: Region, target: Array) -> list[Shape]:
         """Copies all of a box that decoded chunks hold to `target`; the chunks that it left out.
@@ -189,17 +213,17 @@ class Chunks:
         if self._dirty.holds(image.number_of(level), level):
             held = {at for at in wanted if self._shard(image, level, at) is not None}
         clean = [at for at in wanted if at not in held]
-        arrays = self._clean.use_all([ChunkKey(number, level, at) for at in clean])
+        keys = [ChunkKey(number, level, at) for at in clean]
+        kept = self._clean.use_all(keys, Extents(grid.cell, region))
+        # As long as its pixels are copied: who holds them.
         found = {
-            at: array
-            for at, array in zip(clean, arrays, strict=True)
-            if array is not None
-            and (array.shape, array.dtype) == (grid.cell, target.dtype)
-            and array.flags.c_contiguous
+            at: (address, pixels)
+            for at, pixels in zip(clean, kept, strict=True)
+            if (address := _address(pixels, grid.cell, target.dtype))
         }
         if not found:
             return wanted
-        addresses = [address_of(found[at]) if at in found else 0 for at in wanted]
+        addresses = [found[at][0] if at in found else 0 for at in wanted]
         first = tuple(o % c for o, c in zip(region.offset, grid.cell, strict=True))
         gather(addresses, first, grid.cell, target)
         return [at for at in wanted if at not in found]
@@ -213,10 +237,21 @@ class Chunks:
             if at_hand:
                 self.paste(image, level, at, source, target)
             return at_hand
-        array = self._clean.use(ChunkKey(image.pixels_number(level), level, at))
-        if array is not None:
-            target[...] = array[source]
-        return array is not None
+        cell = image.image.layout.chunk_shape
+        key = ChunkKey(image.pixels_number(level), level, at)
+        found = self._clean.use(key, _spanned(cell, source))
+        if found is not None:
+            target[...] = _taken(found, cell, source)
+        return found is not None
+
+    def decoded_bytes(self, image: OpenImage, at: Shape, extents: Extents) -> int:
+        """About how many `paste` decodes of a chunk that is not at hand."""
+        extent = _thin(image, at, extents)
+        return image.chunk_bytes if extent is None else extent.size * image.image.dtype.itemsize
+
+    def writes(self, image: OpenImage, level: int) -> bool:
+        """Whether memory may have newer pixels of a level than the store."""
+        return self._dirty.holds(image.number_of(level), level)
 
     def frame(self, image: OpenImage, level: int, at: Shape) -> bytes | None:
         """A whole chunk as a Blosc frame, of what `paste` would copy; None where memory is newer.
@@ -281,6 +316,54 @@ class Chunks:
         with shard.lock:
             return chunk in shard.chunks or chunk in shard.settling
 
+    def _part(
+        self,
+        image: OpenImage,
+        level: int,
+        at: Shape,
+        source: tuple[slice, ...],
+        extents: Extents | None,
+        fetched: Fetched | None = None,
+    ) -> Array | None:
+        """The pixels `source` of a chunk as the store has it; see `stored`, and `paste`."""
+        extent = _thin(image, at, extents)
+        if extent is None:
+            array = self.stored(image, level, at, fetched)
+            return None if array is None else array[source]
+        found = self._clean.get_or_load_part(
+            ChunkKey(image.pixels_number(level), level, at),
+            extent,
+            image.part_pixels,
+            lambda: self._load_part(image, level, at, extent),
+            lambda: self._counted(image, level, at, fetched),
+        )
+        return None if found is None else _taken(found, image.image.layout.chunk_shape, source)
+
+    def _load_part(self, image: OpenImage, level: int, at: Shape, extent: Extent) -> Pixels | None:
+        """A stretch of a stored chunk that holds `extent`, or all of it; None: it is absent."""
+        description, unit = image.image, image.image.dtype.itemsize
+        codec_ = description.layout.codec
+
+        def part(frame: StoredFrame) -> Excerpt:
+            start, stop = extent.first * unit, extent.stop * unit
+            return excerpt(frame.read, frame.nbytes, codec_, image.chunk_bytes, start, stop, unit)
+
+        with (
+            self._counting_errors(),
+            span("cache.load", image=description.name, level=level, chunk=at),
+        ):
+            found = image.arrays[level].read_part(at, part)
+            if found is None:
+                return None
+            shape = ((found.stop - found.start) // unit,)
+            try:
+                pixels = self._kernels.decode(found.frame, codec_, description.dtype, shape)
+            except Corrupt as error:
+                raise _named(error, image, level, at) from error
+        if pixels.nbytes == image.chunk_bytes:
+            return pixels.reshape(description.layout.chunk_shape)
+        return Stretch(found.start // unit, pixels)
+
     def _shard(self, image: OpenImage, level: int, chunk: Shape) -> DirtyShard | None:
         shard = image.pyramid.levels[level].shard_of(chunk)
         return self._dirty.find(ShardKey(image.number_of(level), level, shard))
@@ -332,6 +415,41 @@ class Chunks:
             image.arrays[level].check()
             return bytes(found)
         return image.arrays[level].read(chunk)
+
+
+def _by_others(image: OpenImage) -> bool:
+    """Whether stored chunks are read as others wrote them."""
+    return image.foreign is not None and image.image.read_only
+
+
+def _thin(image: OpenImage, at: Shape, extents: Extents | None) -> Extent | None:
+    """What is wanted of a chunk, where no more of it is decoded; else None."""
+    if extents is None or not image.part_pixels:
+        return None
+    extent = extents.of(at)
+    return extent if extent.size <= image.part_pixels else None
+
+
+def _spanned(cell: Shape, source: tuple[slice, ...]) -> Extent:
+    """The shortest that holds the pixels `source` of a chunk."""
+    first = last = 0
+    for length, part in zip(cell, source, strict=True):
+        first = first * length + part.start
+        last = last * length + part.stop - 1
+    return Extent(first, last + 1)
+
+
+def _taken(found: Pixels, cell: Shape, source: tuple[slice, ...]) -> Array:
+    return found.take(cell, source) if isinstance(found, Stretch) else found[source]
+
+
+def _address(pixels: Pixels | None, cell: Shape, dtype: np.dtype[np.generic]) -> int:
+    """Where the first pixel of a chunk lies, or would, as `gather` is told; 0: it can't be."""
+    if isinstance(pixels, Stretch):
+        return address_of(pixels.pixels) - pixels.first * dtype.itemsize
+    if pixels is None or (pixels.shape, pixels.dtype) != (cell, dtype):
+        return 0
+    return address_of(pixels) if pixels.flags.c_contiguous else 0
 
 
 def _named(error: Corrupt, image: OpenImage, level: int, chunk: Shape) -> Corrupt:

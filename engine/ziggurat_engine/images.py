@@ -29,6 +29,7 @@ from ziggurat_engine.errors import (
     OutOfRange,
     ZigguratError,
 )
+from ziggurat_engine.kernels.excerpt import cuttable
 from ziggurat_engine.kernels.protocol import Recipe, halo
 from ziggurat_engine.locks import SharedLock
 from ziggurat_engine.pyramid import Pyramid
@@ -41,6 +42,11 @@ from ziggurat_engine.store.handles import ShardHandles
 
 if TYPE_CHECKING:
     from ziggurat_engine.foreign.levels import ForeignLevels
+
+# Of a chunk of at least so many bytes only what is wanted is decoded, up to this share of it. So
+# that share is the most that is decoded twice.
+PART = 1 / 2
+LEAST_CUT_BYTES = 2**16
 
 
 @dataclass(eq=False)
@@ -102,7 +108,8 @@ class OpenImage:
     lower, upper: name what is dirty, touched and deferred of level 0, and of the levels above.
     Levels that replace others have an `upper` of their own, and before that a `lower`, since
     what is to be made of level 0 for them differs.
-    fill_value: one pixel of its dtype. chunk_bytes: of one decoded chunk. recipes: how each
+    fill_value: one pixel of its dtype. chunk_bytes: of one decoded chunk. part_pixels: so many
+    of a chunk are decoded without the rest of it, if no more are wanted. recipes: how each
     level's chunks are settled. reading: shared by who reads the levels.
     """
 
@@ -112,6 +119,7 @@ class OpenImage:
     stored: StoredImage
     fill_value: np.generic
     chunk_bytes: int
+    part_pixels: int
     recipes: tuple[Recipe, ...]
     reading: SharedLock = field(default_factory=SharedLock)
 
@@ -391,8 +399,12 @@ def _open(base: Base, lower: int, upper: int, stored: StoredImage) -> OpenImage:
     recipes = tuple(
         Recipe(image.layout.codec, fill_value, factors, image.downsampling) for factors in steps
     )
-    chunk_bytes = image.dtype.itemsize * math.prod(image.layout.chunk_shape)
-    return OpenImage(base, lower, upper, stored, fill_value, chunk_bytes, recipes)
+    pixels = math.prod(image.layout.chunk_shape)
+    chunk_bytes = image.dtype.itemsize * pixels
+    part = int(PART * pixels) if chunk_bytes >= LEAST_CUT_BYTES else 0
+    if (image.adopted is not None and image.read_only) or not cuttable(image.layout.codec):
+        part = 0
+    return OpenImage(base, lower, upper, stored, fill_value, chunk_bytes, part, recipes)
 
 
 def _foreign(stored: StoredImage, handles: ShardHandles) -> ForeignLevels | None:

@@ -123,7 +123,13 @@ class Lattice:
         among: some of the cells that hold pixels, instead of all.
         """
         cells = self.cells(grid)
+        # Along each axis: many cells of the grid have one index along it.
+        found: list[dict[int, tuple[slice, slice]]] = [{} for _ in cells]
         for at in itertools.product(*cells) if among is None else among:
-            slices = [axis.slices(index) for axis, index in zip(cells, at, strict=True)]
+            slices = []
+            for axis, known, index in zip(cells, found, at, strict=True):
+                if (pair := known.get(index)) is None:
+                    pair = known[index] = axis.slices(index)
+                slices.append(pair)
             inside_cell, inside = zip(*slices, strict=True)
             yield Place(at, inside_cell, inside)

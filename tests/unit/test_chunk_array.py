@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from ziggurat_engine.errors import Corrupt, NotFound
 from ziggurat_engine.pyramid import Pyramid
-from ziggurat_engine.store.array import ChunkArray, Gate, StoredShard, StoredSize
+from ziggurat_engine.store.array import ChunkArray, StoredShard, StoredSize
+from ziggurat_engine.store.gate import Gate
 from ziggurat_engine.store.handles import ShardHandles
 from ziggurat_engine.store.objects import LocalStore
 from ziggurat_engine.store.shard import ShardIndex, index_size

@@ -6,7 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from ziggurat_engine.cache import Budget, ChunkKey, CleanChunks
+from ziggurat_engine.cache import Budget, ChunkKey, CleanChunks, Extent, Extents, Stretch
+from ziggurat_engine.region import Region
 
 from tests.support.waiting import SECONDS
 
@@ -184,3 +185,125 @@ def test_what_is_read_ahead_counts_once_somebody_asks() -> None:
     with pytest.raises(AssertionError, match="loaded again"):
         clean.load_ahead(key(2), refuse)
     assert clean.get_or_load(key(2), lambda: chunk(2)) is not None
+
+
+def stretch(first: int, stop: int, value: int = 1) -> Stretch:
+    return Stretch(first, np.full(stop - first, value, "uint8"))
+
+
+def part(clean: CleanChunks, first: int, stop: int, most: int = 5) -> object:
+    """What is found of pixels of a chunk of 10; a stretch that is loaded has them and no more."""
+    extent = Extent(first, stop)
+    return clean.get_or_load_part(
+        key(1), extent, most, lambda: stretch(first, stop), lambda: chunk(1)
+    )
+
+
+def test_stretches_are_kept_until_the_chunk_is() -> None:
+    clean = CleanChunks(Budget(100))
+    first = part(clean, 2, 4)
+    assert isinstance(first, Stretch)
+    assert part(clean, 2, 3) is first
+    assert (clean.counters.hits, clean.counters.misses, clean.nbytes) == (1, 1, 2)
+    assert clean.use(key(1)) is None
+    assert clean.use(key(1), Extent(3, 4)) is first
+    # Of the chunk with index 1 its pixel 3, and the first of the next one.
+    one, more = (Extents((10,), Region((13,), (n,))) for n in (1, 8))
+    assert clean.use_all([key(1)], one) == [first]
+    assert clean.use_all([key(1), key(2)], more) == [None, None]
+    assert key(1) not in clean
+    assert isinstance(part(clean, 6, 9), Stretch)
+    assert clean.nbytes == 5
+    # One more would be more than half of it: all of it, and no stretches any more.
+    whole = part(clean, 0, 1)
+    assert isinstance(whole, np.ndarray)
+    assert part(clean, 5, 6) is whole
+    assert clean.nbytes == 10
+
+
+def test_a_chunk_takes_the_place_of_its_stretches() -> None:
+    clean = CleanChunks(Budget(100))
+    part(clean, 2, 4)
+    assert clean.get_or_load(key(1), lambda: chunk(1)) is not None
+    assert clean.nbytes == 10
+    assert isinstance(part(clean, 2, 4), np.ndarray)
+
+
+def test_a_part_may_come_as_a_chunk_or_not_at_all() -> None:
+    clean = CleanChunks(Budget(100))
+    assert clean.get_or_load_part(key(1), Extent(0, 1), 5, lambda: None, refuse) is None
+    whole = chunk(1)
+    assert clean.get_or_load_part(key(1), Extent(0, 1), 5, lambda: whole, refuse) is whole
+    assert clean.get_or_load(key(1), refuse) is whole
+
+
+@pytest.mark.parametrize("how", ["put", "drop", "drop_image"])
+def test_what_replaces_a_chunk_ends_its_stretches(how: str) -> None:
+    clean = CleanChunks(Budget(100))
+    part(clean, 2, 4)
+    load = Slow(stretch(6, 7))
+    found: list[object] = []
+    waiting = threading.Thread(
+        target=lambda: found.append(clean.get_or_load_part(key(1), Extent(6, 7), 5, load, refuse))
+    )
+    waiting.start()
+    assert load.started.wait(SECONDS)
+    if how == "put":
+        clean.put(key(1), chunk(2))
+    elif how == "drop":
+        clean.drop(key(1))
+    else:
+        clean.drop_image(1)
+    finish([waiting], load)
+    assert found == [load.result], "right when it was asked for"
+    assert clean.nbytes == (10 if how == "put" else 0)
+    again = part(clean, 2, 4)
+    assert isinstance(again, np.ndarray) == (how == "put")
+
+
+def test_one_load_of_a_stretch_at_a_time() -> None:
+    clean = CleanChunks(Budget(100))
+    load = Slow(stretch(2, 4))
+    found: list[object] = []
+
+    def read(first: int, stop: int) -> None:
+        extent = Extent(first, stop)
+        others = load if stop <= 4 else lambda: stretch(first, stop)
+        found.append(clean.get_or_load_part(key(1), extent, 5, others, refuse))
+
+    threads = [threading.Thread(target=read, args=(2, 4))]
+    threads[0].start()
+    assert load.started.wait(SECONDS)
+    # One that is in it, one beside it, and the whole chunk, which waits for neither.
+    threads += [threading.Thread(target=read, args=args) for args in ((2, 3), (5, 6))]
+    for thread in threads[1:]:
+        thread.start()
+    finish(threads, load)
+    assert load.count == 1
+    assert sorted(part.extent for part in found if isinstance(part, Stretch)) == [
+        (2, 4),
+        (2, 4),
+        (5, 6),
+    ]
+    assert clean.nbytes == 3
+
+
+def test_a_stretch_that_does_not_load_reaches_all() -> None:
+    clean = CleanChunks(Budget(100))
+
+    def fail() -> Stretch:
+        raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        clean.get_or_load_part(key(1), Extent(0, 1), 5, fail, refuse)
+    assert part(clean, 0, 1) is not None
+
+
+def test_stretches_are_evicted_as_chunks_are() -> None:
+    clean = CleanChunks(Budget(12))
+    part(clean, 2, 4)
+    clean.get_or_load(key(2), lambda: chunk(2))
+    assert clean.nbytes == 12
+    clean.get_or_load(key(3), lambda: chunk(3))
+    assert (clean.nbytes, clean.counters.evictions) == (10, 2)
+    assert isinstance(part(clean, 2, 4), Stretch)

@@ -9,8 +9,8 @@ import zarr
 from ziggurat_engine.errors import Corrupt, UnsupportedVersion
 from ziggurat_engine.layout import pyramid_of, resolve
 from ziggurat_engine.spec import Axis, Image, ImageSpec
-from ziggurat_engine.store.array import Gate
 from ziggurat_engine.store.frames import ROWS, FrameTable, Row
+from ziggurat_engine.store.gate import Gate
 from ziggurat_engine.store.objects import LocalStore
 from ziggurat_engine.vfs import OsFileSystem
 

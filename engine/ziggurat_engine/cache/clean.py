@@ -4,6 +4,10 @@ One cache for all images and levels, weighted by bytes; residents.py says what g
 One load a chunk however many wait for it (single flight); loads of different chunks
 do not wait for each other.
 
+Of a chunk that is not at hand a stretch may be loaded (`get_or_load_part`), and is kept as a
+chunk is, until so much of the chunk was loaded that way that loading all of it in their place
+costs little more: so a plane costs a plane, and a chunk of many planes one whole load.
+
 Invariant: an array is only kept if it is what the store holds, or newer. A load
 that began before the chunk was replaced is superseded by `put` and `drop`: who waits
 for it gets its result, which was right when they asked, but it is not kept.
@@ -16,10 +20,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ziggurat_engine.cache.budget import Budget
 from ziggurat_engine.cache.residents import ChunkKey, Residents
+from ziggurat_engine.cache.stretch import Extent, Extents, Stretch, Stretches
 from ziggurat_engine.spec import Array
+
+Pixels: TypeAlias = Array | Stretch
+"""Those of a chunk, or a stretch of them."""
 
 
 @dataclass(slots=True)
@@ -42,7 +51,7 @@ class CleanChunks:
         self._budget = budget
         self._lock = threading.Lock()
         self._residents = residents or Residents()
-        self._loads: dict[ChunkKey, Future[Array | None]] = {}
+        self._loads: dict[ChunkKey, Future[Pixels | None]] = {}
         # By image and level: how often a chunk was replaced.
         self._changes: Counter[tuple[int, int]] = Counter()
         self.counters = CleanCounters()
@@ -61,19 +70,15 @@ class CleanChunks:
         """Chunks that were read ahead, and then asked for while they were there."""
         return self._residents.ahead_used
 
-    def use(self, key: ChunkKey) -> Array | None:
-        """The chunk if it is kept."""
+    def use(self, key: ChunkKey, extent: Extent | None = None) -> Pixels | None:
+        """The chunk if it is kept; else, where `extent` is given, a stretch that holds it."""
         with self._lock:
-            found = self._residents.use(key)
-            self.counters.hits += found is not None
-        return found
+            return self._use(key, extent)
 
-    def use_all(self, keys: Sequence[ChunkKey]) -> list[Array | None]:
+    def use_all(self, keys: Sequence[ChunkKey], extents: Extents) -> list[Pixels | None]:
         """As `use`, of many."""
         with self._lock:
-            found = [self._residents.use(key) for key in keys]
-            self.counters.hits += sum(array is not None for array in found)
-        return found
+            return [self._use(key, extents) for key in keys]
 
     def get_or_load(self, key: ChunkKey, load: Callable[[], Array | None]) -> Array | None:
         """The chunk, or None where the store has none.
@@ -82,10 +87,9 @@ class CleanChunks:
         then this call waits for its result. What `load` raises reaches all who wait.
         """
         with self._lock:
-            found = self._residents.use(key)
+            found = self._use(key)
             if found is not None:
-                self.counters.hits += 1
-                return found
+                return _whole(found)
             flight = self._loads.get(key)
             if flight is not None:
                 self.counters.hits += 1
@@ -93,8 +97,44 @@ class CleanChunks:
                 self.counters.misses += 1
                 mine = self._loads[key] = Future()
         if flight is not None:
-            return flight.result()
-        return self._fly(key, mine, load, ahead=False)
+            return _whole(flight.result())
+        return _whole(self._fly(key, mine, load, ahead=False))
+
+    def get_or_load_part(
+        self,
+        key: ChunkKey,
+        extent: Extent,
+        most: int,
+        load_part: Callable[[], Pixels | None],
+        load: Callable[[], Array | None],
+    ) -> Pixels | None:
+        """As `get_or_load`, where only `extent` of the chunk is wanted.
+
+        most: stretches of no more pixels are kept of a chunk. `load_part` brings one that holds
+        `extent`, or the chunk, and is asked where nothing holds it and it leads to no more;
+        else `load`.
+        """
+        while True:
+            with self._lock:
+                found = self._use(key, extent)
+                if found is not None:
+                    return found
+                kept = self._residents.use(key.part)
+                before = kept.size if isinstance(kept, Stretches) else 0
+                if key in self._loads or before + extent.size > most:
+                    break
+                flight = self._loads.get(key.part)
+                if flight is None:
+                    self.counters.misses += 1
+                    mine = self._loads[key.part] = Future()
+            if flight is None:
+                return self._fly(key.part, mine, load_part, ahead=False)
+            coming = flight.result()
+            if not isinstance(coming, Stretch) or coming.extent.holds(extent):
+                with self._lock:
+                    self.counters.hits += 1
+                return coming
+        return self.get_or_load(key, load)
 
     def load_ahead(self, key: ChunkKey, load: Callable[[], Array | None]) -> None:
         """Loads a chunk that nobody asked for yet, unless it is kept or on its way.
@@ -111,11 +151,11 @@ class CleanChunks:
     def _fly(
         self,
         key: ChunkKey,
-        flight: Future[Array | None],
-        load: Callable[[], Array | None],
+        flight: Future[Pixels | None],
+        load: Callable[[], Pixels | None],
         *,
         ahead: bool,
-    ) -> Array | None:
+    ) -> Pixels | None:
         try:
             array = load()
         except BaseException as error:
@@ -136,15 +176,13 @@ class CleanChunks:
     def put(self, key: ChunkKey, array: Array) -> None:
         """Keeps what the store now holds; loads under way are superseded."""
         with self._lock:
-            self._changes[key.image, key.level] += 1
-            self._loads.pop(key, None)
+            self._forget(key)
             self._keep(key, array)
 
     def drop(self, key: ChunkKey) -> None:
         """Forgets a chunk; loads under way are superseded."""
         with self._lock:
-            self._changes[key.image, key.level] += 1
-            self._loads.pop(key, None)
+            self._forget(key)
             self._residents.remove(key)
 
     def drop_image(self, image: int) -> None:
@@ -166,8 +204,8 @@ class CleanChunks:
     def _land(
         self,
         key: ChunkKey,
-        flight: Future[Array | None],
-        array: Array | None,
+        flight: Future[Pixels | None],
+        array: Pixels | None,
         *,
         ahead: bool = False,
     ) -> None:
@@ -177,9 +215,42 @@ class CleanChunks:
                 if array is not None:
                     self._keep(key, array, ahead=ahead)
 
-    def _keep(self, key: ChunkKey, array: Array, *, ahead: bool = False) -> None:
-        self._residents.put(key, array, ahead=ahead)
+    def _use(self, key: ChunkKey, extent: Extent | Extents | None = None) -> Pixels | None:
+        """See `use`. With the lock held, as all below."""
+        pixels: Pixels | None = None
+        found = self._residents.use(key)
+        if found is None and extent is not None and key.part in self._residents:
+            kept = self._residents.use(key.part)
+            wanted = extent.of(key.chunk) if isinstance(extent, Extents) else extent
+            pixels = kept.holding(wanted) if isinstance(kept, Stretches) else None
+        elif not isinstance(found, Stretches):
+            pixels = found
+        self.counters.hits += pixels is not None
+        return pixels
+
+    def _forget(self, key: ChunkKey) -> None:
+        """A chunk is replaced: what is being loaded of it, and its stretches, are outdated."""
+        self._changes[key.image, key.level] += 1
+        name = key.part
+        for one in (key, name):
+            self._loads.pop(one, None)
+        self._residents.remove(name)
+
+    def _keep(self, key: ChunkKey, pixels: Pixels, *, ahead: bool = False) -> None:
+        whole = ChunkKey(key.image, key.level, key.chunk)
+        if not isinstance(pixels, Stretch):
+            self._residents.remove(key.part)
+            self._residents.put(whole, pixels, ahead=ahead)
+        elif whole not in self._residents:
+            kept = self._residents.use(key)
+            before = kept if isinstance(kept, Stretches) else Stretches(())
+            self._residents.put(key, before.joined(pixels))
         self._evict()
 
     def _evict(self) -> None:
         self.counters.evictions += self._residents.evict(self._budget.clean_allowance_bytes)
+
+
+def _whole(found: Pixels | None) -> Array | None:
+    assert not isinstance(found, Stretch)
+    return found

@@ -24,8 +24,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from ziggurat_engine.cache.stretch import Stretches
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
 
@@ -35,17 +36,30 @@ MOST_REMEMBERED = 2**16
 
 
 class ChunkKey(NamedTuple):
-    """One chunk of one level; image: as images.OpenImage.pixels_number."""
+    """One chunk of one level; image: as images.OpenImage.pixels_number.
+
+    partly: stretches of it.
+    """
 
     image: int
     level: int
     chunk: Shape
+    partly: bool = False
+
+    @property
+    def part(self) -> ChunkKey:
+        """That of its stretches."""
+        return ChunkKey(self.image, self.level, self.chunk, partly=True)
+
+
+Pixels: TypeAlias = Array | Stretches
+"""Those of a chunk, or stretches of them where the key says so."""
 
 
 class _Kept(NamedTuple):
     """ahead: nobody has asked for it yet."""
 
-    array: Array
+    array: Pixels
     since: float
     ahead: bool = False
 
@@ -84,7 +98,7 @@ class Residents:
     def __contains__(self, key: ChunkKey) -> bool:
         return key in self._probation or key in self._protected
 
-    def use(self, key: ChunkKey) -> Array | None:
+    def use(self, key: ChunkKey) -> Pixels | None:
         """The chunk, None where it is not kept. Counts as a use of it."""
         kept = self._protected.get(key)
         if kept is not None:
@@ -105,7 +119,7 @@ class Residents:
             self._protect(key, kept)
         return kept.array
 
-    def put(self, key: ChunkKey, array: Array, *, ahead: bool = False) -> None:
+    def put(self, key: ChunkKey, array: Pixels, *, ahead: bool = False) -> None:
         """Keeps `array`, in the place of what was kept for `key`.
 
         ahead: nobody asked for it. Only its first use counts as its coming, unless it

@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from ziggurat_engine import spans
-from ziggurat_engine.errors import Corrupt, NotFound
+from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Shape
-from ziggurat_engine.store.handles import ShardHandle, ShardHandles
+from ziggurat_engine.store.gate import Gate
+from ziggurat_engine.store.handles import ShardHandle, ShardHandles, Traffic
 from ziggurat_engine.store.keys import DEFAULT_KEYS, Keys
-from ziggurat_engine.store.objects import Objects
+from ziggurat_engine.store.objects import ObjectReader, Objects
 from ziggurat_engine.store.runs import runs
 from ziggurat_engine.store.shard import ShardIndex, index_size
 from ziggurat_engine.vfs import Buffer
+
+T = TypeVar("T")
 
 # A copy holds at most this much of the old shard in memory.
 COPY_BYTES = 4 * 2**20
@@ -57,57 +60,23 @@ class StoredSize:
     bytes: int
 
 
-class Gate:
-    """Is it still there? One for an image, and within it one for levels that may be replaced.
+@dataclass(frozen=True, slots=True)
+class StoredFrame:
+    """A stored frame of `nbytes`, to read pieces of; all are of one version."""
 
-    Keeps a deletion apart from the writes beside it: a write that started before the
-    deletion would create the directories anew. outer: the image's, for levels of it.
-    """
+    nbytes: int
+    _key: str
+    _reader: ObjectReader
+    _offset: int
+    _traffic: Traffic
 
-    def __init__(self, name: str = "", outer: Gate | None = None) -> None:
-        self._name = name
-        self._outer = outer
-        self._changed = threading.Condition()
-        self._open = True
-        self._inside = 0
-
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Keeps the gate from closing while the block runs; NotFound once it is closed."""
-        with self._outer.inside() if self._outer else nullcontext():
-            with self._changed:
-                self.check()
-                self._inside += 1
-            try:
-                yield
-            finally:
-                with self._changed:
-                    self._inside -= 1
-                    self._changed.notify_all()
-
-    @property
-    def is_open(self) -> bool:
-        """False once it is being deleted."""
-        return self._open and (self._outer is None or self._outer.is_open)
-
-    def check(self) -> None:
-        """Raises NotFound, with the field "name", once it is being deleted."""
-        if self._outer is not None:
-            self._outer.check()
-        if not self._open:
-            what = "was deleted" if self._outer is None else "has other levels now"
-            raise NotFound(f"image {self._name!r} {what}", field="name")
-
-    def close(self) -> None:
-        """Lets nobody in any more; returns when everybody is out."""
-        with self._changed:
-            self._open = False
-            self._changed.wait_for(lambda: self._inside == 0)
-
-    def reopen(self) -> None:
-        """The image stays after all: its deletion failed."""
-        with self._changed:
-            self._open = True
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """So many bytes of it. Corrupt where it has fewer, OSError."""
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
+            raise Corrupt(f"{self._key}: {nbytes} bytes at {offset} of a frame of {self.nbytes}")
+        data = _read(self._key, self._reader, self._offset + offset, nbytes)
+        self._traffic.add(nbytes)
+        return data
 
 
 class ChunkArray:
@@ -163,6 +132,28 @@ class ChunkArray:
         self._gate.check()
         return frame
 
+    def read_part(self, chunk: Shape, part: Callable[[StoredFrame], T]) -> T | None:
+        """What `part` makes of pieces of the frame of `chunk`; None where it is absent.
+
+        The pieces are read while `part` runs. Raises what it raises, and as `read`.
+        """
+        shard = self.level.shard_of(chunk)
+        key = self.key(shard)
+        traffic = self._handles.traffic
+        made = None
+        with spans.span("store.read", key=key):
+            if self._sharded:
+                with self._lease(key) as handle:
+                    position = self._position(shard, chunk)
+                    span = None if handle is None else handle.index.get(position)
+                    if handle is not None and span is not None:
+                        made = part(StoredFrame(span[1], key, handle.reader, span[0], traffic))
+            elif (reader := self._store.open(key)) is not None:
+                with reader:
+                    made = part(StoredFrame(reader.size, key, reader, 0, traffic))
+        self.check()
+        return made
+
     def read_joined(self, chunks: Iterable[Shape]) -> dict[Shape, memoryview]:
         """The frames of those of `chunks` that lie beside each other in their shards.
 
@@ -191,7 +182,7 @@ class ChunkArray:
                     if len(run) == 1 or stop - start > left:
                         continue
                     left -= stop - start
-                    data = memoryview(_read(key, handle, start, stop - start))
+                    data = memoryview(_read(key, handle.reader, start, stop - start))
                     self._handles.traffic.add(stop - start)
                     for offset, nbytes, chunk in run:
                         frames[chunk] = data[offset - start : offset - start + nbytes]
@@ -220,7 +211,7 @@ class ChunkArray:
             for chunk in self.level.chunks_of(shard).indices():
                 span = handle.index.get(self._position(shard, chunk))
                 if span is not None:
-                    yield chunk, _read(key, handle, *span)
+                    yield chunk, _read(key, handle.reader, *span)
 
     def among(
         self, cells: Sequence[Collection[int]], most: int, check: Callable[[], None]
@@ -357,7 +348,7 @@ class ChunkArray:
             return self._store.get(key)
         with self._lease(key) as handle:
             span = None if handle is None else handle.index.get(position)
-            return None if handle is None or span is None else _read(key, handle, *span)
+            return None if handle is None or span is None else _read(key, handle.reader, *span)
 
     def present(self) -> Iterator[tuple[Shape, list[Shape]]]:
         """(shard, chunks of it that are not absent), found by a walk, in no order.
@@ -484,8 +475,8 @@ class ChunkArray:
         return position
 
 
-def _read(key: str, handle: ShardHandle, offset: int, nbytes: int) -> bytes:
-    data = handle.reader.read(offset, nbytes)
+def _read(key: str, reader: ObjectReader, offset: int, nbytes: int) -> bytes:
+    data = reader.read(offset, nbytes)
     if len(data) != nbytes:
         raise Corrupt(f"{key}: {len(data)} bytes at {offset} where {nbytes} should be")
     return data
@@ -502,4 +493,4 @@ def _all_in(at: Shape, cells: Sequence[Collection[int]]) -> bool:
 
 def _pieces(key: str, handle: ShardHandle, start: int, stop: int) -> Iterator[bytes]:
     for offset in range(start, stop, COPY_BYTES):
-        yield _read(key, handle, offset, min(COPY_BYTES, stop - offset))
+        yield _read(key, handle.reader, offset, min(COPY_BYTES, stop - offset))

@@ -41,8 +41,9 @@ from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.spec import Image
 from ziggurat_engine.store import omezarr
 from ziggurat_engine.store.adopted import AdoptedStore
-from ziggurat_engine.store.array import ChunkArray, Gate
+from ziggurat_engine.store.array import ChunkArray
 from ziggurat_engine.store.frames import FrameTable
+from ziggurat_engine.store.gate import Gate
 from ziggurat_engine.store.handles import ShardHandles
 from ziggurat_engine.store.keys import DEFAULT_KEYS, Keys
 from ziggurat_engine.store.metadata import ImageMetadata

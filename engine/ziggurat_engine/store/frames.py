@@ -28,7 +28,7 @@ import numpy as np
 from ziggurat_engine.errors import NEWER, Corrupt, UnsupportedVersion
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Image
-from ziggurat_engine.store.array import Gate
+from ziggurat_engine.store.gate import Gate
 from ziggurat_engine.store.objects import ObjectStore
 
 VERSION = 1

@@ -15,7 +15,7 @@ from typing import Any
 from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.spec import Image
 from ziggurat_engine.store import omezarr
-from ziggurat_engine.store.array import Gate
+from ziggurat_engine.store.gate import Gate
 from ziggurat_engine.store.objects import ObjectStore
 
 Json = dict[str, Any]
