@@ -36,6 +36,7 @@ _BOXES = 12
 class Task:
     """What to write. shape: (Z, Y, X); chunks, shards: pixels, or what the server picks.
 
+    channels: the image has so many, and frame k is plane k // channels of channel k % channels.
     mb_per_second: of all streams together, evenly; 0: as fast as it goes.
     """
 
@@ -52,6 +53,21 @@ class Task:
     durability: Literal["durable", "received"] = "durable"
     transport: Literal["grpc", "shared_memory"] = "grpc"
     mb_per_second: float = 0.0
+    channels: int = 1
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """That of the image: (Z, Y, X), or (C, Z, Y, X)."""
+        planes, *plane = self.shape
+        return (
+            self.shape if self.channels == 1 else (self.channels, planes // self.channels, *plane)
+        )
+
+    def place(self, frame: int) -> dict[str, Any]:
+        """Where a frame is written."""
+        if self.channels == 1:
+            return {"z": frame}
+        return {"z": frame // self.channels, "c": frame % self.channels}
 
 
 @dataclass(slots=True)
@@ -105,7 +121,7 @@ def run(task: Task) -> Result:
             disk_written_bytes=disk_written_bytes(task.server_pid) - disk,
             stored_bytes=0,
             level0_stored_bytes=0,
-            boxes_checked=_check(image, frames),
+            boxes_checked=_check(image, task, frames),
             first_closed_seconds=first,
             latency_p50_seconds=float(np.quantile(times.latencies, 0.5)),
             latency_p99_seconds=float(np.quantile(times.latencies, 0.99)),
@@ -129,8 +145,8 @@ def _images(clients: list[ziggurat.Client], task: Task, name: str) -> list[ziggu
     """A new image, seen by each client."""
     clients[0].create(
         name,
-        axes="zyx",
-        shape=task.shape,
+        axes="zyx" if task.channels == 1 else "czyx",
+        shape=task.image_shape,
         dtype=task.dtype,
         voxel_size={"z": 0.1, "y": 0.1, "x": 0.1},
         unit="micrometer",
@@ -208,7 +224,7 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> _Times:
                 time.sleep(max(0.0, due - time.perf_counter()))
                 # A frame that comes late because others had to wait waited as well.
                 called = due if seconds else time.perf_counter()
-                writer.write(frames[z], z=z)
+                writer.write(frames[z], **task.place(z))
                 watch.sent(number, writer.sequence, called)
             wait_received(writer)
             times.received = max(times.received, time.perf_counter() - start)
@@ -229,14 +245,21 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> _Times:
     return times
 
 
-def _check(image: ziggurat.Image, frames: Frames) -> int:
+def _check(image: ziggurat.Image, task: Task, frames: Frames) -> int:
     rng = np.random.default_rng(1)
+    depth, n = task.image_shape[-3], task.channels
     for _ in range(_BOXES):
-        most = map(min, image.shape, (16, 300, 300))
-        shape = [int(rng.integers(1, edge + 1)) for edge in most]
-        offset = [int(rng.integers(0, n - s + 1)) for n, s in zip(image.shape, shape, strict=True)]
-        found = image.read(offset=offset, shape=shape)
-        assert np.array_equal(found, frames.box(offset, shape)), f"box {offset} {shape} differs"
+        most = map(min, (depth, *task.shape[1:]), (16, 300, 300))
+        z, y, x = (int(rng.integers(1, edge + 1)) for edge in most)
+        c, *start = (
+            int(rng.integers(0, length - size + 1))
+            for length, size in zip((n, depth, *task.shape[1:]), (1, z, y, x), strict=True)
+        )
+        planes = frames.box((start[0] * n, *start[1:]), (z * n, y, x))[c::n]
+        offset, shape = [c, *start], [1, z, y, x]
+        axes = slice(4 - len(task.image_shape), 4)
+        found = image.read(offset=offset[axes], shape=shape[axes])
+        assert np.array_equal(found.reshape(z, y, x), planes), f"box {offset} {shape} differs"
     return _BOXES
 
 

@@ -114,9 +114,11 @@ def _load(found: dict[str, Any]) -> Iterator[Row]:
     def rate(which: str) -> float:
         return float(statistics.median(turn[which]["closed_mb_per_second"] for turn in turns))
 
-    peer = "itself, 1 stream"
-    what = f"ingest by {given['streams']} streams"
-    yield _row(what, rate("many"), peer, rate("one"), found["ratios"], 0.9)
+    peer, what = "itself, 1 stream", f"ingest by {given['streams']} streams"
+    yield _row(
+        f"{what}, a channel each", rate("apart"), peer, rate("channels"), found["apart"], 0.9
+    )
+    yield _row(f"{what}, same chunks", rate("many"), peer, rate("one"), found["ratios"], 0.9)
     p99, most = found["p99_ms"], 50.0
     what = f"acknowledged at {given['load']:g} load, p99 ms"
     ratios = [most / each for each in p99]

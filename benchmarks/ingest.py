@@ -68,6 +68,7 @@ def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chunks", type=_shape, help="pixels of a chunk; the server picks")
     parser.add_argument("--shards", type=_shape, help="pixels of a shard; the server picks")
     parser.add_argument("--streams", type=int, default=1, help="writers, a connection each")
+    parser.add_argument("--channels", type=int, default=1, help="frames take turns at them")
     parser.add_argument("--window-mib", type=int, default=64, help="of each writer")
     parser.add_argument("--durability", choices=("durable", "received"), default="durable")
     parser.add_argument(
@@ -87,6 +88,10 @@ def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server"
     )
     arguments = parser.parse_args(words)
+    if arguments.channels < 1 or arguments.shape[0] % arguments.channels:
+        parser.error("--channels: frames have to be as many for each")
+    if arguments.peer and arguments.channels > 1:
+        parser.error("--peer: writes a stack of one channel")
     if arguments.peer:
         if not arguments.codec.startswith("blosc-"):
             parser.error("--peer: only with a Blosc codec, which all of them write")
@@ -116,6 +121,7 @@ def _task(
         durability=arguments.durability,
         transport=transport,
         mb_per_second=mb_per_second,
+        channels=arguments.channels,
     )
 
 

@@ -2,10 +2,12 @@
 
     uv run python -m benchmarks.load --streams 8 --load 0.7
 
-In turns, each with a new server and a client process of its own (benchmarks.ingest): a stack is
-written by one stream as fast as it goes; by many, which share its window; and by one at a share of
-the rate at which the first was received, evenly, as a camera sends. An acknowledgement is counted
-from the call of write, or when it was due, until the client knows. The last line is JSON.
+In turns, each with a new server and a client process of its own (benchmarks.ingest), frames are
+written by one stream as fast as it goes and by many, which share its window: to a channel each
+("apart"), and as every n-th frame of one stack, so that all of them write to the same chunks
+("many"). And by one at a share of the rate at which the stack was received, evenly, as a camera
+sends. An acknowledgement is counted from the call of write, or when it was due, until the client
+knows. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -42,18 +44,21 @@ def _arguments() -> argparse.Namespace:
 def _turn(given: argparse.Namespace, directory: Path) -> dict[str, dict[str, Any]]:
     """The figures of benchmarks.ingest for each of the three."""
 
-    def run(streams: int, mb_per_second: float = 0.0) -> dict[str, Any]:
+    def run(streams: int, channels: int = 1, mb_per_second: float = 0.0) -> dict[str, Any]:
         words = ["--shape", given.shape, "--codec", given.codec, "--durability", given.durability]
         window = max(1, WINDOW_MIB // streams)
         words += ["--streams", str(streams), "--window-mib", str(window)]
+        words += ["--channels", str(channels)]
         asked = ingest.arguments_of(words)
         with tempfile.TemporaryDirectory(prefix="ziggurat-load-", dir=directory) as made:
             return ingest.run(asked, Path(made), given.transport, mb_per_second)
 
     one = run(1)
     many = run(given.streams)
-    paced = run(1, given.load * one["received_mb_per_second"])
-    return {"one": one, "many": many, "paced": paced}
+    by_turns = run(1, given.streams)
+    apart = run(given.streams, given.streams)
+    paced = run(1, mb_per_second=given.load * one["received_mb_per_second"])
+    return {"one": one, "many": many, "channels": by_turns, "apart": apart, "paced": paced}
 
 
 def main() -> int:
@@ -71,25 +76,31 @@ def main() -> int:
         turns.append(turn)
         for name, found in turn.items():
             print(
-                f"turn {number}, {name:5}: received {found['received_mb_per_second']:5.0f} MB/s,"
+                f"turn {number}, {name:8}: received {found['received_mb_per_second']:5.0f} MB/s,"
                 f" closed {found['closed_mb_per_second']:5.0f} MB/s; acknowledged after"
                 f" p50 {found['latency_p50_seconds'] * 1e3:.1f} ms,"
                 f" p99 {found['latency_p99_seconds'] * 1e3:.1f} ms,"
                 f" max {found['latency_max_seconds'] * 1e3:.1f} ms",
                 flush=True,
             )
-    ratios = [
-        turn["many"]["closed_mb_per_second"] / turn["one"]["closed_mb_per_second"] for turn in turns
-    ]
+
+    def ratios_of(many: str, one: str) -> list[float]:
+        key = "closed_mb_per_second"
+        return [turn[many][key] / turn[one][key] for turn in turns]
+
+    ratios, apart = ratios_of("many", "one"), ratios_of("apart", "channels")
     p99 = [turn["paced"]["latency_p99_seconds"] * 1e3 for turn in turns]
-    print(
-        f"{given.streams} streams are {statistics.median(ratios):.2f} x one"
-        f" ({min(ratios):.2f} to {max(ratios):.2f}); at {given.load:g} of the load p99"
-        f" {statistics.median(p99):.1f} ms ({min(p99):.1f} to {max(p99):.1f})"
-    )
+
+    def told(values: list[float], digits: int) -> str:
+        low, middle, high = min(values), statistics.median(values), max(values)
+        return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+    print(f"{given.streams} streams, a channel each: {told(apart, 2)} x one")
+    print(f"{given.streams} streams into the same chunks: {told(ratios, 2)} x one")
+    print(f"at {given.load:g} of the load p99 {told(p99, 1)} ms")
     words = {name: value for name, value in vars(given).items() if name != "data"}
     result = {"benchmark": "load", "arguments": words, "machine": _machine.facts()}
-    print(json.dumps({**result, "ratios": ratios, "p99_ms": p99, "turns": turns}))
+    print(json.dumps({**result, "ratios": ratios, "apart": apart, "p99_ms": p99, "turns": turns}))
     return 0
 
 
