@@ -71,8 +71,8 @@ class Answer:
 
     @property
     def extents(self) -> Extents:
-        """What of each chunk is looked at."""
-        return Extents(self.grid.cell, self.region)
+        """What of each chunk is looked at, in what decodes alone."""
+        return Extents(self.grid.cell, self.region, self.image.block_pixels)
 
     @property
     def grid(self) -> Grid:

@@ -40,8 +40,9 @@ MOST_FETCHED = 256
 # Of a result in one array: copied out of decoded chunks in one go.
 SLAB_BYTES = 4 * 2**20
 # Where less of each chunk is decoded, a thread holds the interpreter's lock for most of the time:
-# then chunks one after the other come sooner than side by side.
+# then chunks come sooner one after the other than side by side, up to so much of them.
 LEAST_APART_BYTES = 2**17
+THIN_BYTES = 2 * 2**20
 # A bound on memory: a result that touches more chunks comes in parts.
 MOST_LISTED = 4096
 
@@ -119,14 +120,15 @@ class Assembly:
 
         together: frames that lie beside each other are read at once for all of them.
         """
-        ats = [spot.at for _, away in left for spot in away]
-        if not ats:
+        image, extents = answer.image, answer.extents
+        spots = [spot for _, away in left for spot in away]
+        if not spots:
             return
-        each = self._chunks.decoded_bytes(answer.image, ats[len(ats) // 2], answer.extents)
-        share = each * len(ats) // self._ahead.most
-        count = max(1, min(share, self._part_bytes) // each)
-        if each < LEAST_APART_BYTES:
-            count = MOST_FETCHED
+        total = sum(self._chunks.decoded_bytes(image, spot.at, extents) for spot in spots)
+        each = -(-total // len(spots))
+        least = THIN_BYTES if each < min(LEAST_APART_BYTES, image.chunk_bytes) else 0
+        task_bytes = max(least, min(total // self._ahead.most, self._part_bytes))
+        count = max(1, task_bytes // each)
 
         def tasks() -> Iterator[Task[None]]:
             for out, away in left:
@@ -153,7 +155,7 @@ class Assembly:
         away = []
         left = self._left(answer, lattice, out, cancelled)
         if max(lattice.steps) == 1 and not self._chunks.writes(answer.image, answer.level):
-            # What was at hand is there.
+            # `paste` finds what is at hand as soon.
             return list(left)
         for spot in left:
             check(cancelled)

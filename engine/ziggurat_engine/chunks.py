@@ -238,8 +238,10 @@ class Chunks:
                 self.paste(image, level, at, source, target)
             return at_hand
         cell = image.image.layout.chunk_shape
-        key = ChunkKey(image.pixels_number(level), level, at)
-        found = self._clean.use(key, _spanned(cell, source))
+        offset = tuple(part.start for part in source)
+        box = Region(offset, tuple(p.stop - o for p, o in zip(source, offset, strict=True)))
+        extent = Extents(cell, box).of((0,) * len(cell))
+        found = self._clean.use(ChunkKey(image.pixels_number(level), level, at), extent)
         if found is not None:
             target[...] = _taken(found, cell, source)
         return found is not None
@@ -424,19 +426,8 @@ def _by_others(image: OpenImage) -> bool:
 
 def _thin(image: OpenImage, at: Shape, extents: Extents | None) -> Extent | None:
     """What is wanted of a chunk, where no more of it is decoded; else None."""
-    if extents is None or not image.part_pixels:
-        return None
-    extent = extents.of(at)
-    return extent if extent.size <= image.part_pixels else None
-
-
-def _spanned(cell: Shape, source: tuple[slice, ...]) -> Extent:
-    """The shortest that holds the pixels `source` of a chunk."""
-    first = last = 0
-    for length, part in zip(cell, source, strict=True):
-        first = first * length + part.start
-        last = last * length + part.stop - 1
-    return Extent(first, last + 1)
+    extent = None if extents is None else extents.of(at)
+    return None if extent is None or extent.size > image.part_pixels else extent
 
 
 def _taken(found: Pixels, cell: Shape, source: tuple[slice, ...]) -> Array:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import math
 import threading
@@ -29,7 +30,7 @@ from ziggurat_engine.errors import (
     OutOfRange,
     ZigguratError,
 )
-from ziggurat_engine.kernels.excerpt import cuttable
+from ziggurat_engine.kernels.excerpt import block_bytes
 from ziggurat_engine.kernels.protocol import Recipe, halo
 from ziggurat_engine.locks import SharedLock
 from ziggurat_engine.pyramid import Pyramid
@@ -122,6 +123,16 @@ class OpenImage:
     part_pixels: int
     recipes: tuple[Recipe, ...]
     reading: SharedLock = field(default_factory=SharedLock)
+
+    @functools.cached_property
+    def block_pixels(self) -> int:
+        """So many decode alone in a chunk; where it is a whole one no part of a chunk does."""
+        image = self.stored.image
+        pixels = math.prod(image.layout.chunk_shape)
+        if not self.part_pixels:
+            return pixels
+        itemsize = image.dtype.itemsize
+        return block_bytes(image.layout.codec, self.chunk_bytes, itemsize) // itemsize or pixels
 
     @property
     def number(self) -> int:
@@ -401,9 +412,8 @@ def _open(base: Base, lower: int, upper: int, stored: StoredImage) -> OpenImage:
     )
     pixels = math.prod(image.layout.chunk_shape)
     chunk_bytes = image.dtype.itemsize * pixels
-    part = int(PART * pixels) if chunk_bytes >= LEAST_CUT_BYTES else 0
-    if (image.adopted is not None and image.read_only) or not cuttable(image.layout.codec):
-        part = 0
+    by_others = image.adopted is not None and image.read_only
+    part = 0 if by_others or chunk_bytes < LEAST_CUT_BYTES else int(PART * pixels)
     return OpenImage(base, lower, upper, stored, fill_value, chunk_bytes, part, recipes)
 
 

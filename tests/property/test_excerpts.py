@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ziggurat_engine.cache.stretch import Extent, Extents, Stretch, Stretches
 from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.kernels import codec, coding
-from ziggurat_engine.kernels.excerpt import Excerpt, excerpt
+from ziggurat_engine.kernels.excerpt import Excerpt, block_bytes, excerpt
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Blosc, Codec, Gzip, Uncompressed, Zstd
 
@@ -123,6 +123,34 @@ def test_a_damaged_frame_is_corrupt_or_has_as_many_pixels(data: st.DataObject) -
         return
     assert found.start <= 2 * start < 2 * stop <= found.stop
     assert pixels.shape == ((found.stop - found.start) // 2,)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("offset", [0, 16, 2**31 - 1, 2**32 - 1])
+def test_blocks_that_are_nowhere_are_not_asked_for(place: int, offset: int) -> None:
+    """The frame has three blocks, and one of them begins where it does not."""
+    how = CODECS["blosc-zstd-1-bit"]
+    frame = bytearray(frame_of("uint16", False, "blosc-zstd-1-bit", True))
+    frame[16 + 4 * place : 20 + 4 * place] = offset.to_bytes(4, "little")
+    for start in (0, 20_000, PIXELS - 1):
+        file = File(bytes(frame))
+        found = cut(file, how, np.dtype("uint16"), start, start + 1)
+        assert found == (0, 2 * PIXELS, bytes(frame))
+        with pytest.raises(Corrupt):
+            coding.decode(found.frame, how, np.dtype("uint16"), (PIXELS,))
+
+
+@pytest.mark.parametrize("name", ["blosc-lz4-1-bit", "blosc-zstd-5-bit", "none", "gzip"])
+def test_extents_begin_and_end_with_blocks(name: str) -> None:
+    how, nbytes = CODECS[name], 2**21
+    block = block_bytes(how, nbytes, 2)
+    assert (block == nbytes) == (name == "gzip")
+    pixels = np.resize(pixels_of("uint16", False), nbytes // 2)
+    file = File(coding.encode(pixels, how))
+    extent = Extents((64, 128, 128), Region((64, 0, 0), (7, 1, 1)), block // 2).of((1, 0, 0))
+    start, stop = extent.first * 2, extent.stop * 2
+    found = excerpt(file.read, len(file.data), how, nbytes, start, stop, unit=2)
+    assert (found.start, found.stop) == (start, stop)
 
 
 @st.composite

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 from ziggurat_engine.cache import Budget, ChunkKey, CleanChunks, Extent, Extents, Stretch
+from ziggurat_engine.cache.clean import MOST_STRETCHES
 from ziggurat_engine.region import Region
 
 from tests.support.waiting import SECONDS
@@ -288,15 +289,54 @@ def test_one_load_of_a_stretch_at_a_time() -> None:
     assert clean.nbytes == 3
 
 
-def test_a_stretch_that_does_not_load_reaches_all() -> None:
+def test_a_stretch_that_does_not_load_fails_who_wants_it_and_no_other() -> None:
     clean = CleanChunks(Budget(100))
+    load = Slow(OSError("broken"))
+    found: list[object] = []
 
-    def fail() -> Stretch:
-        raise OSError("broken")
+    def read(first: int, stop: int) -> None:
+        try:
+            found.append(
+                clean.get_or_load_part(
+                    key(1), Extent(first, stop), 5, load if first < 4 else beside, refuse
+                )
+            )
+        except OSError as error:
+            found.append(error)
 
-    with pytest.raises(OSError, match="broken"):
-        clean.get_or_load_part(key(1), Extent(0, 1), 5, fail, refuse)
-    assert part(clean, 0, 1) is not None
+    def beside() -> Stretch:
+        return stretch(5, 6)
+
+    threads = [threading.Thread(target=read, args=(2, 4))]
+    threads[0].start()
+    assert load.started.wait(SECONDS)
+    threads += [threading.Thread(target=read, args=args) for args in ((2, 3), (5, 6))]
+    for thread in threads[1:]:
+        thread.start()
+    finish(threads, load)
+    assert sum(isinstance(one, Stretch) for one in found) == 1
+    assert sum(one is load.result for one in found) == 2
+    assert part(clean, 2, 4) is not None
+
+
+def test_few_stretches_of_a_chunk_are_kept() -> None:
+    clean = CleanChunks(Budget(10_000))
+    large = np.zeros(1000, "uint8")
+    loads = 0
+
+    def load() -> np.ndarray:
+        nonlocal loads
+        loads += 1
+        return large
+
+    for first in range(0, 200, 2):
+        extent = Extent(first, first + 1)
+        clean.get_or_load_part(
+            key(1), extent, 500, lambda first=first: stretch(first, first + 1), load
+        )
+    assert loads == 1
+    assert clean.counters.misses == MOST_STRETCHES + 1
+    assert clean.nbytes == 1000
 
 
 def test_stretches_are_evicted_as_chunks_are() -> None:

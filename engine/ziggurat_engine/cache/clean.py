@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -29,6 +29,18 @@ from ziggurat_engine.spec import Array
 
 Pixels: TypeAlias = Array | Stretch
 """Those of a chunk, or a stretch of them."""
+
+
+# So many stretches of a chunk are kept: who wants more of it gets all of it.
+MOST_STRETCHES = 64
+
+
+class _Flight(Future[Pixels | None]):
+    """A load under way; extent: what it brings of the chunk, None: all."""
+
+    def __init__(self, extent: Extent | None = None) -> None:
+        super().__init__()
+        self.extent = extent
 
 
 @dataclass(slots=True)
@@ -51,7 +63,7 @@ class CleanChunks:
         self._budget = budget
         self._lock = threading.Lock()
         self._residents = residents or Residents()
-        self._loads: dict[ChunkKey, Future[Pixels | None]] = {}
+        self._loads: dict[ChunkKey, _Flight] = {}
         # By image and level: how often a chunk was replaced.
         self._changes: Counter[tuple[int, int]] = Counter()
         self.counters = CleanCounters()
@@ -95,7 +107,7 @@ class CleanChunks:
                 self.counters.hits += 1
             else:
                 self.counters.misses += 1
-                mine = self._loads[key] = Future()
+                mine = self._loads[key] = _Flight()
         if flight is not None:
             return _whole(flight.result())
         return _whole(self._fly(key, mine, load, ahead=False))
@@ -110,30 +122,29 @@ class CleanChunks:
     ) -> Pixels | None:
         """As `get_or_load`, where only `extent` of the chunk is wanted.
 
-        most: stretches of no more pixels are kept of a chunk. `load_part` brings one that holds
-        `extent`, or the chunk, and is asked where nothing holds it and it leads to no more;
-        else `load`.
+        most: stretches of no more pixels are kept of a chunk, and few of them. `load_part` brings
+        one that holds `extent`, or the chunk, and is asked where nothing holds it and it leads
+        to no more; else `load`.
         """
         while True:
             with self._lock:
                 found = self._use(key, extent)
                 if found is not None:
                     return found
-                kept = self._residents.use(key.part)
-                before = kept.size if isinstance(kept, Stretches) else 0
-                if key in self._loads or before + extent.size > most:
+                if key in self._loads or not self._room(key, extent, most):
                     break
                 flight = self._loads.get(key.part)
                 if flight is None:
                     self.counters.misses += 1
-                    mine = self._loads[key.part] = Future()
+                    mine = self._loads[key.part] = _Flight(extent)
+                elif flight.extent is not None and flight.extent.holds(extent):
+                    self.counters.hits += 1
             if flight is None:
                 return self._fly(key.part, mine, load_part, ahead=False)
-            coming = flight.result()
-            if not isinstance(coming, Stretch) or coming.extent.holds(extent):
-                with self._lock:
-                    self.counters.hits += 1
-                return coming
+            if flight.extent is not None and flight.extent.holds(extent):
+                return flight.result()
+            # What is wrong with other pixels of the chunk is not this caller's.
+            wait((flight,))
         return self.get_or_load(key, load)
 
     def load_ahead(self, key: ChunkKey, load: Callable[[], Array | None]) -> None:
@@ -145,13 +156,13 @@ class CleanChunks:
             if key in self._residents or key in self._loads:
                 return
             self.counters.read_ahead += 1
-            mine = self._loads[key] = Future()
+            mine = self._loads[key] = _Flight()
         self._fly(key, mine, load, ahead=True)
 
     def _fly(
         self,
         key: ChunkKey,
-        flight: Future[Pixels | None],
+        flight: _Flight,
         load: Callable[[], Pixels | None],
         *,
         ahead: bool,
@@ -204,7 +215,7 @@ class CleanChunks:
     def _land(
         self,
         key: ChunkKey,
-        flight: Future[Pixels | None],
+        flight: _Flight,
         array: Pixels | None,
         *,
         ahead: bool = False,
@@ -227,6 +238,13 @@ class CleanChunks:
             pixels = found
         self.counters.hits += pixels is not None
         return pixels
+
+    def _room(self, key: ChunkKey, extent: Extent, most: int) -> bool:
+        """Whether one more stretch of a chunk is kept beside those that there are."""
+        kept = self._residents.use(key.part)
+        if not isinstance(kept, Stretches):
+            return extent.size <= most
+        return len(kept.parts) < MOST_STRETCHES and kept.size + extent.size <= most
 
     def _forget(self, key: ChunkKey) -> None:
         """A chunk is replaced: what is being loaded of it, and its stretches, are outdated."""

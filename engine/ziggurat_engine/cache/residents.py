@@ -52,14 +52,14 @@ class ChunkKey(NamedTuple):
         return ChunkKey(self.image, self.level, self.chunk, partly=True)
 
 
-Pixels: TypeAlias = Array | Stretches
-"""Those of a chunk, or stretches of them where the key says so."""
+Held: TypeAlias = Array | Stretches
+"""The pixels of a chunk, or stretches of them where the key says so."""
 
 
 class _Kept(NamedTuple):
     """ahead: nobody has asked for it yet."""
 
-    array: Pixels
+    array: Held
     since: float
     ahead: bool = False
 
@@ -98,7 +98,7 @@ class Residents:
     def __contains__(self, key: ChunkKey) -> bool:
         return key in self._probation or key in self._protected
 
-    def use(self, key: ChunkKey) -> Pixels | None:
+    def use(self, key: ChunkKey) -> Held | None:
         """The chunk, None where it is not kept. Counts as a use of it."""
         kept = self._protected.get(key)
         if kept is not None:
@@ -119,7 +119,7 @@ class Residents:
             self._protect(key, kept)
         return kept.array
 
-    def put(self, key: ChunkKey, array: Pixels, *, ahead: bool = False) -> None:
+    def put(self, key: ChunkKey, array: Held, *, ahead: bool = False) -> None:
         """Keeps `array`, in the place of what was kept for `key`.
 
         ahead: nobody asked for it. Only its first use counts as its coming, unless it

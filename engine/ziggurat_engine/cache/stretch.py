@@ -34,13 +34,15 @@ class Extent(NamedTuple):
 class Extents:
     """What of each chunk of a level lies in a box of the level: the shortest that holds it.
 
-    cell: shape of a chunk. box: in pixels; it has some.
+    cell: shape of a chunk. box: in pixels; it has some. unit: extents begin and end with
+    multiples of so many pixels, or with the chunk.
     """
 
-    __slots__ = ("_axes",)
+    __slots__ = ("_axes", "_size", "_unit")
 
-    def __init__(self, cell: Shape, box: Region) -> None:
+    def __init__(self, cell: Shape, box: Region, unit: int = 1) -> None:
         self._axes = tuple(zip(cell, box.offset, box.stop, strict=True))
+        self._unit, self._size = unit, math.prod(cell)
 
     def of(self, at: Shape) -> Extent:
         """That of the chunk with index `at`, which the box touches."""
@@ -50,7 +52,8 @@ class Extents:
             origin = index * length
             first = first * length + (start - origin if start > origin else 0)
             last = last * length + (stop - origin if stop < origin + length else length) - 1
-        return Extent(first, last + 1)
+        unit = self._unit
+        return Extent(first // unit * unit, min((last // unit + 1) * unit, self._size))
 
 
 class Stretch(NamedTuple):
@@ -88,7 +91,7 @@ class Stretch(NamedTuple):
 
 
 class Stretches(NamedTuple):
-    """Those that are kept of one chunk; none lies within another."""
+    """Those that are kept of one chunk, few; none lies within another."""
 
     parts: tuple[Stretch, ...]
 

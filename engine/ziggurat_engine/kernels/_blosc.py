@@ -169,6 +169,14 @@ def _header(
     return (flags, block) if _known(flags, itemsize, nbytes, block) else None
 
 
+def block_of(nbytes: int, itemsize: int, codec: Blosc) -> int | None:
+    """Bytes of a block that c-blosc chooses; None where it is not known."""
+    if not 0 < nbytes <= blosc.MAX_BUFFERSIZE:
+        return None
+    head = _header(nbytes, itemsize, codec.compressor, codec.level, codec.shuffle)
+    return head and head[1]
+
+
 def _effort(codec: Blosc) -> int:
     """What c-blosc asks of the library for one of its levels (blosc.c, 1.21)."""
     if codec.compressor == "lz4":

@@ -8,17 +8,24 @@ is read whole: who decodes it will say what is wrong with it.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ziggurat_engine.kernels._blosc import block_of
 from ziggurat_engine.kernels.codec import BLOSC_HEADER
 from ziggurat_engine.spec import Blosc, Codec, Uncompressed
 
 _RAW, _UNKNOWN = 2, 8
 _VERSIONS = (2, 1)
-# Read first: with the table of most frames.
-HEAD_BYTES = 1024
+# Read first: with the table of most frames, and all of some.
+HEAD_BYTES = 2**12
+# Frames of shorter blocks are read whole: who looks for some in a long table has gained little.
+LEAST_BLOCK_BYTES = 2**12
+# What an uncompressed frame is taken to consist of.
+PLAIN_BLOCK_BYTES = 2**15
 
 Read: TypeAlias = Callable[[int, int], bytes]
 """(offset, how many) of stored bytes"""
@@ -41,9 +48,14 @@ class _Header(NamedTuple):
     blocks: int
 
 
-def cuttable(codec: Codec) -> bool:
-    """Whether frames of a codec may have excerpts that are shorter than they are."""
-    return isinstance(codec, Blosc | Uncompressed)
+def block_bytes(codec: Codec, nbytes: int, itemsize: int) -> int:
+    """Of what decodes alone in a frame of so many decoded bytes that we encode."""
+    match codec:
+        case Blosc():
+            return block_of(nbytes, itemsize, codec) or nbytes
+        case Uncompressed():
+            return PLAIN_BLOCK_BYTES
+    return nbytes
 
 
 def excerpt(
@@ -58,13 +70,15 @@ def excerpt(
     if isinstance(codec, Uncompressed) and size == nbytes:
         start, stop = start // unit * unit, -(-stop // unit) * unit
         return Excerpt(start, stop, read(start, stop - start))
+    head = b""
     if isinstance(codec, Blosc):
         head = read(0, min(size, HEAD_BYTES))
         header = _header(head, size, nbytes, unit)
         found = header and _blocks(read, head, size, header, nbytes, start, stop)
         if found:
             return found
-    return Excerpt(0, nbytes, read(0, size))
+    rest = size - len(head)
+    return Excerpt(0, nbytes, head + read(len(head), rest) if rest else head)
 
 
 def _header(head: bytes, size: int, nbytes: int, unit: int) -> _Header | None:
@@ -74,11 +88,9 @@ def _header(head: bytes, size: int, nbytes: int, unit: int) -> _Header | None:
     *versions, flags, itemsize, raw, length, stored = BLOSC_HEADER.unpack_from(head)
     if tuple(versions) != _VERSIONS or (raw, stored) != (nbytes, size) or flags & _UNKNOWN:
         return None
-    return (
-        None
-        if length == 0 or length % unit
-        else _Header(flags, itemsize, length, -(-raw // length))
-    )
+    if length < LEAST_BLOCK_BYTES or length % unit:
+        return None
+    return _Header(flags, itemsize, length, -(-raw // length))
 
 
 def _blocks(
@@ -98,12 +110,14 @@ def _blocks(
             return None
         table, data = b"", read(BLOSC_HEADER.size + start, stop - start)
     else:
-        offsets, end = _offsets(read, head, size, header.blocks, first, behind)
-        if not offsets:
+        offsets = _offsets(read, head, size, header.blocks)
+        wanted = offsets[first : behind + 1]
+        # Whoever compressed with several threads may have laid them in any order.
+        if wanted.size == 0 or np.any(wanted[1:] <= wanted[:-1]):
             return None
-        moved = BLOSC_HEADER.size + 4 * len(offsets) - offsets[0]
-        table = struct.pack(f"<{len(offsets)}I", *(offset + moved for offset in offsets))
-        data = read(offsets[0], end - offsets[0])
+        begin, end = int(wanted[0]), int(wanted[-1])
+        places = wanted[:-1] - begin + BLOSC_HEADER.size + 4 * (behind - first)
+        table, data = places.astype("<u4").tobytes(), _piece(read, head, begin, end - begin)
     cut = BLOSC_HEADER.pack(
         *_VERSIONS,
         header.flags,
@@ -115,20 +129,18 @@ def _blocks(
     return Excerpt(start, stop, cut + table + data)
 
 
-def _offsets(
-    read: Read, head: bytes, size: int, blocks: int, first: int, behind: int
-) -> tuple[tuple[int, ...], int]:
-    """Where some blocks begin and the last of them ends; none where they are not in order.
+def _offsets(read: Read, head: bytes, size: int, blocks: int) -> NDArray[np.int64]:
+    """Where the blocks begin, and the last one ends if they are in order; none: nowhere."""
+    table = BLOSC_HEADER.size + 4 * blocks
+    if table > size:
+        return np.empty(0, np.int64)
+    data = _piece(read, head, BLOSC_HEADER.size, 4 * blocks)
+    offsets = np.append(np.frombuffer(data, "<u4").astype(np.int64), size)
+    inside = offsets.min() >= table and offsets.max() <= size
+    return offsets if inside else np.empty(0, np.int64)
 
-    Whoever compressed with several threads may have laid them in any order.
-    """
-    end = BLOSC_HEADER.size + 4 * blocks
-    if end > size:
-        return (), 0
-    if end > len(head):
-        head += read(len(head), end - len(head))
-    starts = struct.unpack_from(f"<{blocks}I", head, BLOSC_HEADER.size)
-    offsets = starts[first:behind]
-    after = min((start for start in starts if start > offsets[-1]), default=size)
-    ordered = all(map(int.__lt__, offsets, offsets[1:]))
-    return (offsets, after) if ordered and offsets[0] >= end and after <= size else ((), 0)
+
+def _piece(read: Read, head: bytes, offset: int, nbytes: int) -> bytes:
+    """Stored bytes, of which `head` was read already."""
+    stop = offset + nbytes
+    return head[offset:stop] if stop <= len(head) else read(offset, nbytes)
