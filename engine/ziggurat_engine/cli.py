@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # memory for each, and page faults then take half of the CPU time of receiving.
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TRIM_THRESHOLD_": "2147483648",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": "67108864",
     "MALLOC_ARENA_MAX": "1",
     # Chunks in huge pages: a third less time in the kernel, and in copying out of them. The price

@@ -95,11 +95,15 @@ class Pyramid:
 
         The box is counted from the parent chunk's first pixel.
         """
-        parent = self.levels[level + 1]
-        box = self.project(self.levels[level].chunks.region(chunk), level, level + 1)
-        index = tuple(o // c for o, c in zip(box.offset, parent.chunks.cell, strict=True))
-        origin = tuple(i * c for i, c in zip(index, parent.chunks.cell, strict=True))
-        return index, box.relative_to(origin)
+        below, above = self.levels[level].chunks, self.levels[level + 1]
+        sizes = zip(chunk, below.cell, below.shape, above.factors, above.chunks.cell, strict=True)
+        found = []
+        # As `project` would say, with plain integers: asked for each chunk that is stored.
+        for i, length, limit, f, parent in sizes:
+            start, stop = i * length // f, -(-min((i + 1) * length, limit) // f)
+            found.append((start // parent, start % parent, stop - start))
+        index, offset, shape = zip(*found, strict=True)
+        return index, Region(offset, shape)
 
     def binned(self, level: int) -> bool:
         """True where each pixel of `level`, too, stands for a box of pixels of level 0.

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 # Less than malloc maps by itself (MALLOC_MMAP_THRESHOLD_): it has to stay in the heap.
 _BLOCK_BYTES = 16 * 2**20
-# Without these malloc gives back what is free, and each thread has a heap of its own.
+# Without these malloc gives back what is free, and each thread has a heap of its own. The threshold
+# is above all that is ever free: else the end of the heap would go back, and with it what was
+# touched ahead, and what an image that was written leaves for the next.
 _TOLD = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"}
 
 WATCH_SECONDS = 0.25
