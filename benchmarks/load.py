@@ -5,9 +5,10 @@
 In turns, each with a new server and a client process of its own (benchmarks.ingest), frames are
 written by one stream as fast as it goes and by many, which share its window: to a channel each
 ("apart"), and as every n-th frame of one stack, so that all of them write to the same chunks
-("many"). And by one at a share of the rate at which the stack was received, evenly, as a camera
-sends. An acknowledgement is counted from the call of write, or when it was due, until the client
-knows. The last line is JSON.
+("many"). By one stream to each of two servers at a time, each with a data directory of its own
+("beside"), as a facility with several microscopes may have them. And by one at a share of the rate
+at which the stack was received, evenly, as a camera sends. An acknowledgement is counted from the
+call of write, or when it was due, until the client knows. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import statistics
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--durability", choices=("durable", "received"), default="received")
     parser.add_argument("--transport", choices=ingest.TRANSPORTS, default="grpc")
     parser.add_argument("--streams", type=int, default=8, help="many")
+    parser.add_argument("--servers", type=int, default=2, help="beside each other")
     parser.add_argument("--load", type=float, default=0.7, help="the share")
     parser.add_argument("--repeat", type=int, default=3, help="turns")
     parser.add_argument("--data", type=Path, help="directory to work in; a new one in it")
@@ -42,7 +45,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _turn(given: argparse.Namespace, directory: Path) -> dict[str, dict[str, Any]]:
-    """The figures of benchmarks.ingest for each of the three."""
+    """The figures of benchmarks.ingest for each way; of several servers, of their clients."""
 
     def run(streams: int, channels: int = 1, mb_per_second: float = 0.0) -> dict[str, Any]:
         words = ["--shape", given.shape, "--codec", given.codec, "--durability", given.durability]
@@ -53,12 +56,30 @@ def _turn(given: argparse.Namespace, directory: Path) -> dict[str, dict[str, Any
         with tempfile.TemporaryDirectory(prefix="ziggurat-load-", dir=directory) as made:
             return ingest.run(asked, Path(made), given.transport, mb_per_second)
 
+    def beside() -> dict[str, Any]:
+        with ThreadPoolExecutor(given.servers) as pool:
+            each = list(pool.map(run, [1] * given.servers))
+        rates = ("received_mb_per_second", "closed_mb_per_second")
+        longest = (key for key in each[0] if key.startswith("latency_"))
+        return {
+            **{key: sum(found[key] for found in each) for key in rates},
+            **{key: max(found[key] for found in each) for key in longest},
+            "servers": each,
+        }
+
     one = run(1)
     many = run(given.streams)
     by_turns = run(1, given.streams)
     apart = run(given.streams, given.streams)
     paced = run(1, mb_per_second=given.load * one["received_mb_per_second"])
-    return {"one": one, "many": many, "channels": by_turns, "apart": apart, "paced": paced}
+    return {
+        "one": one,
+        "many": many,
+        "channels": by_turns,
+        "apart": apart,
+        "beside": beside(),
+        "paced": paced,
+    }
 
 
 def main() -> int:
@@ -89,6 +110,7 @@ def main() -> int:
         return [turn[many][key] / turn[one][key] for turn in turns]
 
     ratios, apart = ratios_of("many", "one"), ratios_of("apart", "channels")
+    beside = ratios_of("beside", "one")
     p99 = [turn["paced"]["latency_p99_seconds"] * 1e3 for turn in turns]
 
     def told(values: list[float], digits: int) -> str:
@@ -97,10 +119,12 @@ def main() -> int:
 
     print(f"{given.streams} streams, a channel each: {told(apart, 2)} x one")
     print(f"{given.streams} streams into the same chunks: {told(ratios, 2)} x one")
+    print(f"{given.servers} servers, a stream each: {told(beside, 2)} x one")
     print(f"at {given.load:g} of the load p99 {told(p99, 1)} ms")
     words = {name: value for name, value in vars(given).items() if name != "data"}
     result = {"benchmark": "load", "arguments": words, "machine": _machine.facts()}
-    print(json.dumps({**result, "ratios": ratios, "apart": apart, "p99_ms": p99, "turns": turns}))
+    found = {"ratios": ratios, "apart": apart, "beside": beside, "p99_ms": p99, "turns": turns}
+    print(json.dumps({**result, **found}))
     return 0
 
 
