@@ -96,7 +96,7 @@ class NamespaceLink(Link):
     A process holds the namespace and ends when its standard input does, with this one
     at the latest; the interfaces go with it. So nothing is left whatever happens.
 
-    veth joins the interfaces, and netem is what spoils them.
+    veth joins the interfaces, and netem is what spoils them; tbf, where only the rate matters.
     """
 
     def __init__(self, fault: Fault | None = None) -> None:
@@ -178,13 +178,18 @@ class NamespaceLink(Link):
         _command("ip", "link", "add", self._near, "type", "veth", *peer)
 
     def _spoil(self, fault: Fault) -> None:
-        netem = ["netem", "limit", "10000", "delay", f"{fault.delay_seconds * 1000:g}ms"]
-        if fault.bits_per_second:
-            netem += ["rate", f"{fault.bits_per_second}bit"]
+        if fault.delay_seconds or fault.loss:
+            spoiler = ["netem", "limit", "10000", "delay", f"{fault.delay_seconds * 1000:g}ms"]
+            spoiler += ["rate", f"{fault.bits_per_second}bit"] if fault.bits_per_second else []
+            spoiler += ["loss", f"{fault.loss:%}"]
+        else:
+            # More kernels have it.
+            rate = f"{fault.bits_per_second}bit"
+            spoiler = ["tbf", "rate", rate, "burst", "64kb", "latency", "400ms"]
         for run, name in ((_command, self._near), (self._there, self._far)):
             # Else what is lost at once is a segment of 64 KiB.
             run("ip", "link", "set", name, "gso_max_segs", "1")
-            run("tc", "qdisc", "add", "dev", name, "root", *netem, "loss", f"{fault.loss:%}")
+            run("tc", "qdisc", "add", "dev", name, "root", *spoiler)
 
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
