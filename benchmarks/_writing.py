@@ -77,7 +77,7 @@ class Result:
     first_closed_seconds: of the new server's image. client_rss_bytes: the peak, without
     the frames themselves. latency_seconds: from the call of write to the acknowledgement
     that makes its frame durable (or received, where no more was asked for), sampled
-    about every millisecond.
+    about every millisecond. began, ended: of the second image, in seconds since 1970.
     """
 
     received_seconds: float
@@ -94,6 +94,8 @@ class Result:
     latency_p50_seconds: float
     latency_p99_seconds: float
     latency_max_seconds: float
+    began: float
+    ended: float
     levels: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -126,6 +128,8 @@ def run(task: Task) -> Result:
             latency_p50_seconds=float(np.quantile(times.latencies, 0.5)),
             latency_p99_seconds=float(np.quantile(times.latencies, 0.99)),
             latency_max_seconds=max(times.latencies),
+            began=times.began,
+            ended=times.began + times.closed,
         )
         image.refresh(measure=True)
         for level in image.levels:
@@ -161,6 +165,7 @@ def _images(clients: list[ziggurat.Client], task: Task, name: str) -> list[ziggu
 class _Times:
     """Seconds until all was received and until Closed, and of each frame to its acknowledgement."""
 
+    began: float = 0.0
     received: float = 0.0
     closed: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -214,7 +219,7 @@ def _write(images: list[ziggurat.Image], task: Task, frames: Frames) -> _Times:
     assert found == {task.transport}, f"pixels go by {found}, not by {task.transport}"
     watch = _Watch(writers, durable=task.durability == "durable")
     seconds = frames[0].nbytes / (task.mb_per_second * 1e6) if task.mb_per_second else 0.0
-    start = time.perf_counter()
+    start, times.began = time.perf_counter(), time.time()
 
     def stream(number: int) -> None:
         writer = writers[number]

@@ -90,8 +90,8 @@ def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     if arguments.channels < 1 or arguments.shape[0] % arguments.channels:
         parser.error("--channels: frames have to be as many for each")
-    if arguments.peer and arguments.channels > 1:
-        parser.error("--peer: writes a stack of one channel")
+    if arguments.channels > 1 and (arguments.peer or arguments.chunks or arguments.shards):
+        parser.error("--channels: not with --peer, --chunks or --shards, which are of three axes")
     if arguments.peer:
         if not arguments.codec.startswith("blosc-"):
             parser.error("--peer: only with a Blosc codec, which all of them write")

@@ -59,10 +59,14 @@ def _turn(given: argparse.Namespace, directory: Path) -> dict[str, dict[str, Any
     def beside() -> dict[str, Any]:
         with ThreadPoolExecutor(given.servers) as pool:
             each = list(pool.map(run, [1] * given.servers))
-        rates = ("received_mb_per_second", "closed_mb_per_second")
+        # From the first one's beginning to the last one's end, so that what one does alone
+        # counts against them.
+        began, ended = min(found["began"] for found in each), max(found["ended"] for found in each)
+        raw = sum(f["closed_mb_per_second"] * f["closed_seconds"] for f in each)
         longest = (key for key in each[0] if key.startswith("latency_"))
         return {
-            **{key: sum(found[key] for found in each) for key in rates},
+            "closed_mb_per_second": raw / (ended - began),
+            "received_mb_per_second": sum(found["received_mb_per_second"] for found in each),
             **{key: max(found[key] for found in each) for key in longest},
             "servers": each,
         }
@@ -86,6 +90,8 @@ def main() -> int:
     """Runs the benchmark; returns the exit code."""
     exit_on_sigterm()
     given = _arguments()
+    if ingest.arguments_of(["--shape", given.shape]).shape[0] % given.streams:
+        raise SystemExit("--streams: frames have to be as many for each")
     directory = (given.data or Path(tempfile.gettempdir())).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     turns = []

@@ -40,9 +40,10 @@ MOST_FETCHED = 256
 # Of a result in one array: copied out of decoded chunks in one go.
 SLAB_BYTES = 4 * 2**20
 # Where less of each chunk is decoded, a thread holds the interpreter's lock for most of the time:
-# then chunks come sooner one after the other than side by side, up to so much of them.
+# then chunks come sooner one after the other than side by side.
 LEAST_APART_BYTES = 2**17
-THIN_BYTES = 2 * 2**20
+# So much of all of them is for one thread: a slow disk is better asked by several.
+THIN_TASK_BYTES = 2**20
 # A bound on memory: a result that touches more chunks comes in parts.
 MOST_LISTED = 4096
 
@@ -126,7 +127,8 @@ class Assembly:
             return
         total = sum(self._chunks.decoded_bytes(image, spot.at, extents) for spot in spots)
         each = -(-total // len(spots))
-        least = THIN_BYTES if each < min(LEAST_APART_BYTES, image.chunk_bytes) else 0
+        thin = each < LEAST_APART_BYTES and each <= image.chunk_bytes // 2
+        least = THIN_TASK_BYTES if thin else 0
         task_bytes = max(least, min(total // self._ahead.most, self._part_bytes))
         count = max(1, task_bytes // each)
 
@@ -155,7 +157,7 @@ class Assembly:
         away = []
         left = self._left(answer, lattice, out, cancelled)
         if max(lattice.steps) == 1 and not self._chunks.writes(answer.image, answer.level):
-            # `paste` finds what is at hand as soon.
+            # What came since then `paste` finds.
             return list(left)
         for spot in left:
             check(cancelled)

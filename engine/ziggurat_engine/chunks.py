@@ -426,8 +426,10 @@ def _by_others(image: OpenImage) -> bool:
 
 def _thin(image: OpenImage, at: Shape, extents: Extents | None) -> Extent | None:
     """What is wanted of a chunk, where no more of it is decoded; else None."""
-    extent = None if extents is None else extents.of(at)
-    return None if extent is None or extent.size > image.part_pixels else extent
+    if extents is None or not image.part_pixels:
+        return None
+    extent = extents.of(at)
+    return extent if extent.size <= image.part_pixels else None
 
 
 def _taken(found: Pixels, cell: Shape, source: tuple[slice, ...]) -> Array:

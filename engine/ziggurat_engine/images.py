@@ -126,7 +126,7 @@ class OpenImage:
 
     @functools.cached_property
     def block_pixels(self) -> int:
-        """So many decode alone in a chunk; where it is a whole one no part of a chunk does."""
+        """So many pixels of a chunk decode without the rest; all of them: it decodes whole."""
         image = self.stored.image
         pixels = math.prod(image.layout.chunk_shape)
         if not self.part_pixels:

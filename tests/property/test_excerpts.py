@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -140,14 +141,23 @@ def test_blocks_that_are_nowhere_are_not_asked_for(place: int, offset: int) -> N
             coding.decode(found.frame, how, np.dtype("uint16"), (PIXELS,))
 
 
-@pytest.mark.parametrize("name", ["blosc-lz4-1-bit", "blosc-zstd-5-bit", "none", "gzip"])
-def test_extents_begin_and_end_with_blocks(name: str) -> None:
-    how, nbytes = CODECS[name], 2**21
+@pytest.mark.parametrize("cell", [(64, 128, 128), (33, 101, 101)], ids=["even", "odd"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(CODECS[name] for name in ("blosc-lz4-1-bit", "blosc-zstd-5-bit", "none", "gzip")),
+        Blosc(level=0),
+    ],
+    ids=str,
+)
+def test_extents_begin_and_end_with_blocks(how: Codec, cell: tuple[int, ...]) -> None:
+    nbytes = 2 * math.prod(cell)
     block = block_bytes(how, nbytes, 2)
-    assert (block == nbytes) == (name == "gzip")
+    assert (block == nbytes) == isinstance(how, Gzip)
     pixels = np.resize(pixels_of("uint16", False), nbytes // 2)
     file = File(coding.encode(pixels, how))
-    extent = Extents((64, 128, 128), Region((64, 0, 0), (7, 1, 1)), block // 2).of((1, 0, 0))
+    box = Region((cell[0], 0, 0), (7, 1, 1))
+    extent = Extents(cell, box, block // 2).of((1, 0, 0))
     start, stop = extent.first * 2, extent.stop * 2
     found = excerpt(file.read, len(file.data), how, nbytes, start, stop, unit=2)
     assert (found.start, found.stop) == (start, stop)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 from ziggurat_engine.cache import Budget, ChunkKey, CleanChunks, Extent, Extents, Stretch
 from ziggurat_engine.cache.clean import MOST_STRETCHES
+from ziggurat_engine.errors import Corrupt
 from ziggurat_engine.region import Region
 
 from tests.support.waiting import SECONDS
@@ -80,7 +82,7 @@ def test_an_image_is_dropped_whole() -> None:
 class Slow:
     """A load that ends when it is told to; several may wait for it."""
 
-    def __init__(self, result: np.ndarray | Exception) -> None:
+    def __init__(self, result: Any) -> None:
         self.result = result
         self.started, self.go = threading.Event(), threading.Event()
         self.count = 0
@@ -317,6 +319,47 @@ def test_a_stretch_that_does_not_load_fails_who_wants_it_and_no_other() -> None:
     assert sum(isinstance(one, Stretch) for one in found) == 1
     assert sum(one is load.result for one in found) == 2
     assert part(clean, 2, 4) is not None
+
+
+def test_what_is_damaged_beside_is_not_told() -> None:
+    """A chunk that does not load whole is read in parts, however much of it was."""
+    clean = CleanChunks(Budget(100))
+
+    def broken() -> np.ndarray:
+        raise Corrupt("block 9")
+
+    for first in range(9):
+        extent = Extent(first, first + 1)
+        found = clean.get_or_load_part(
+            key(1), extent, 5, lambda first=first: stretch(first, first + 1), broken
+        )
+        assert isinstance(found, Stretch)
+    with pytest.raises(Corrupt, match="block 9"):
+        clean.get_or_load_part(key(1), Extent(9, 10), 5, broken, broken)
+
+
+@pytest.mark.parametrize("result", [None, chunk(1)], ids=["absent", "whole"])
+def test_a_part_that_turns_out_to_be_all_is_for_all_who_wait(result: np.ndarray | None) -> None:
+    clean = CleanChunks(Budget(100))
+    load = Slow(result)
+    found: list[object] = []
+    threads = [
+        threading.Thread(
+            target=lambda first=first: found.append(
+                clean.get_or_load_part(key(1), Extent(first, first + 1), 5, load, refuse)
+            )
+        )
+        for first in range(5)
+    ]
+    threads[0].start()
+    assert load.started.wait(SECONDS)
+    for thread in threads[1:]:
+        thread.start()
+    # Whoever comes only now finds it there, or looks anew where there is nothing.
+    finish(threads, load)
+    assert len(found) == 5
+    assert all(one is result for one in found)
+    assert load.count == 1 or result is None
 
 
 def test_few_stretches_of_a_chunk_are_kept() -> None:

@@ -25,6 +25,7 @@ from typing import TypeAlias
 from ziggurat_engine.cache.budget import Budget
 from ziggurat_engine.cache.residents import ChunkKey, Residents
 from ziggurat_engine.cache.stretch import Extent, Extents, Stretch, Stretches
+from ziggurat_engine.errors import DataError
 from ziggurat_engine.spec import Array
 
 Pixels: TypeAlias = Array | Stretch
@@ -40,7 +41,11 @@ class _Flight(Future[Pixels | None]):
 
     def __init__(self, extent: Extent | None = None) -> None:
         super().__init__()
-        self.extent = extent
+        self._extent = extent
+
+    def brings(self, extent: Extent) -> bool:
+        """Whether these pixels are among what it loads."""
+        return self._extent is None or self._extent.holds(extent)
 
 
 @dataclass(slots=True)
@@ -124,7 +129,8 @@ class CleanChunks:
 
         most: stretches of no more pixels are kept of a chunk, and few of them. `load_part` brings
         one that holds `extent`, or the chunk, and is asked where nothing holds it and it leads
-        to no more; else `load`.
+        to no more; else `load`. Raises what concerns `extent`: other pixels of the chunk may be
+        damaged.
         """
         while True:
             with self._lock:
@@ -137,15 +143,21 @@ class CleanChunks:
                 if flight is None:
                     self.counters.misses += 1
                     mine = self._loads[key.part] = _Flight(extent)
-                elif flight.extent is not None and flight.extent.holds(extent):
-                    self.counters.hits += 1
             if flight is None:
                 return self._fly(key.part, mine, load_part, ahead=False)
-            if flight.extent is not None and flight.extent.holds(extent):
-                return flight.result()
-            # What is wrong with other pixels of the chunk is not this caller's.
             wait((flight,))
-        return self.get_or_load(key, load)
+            # What is wrong with other pixels of the chunk is not this caller's.
+            if flight.brings(extent) or flight.exception() is None:
+                coming = flight.result()
+                if not isinstance(coming, Stretch) or coming.extent.holds(extent):
+                    with self._lock:
+                        self.counters.hits += 1
+                    return coming
+        try:
+            return self.get_or_load(key, load)
+        except (OSError, DataError):
+            # Nor is it here.
+            return load_part()
 
     def load_ahead(self, key: ChunkKey, load: Callable[[], Array | None]) -> None:
         """Loads a chunk that nobody asked for yet, unless it is kept or on its way.

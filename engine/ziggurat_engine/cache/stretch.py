@@ -107,7 +107,11 @@ class Stretches(NamedTuple):
 
     def holding(self, extent: Extent) -> Stretch | None:
         """One that holds all of `extent`."""
-        return next((part for part in self.parts if part.extent.holds(extent)), None)
+        first, stop = extent
+        for part in self.parts:
+            if part.first <= first and stop <= part.first + part.pixels.size:
+                return part
+        return None
 
     def joined(self, one: Stretch) -> Stretches:
         """These, and another one."""

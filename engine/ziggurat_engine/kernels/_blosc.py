@@ -35,6 +35,8 @@ _BYTES, _RAW, _BITS, _UNKNOWN, _WHOLE = 1, 2, 4, 8, 16
 _LZ4, _ZSTD = 1, 4
 # Streams of less are not split off.
 _MIN_STREAM = 128
+# More does not change what c-blosc chooses, but for blocks as long, and takes time to ask for.
+PROBED_BYTES = 8 * 2**20
 # Work areas that nobody uses, kept for the next who needs one.
 _MAX_SPARE = 16
 
@@ -152,29 +154,31 @@ def _known(flags: int, itemsize: int, nbytes: int, block: int) -> bool:
 
 
 @functools.lru_cache(256)
+def _probe(
+    nbytes: int, itemsize: int, compressor: str, level: int, shuffle: str
+) -> tuple[int, int]:
+    """(flags, bytes of a block) that c-blosc chooses, asked with a chunk of zeros."""
+    frame = blosc.compress(
+        bytes(nbytes), compressor.encode(), level, SHUFFLES[shuffle], blosc.AUTOBLOCKS, itemsize
+    )
+    _, _, flags, _, _, block, _ = BLOSC_HEADER.unpack_from(frame)
+    return flags, block
+
+
 def _header(
     nbytes: int, itemsize: int, compressor: str, level: int, shuffle: str
 ) -> tuple[int, int] | None:
-    """(flags, bytes of a block) that c-blosc chooses, asked with a chunk of zeros.
-
-    None: the loops below are not for such frames.
-    """
+    """As `_probe`; None: the loops below are not for such frames."""
     if itemsize not in _shuffle.ITEMSIZES or nbytes == 0:
         return None
-    zeros = bytes(nbytes)
-    probe = blosc.compress(
-        zeros, compressor.encode(), level, SHUFFLES[shuffle], blosc.AUTOBLOCKS, itemsize
-    )
-    _, _, flags, _, _, block, _ = BLOSC_HEADER.unpack_from(probe)
+    flags, block = _probe(nbytes, itemsize, compressor, level, shuffle)
     return (flags, block) if _known(flags, itemsize, nbytes, block) else None
 
 
-def block_of(nbytes: int, itemsize: int, codec: Blosc) -> int | None:
-    """Bytes of a block that c-blosc chooses; None where it is not known."""
-    if not 0 < nbytes <= blosc.MAX_BUFFERSIZE:
-        return None
-    head = _header(nbytes, itemsize, codec.compressor, codec.level, codec.shuffle)
-    return head and head[1]
+def block_of(nbytes: int, itemsize: int, codec: Blosc) -> int:
+    """Bytes of a block of our frames of so many, whoever makes them; about right for large ones."""
+    asked = min(nbytes, PROBED_BYTES)
+    return _probe(asked, itemsize, codec.compressor, codec.level, codec.shuffle)[1]
 
 
 def _effort(codec: Blosc) -> int:

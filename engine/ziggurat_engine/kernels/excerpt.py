@@ -52,7 +52,7 @@ def block_bytes(codec: Codec, nbytes: int, itemsize: int) -> int:
     """Of what decodes alone in a frame of so many decoded bytes that we encode."""
     match codec:
         case Blosc():
-            return block_of(nbytes, itemsize, codec) or nbytes
+            return block_of(nbytes, itemsize, codec)
         case Uncompressed():
             return PLAIN_BLOCK_BYTES
     return nbytes
