@@ -78,7 +78,7 @@ class Chunks:
         For `paste` by the same call soon after, with the same `extents`: who else wants one of
         them does not wait.
         """
-        if _by_others(image):
+        if image.reader is not None:
             return None
         changes = self._clean.changes(image.pixels_number(level), level)
         away = [
@@ -104,7 +104,7 @@ class Chunks:
         that was acknowledged before the call is in them. check: as of ChunkArray.among.
         """
         total = math.prod(map(len, cells))
-        if total < WORTH_ASKING or _by_others(image):
+        if total < WORTH_ASKING or image.reader is not None:
             return None
         most = min(total // 2, MOST_AMONG)
         shards = image.pyramid.levels[level].shards_of(cells)
@@ -210,7 +210,7 @@ class Chunks:
             return wanted
         # First: what is dirty goes from there once it is stored.
         held: Collection[Shape] = ()
-        if self._dirty.holds(image.number_of(level), level):
+        if self.writes(image, level):
             held = {at for at in wanted if self._shard(image, level, at) is not None}
         clean = [at for at in wanted if at not in held]
         keys = [ChunkKey(number, level, at) for at in clean]
@@ -390,8 +390,8 @@ class Chunks:
     def _load(
         self, image: OpenImage, level: int, chunk: Shape, fetched: Fetched | None = None
     ) -> Array | None:
-        if image.foreign is not None and image.image.read_only:
-            return image.foreign.read(level, chunk)
+        if image.reader is not None:
+            return image.reader.read(level, chunk)
         frame = self._frame(image, level, chunk, fetched)
         if frame is None:
             return None
@@ -417,11 +417,6 @@ class Chunks:
             image.arrays[level].check()
             return bytes(found)
         return image.arrays[level].read(chunk)
-
-
-def _by_others(image: OpenImage) -> bool:
-    """Whether stored chunks are read as others wrote them."""
-    return image.foreign is not None and image.image.read_only
 
 
 def _thin(image: OpenImage, at: Shape, extents: Extents | None) -> Extent | None:

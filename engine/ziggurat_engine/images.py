@@ -109,8 +109,7 @@ class OpenImage:
     lower, upper: name what is dirty, touched and deferred of level 0, and of the levels above.
     Levels that replace others have an `upper` of their own, and before that a `lower`, since
     what is to be made of level 0 for them differs.
-    fill_value: one pixel of its dtype. chunk_bytes: of one decoded chunk. part_pixels: so many
-    of a chunk are decoded without the rest of it, if no more are wanted. recipes: how each
+    fill_value: one pixel of its dtype. chunk_bytes: of one decoded chunk. recipes: how each
     level's chunks are settled. reading: shared by who reads the levels.
     """
 
@@ -120,19 +119,24 @@ class OpenImage:
     stored: StoredImage
     fill_value: np.generic
     chunk_bytes: int
-    part_pixels: int
     recipes: tuple[Recipe, ...]
     reading: SharedLock = field(default_factory=SharedLock)
 
     @functools.cached_property
+    def part_pixels(self) -> int:
+        """So many of a chunk are decoded without the rest of it, if no more are wanted."""
+        if self.reader is not None or self.chunk_bytes < LEAST_CUT_BYTES:
+            return 0
+        return int(PART * self.chunk_bytes) // self.image.dtype.itemsize
+
+    @functools.cached_property
     def block_pixels(self) -> int:
         """So many pixels of a chunk decode without the rest; all of them: it decodes whole."""
-        image = self.stored.image
-        pixels = math.prod(image.layout.chunk_shape)
+        codec, itemsize = self.image.layout.codec, self.image.dtype.itemsize
+        pixels = self.chunk_bytes // itemsize
         if not self.part_pixels:
             return pixels
-        itemsize = image.dtype.itemsize
-        return block_bytes(image.layout.codec, self.chunk_bytes, itemsize) // itemsize or pixels
+        return block_bytes(codec, self.chunk_bytes, itemsize) // itemsize or pixels
 
     @property
     def number(self) -> int:
@@ -143,6 +147,11 @@ class OpenImage:
     def foreign(self) -> ForeignLevels | None:
         """What reads and measures its levels where it is adopted."""
         return self.base.foreign
+
+    @property
+    def reader(self) -> ForeignLevels | None:
+        """What reads its chunks as others wrote them; None: they are read as our own."""
+        return self.foreign if self.image.read_only else None
 
     @property
     def now(self) -> OpenImage:
@@ -410,11 +419,8 @@ def _open(base: Base, lower: int, upper: int, stored: StoredImage) -> OpenImage:
     recipes = tuple(
         Recipe(image.layout.codec, fill_value, factors, image.downsampling) for factors in steps
     )
-    pixels = math.prod(image.layout.chunk_shape)
-    chunk_bytes = image.dtype.itemsize * pixels
-    by_others = image.adopted is not None and image.read_only
-    part = 0 if by_others or chunk_bytes < LEAST_CUT_BYTES else int(PART * pixels)
-    return OpenImage(base, lower, upper, stored, fill_value, chunk_bytes, part, recipes)
+    chunk_bytes = image.dtype.itemsize * math.prod(image.layout.chunk_shape)
+    return OpenImage(base, lower, upper, stored, fill_value, chunk_bytes, recipes)
 
 
 def _foreign(stored: StoredImage, handles: ShardHandles) -> ForeignLevels | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,19 @@ def readers(clean: CleanChunks, load: Slow, count: int) -> tuple[list[threading.
         thread.start()
     assert load.started.wait(SECONDS)
     return threads, found
+
+
+def read_beside(
+    load: Slow, read: Callable[[int, int], None], first: tuple[int, int], *others: tuple[int, int]
+) -> None:
+    """Reads `others` while `load`, which reading `first` begins, goes on; then lets it end."""
+    threads = [threading.Thread(target=read, args=first)]
+    threads[0].start()
+    assert load.started.wait(SECONDS)
+    threads += [threading.Thread(target=read, args=each) for each in others]
+    for thread in threads[1:]:
+        thread.start()
+    finish(threads, load)
 
 
 def finish(threads: list[threading.Thread], load: Slow) -> None:
@@ -274,14 +288,8 @@ def test_one_load_of_a_stretch_at_a_time() -> None:
         others = load if stop <= 4 else lambda: stretch(first, stop)
         found.append(clean.get_or_load_part(key(1), extent, 5, others, refuse))
 
-    threads = [threading.Thread(target=read, args=(2, 4))]
-    threads[0].start()
-    assert load.started.wait(SECONDS)
-    # One that is in it, one beside it, and the whole chunk, which waits for neither.
-    threads += [threading.Thread(target=read, args=args) for args in ((2, 3), (5, 6))]
-    for thread in threads[1:]:
-        thread.start()
-    finish(threads, load)
+    # One that loads, one that wants what is in it, and one what is beside it.
+    read_beside(load, read, (2, 4), (2, 3), (5, 6))
     assert load.count == 1
     assert sorted(part.extent for part in found if isinstance(part, Stretch)) == [
         (2, 4),
@@ -309,13 +317,7 @@ def test_a_stretch_that_does_not_load_fails_who_wants_it_and_no_other() -> None:
     def beside() -> Stretch:
         return stretch(5, 6)
 
-    threads = [threading.Thread(target=read, args=(2, 4))]
-    threads[0].start()
-    assert load.started.wait(SECONDS)
-    threads += [threading.Thread(target=read, args=args) for args in ((2, 3), (5, 6))]
-    for thread in threads[1:]:
-        thread.start()
-    finish(threads, load)
+    read_beside(load, read, (2, 4), (2, 3), (5, 6))
     assert sum(isinstance(one, Stretch) for one in found) == 1
     assert sum(one is load.result for one in found) == 2
     assert part(clean, 2, 4) is not None
@@ -343,20 +345,13 @@ def test_a_part_that_turns_out_to_be_all_is_for_all_who_wait(result: np.ndarray 
     clean = CleanChunks(Budget(100))
     load = Slow(result)
     found: list[object] = []
-    threads = [
-        threading.Thread(
-            target=lambda first=first: found.append(
-                clean.get_or_load_part(key(1), Extent(first, first + 1), 5, load, refuse)
-            )
-        )
-        for first in range(5)
-    ]
-    threads[0].start()
-    assert load.started.wait(SECONDS)
-    for thread in threads[1:]:
-        thread.start()
-    # Whoever comes only now finds it there, or looks anew where there is nothing.
-    finish(threads, load)
+
+    def read(first: int, stop: int) -> None:
+        extent = Extent(first, stop)
+        found.append(clean.get_or_load_part(key(1), extent, 5, load, refuse))
+
+    # Whoever comes late finds it there, or looks anew where there is nothing.
+    read_beside(load, read, *((first, first + 1) for first in range(5)))
     assert len(found) == 5
     assert all(one is result for one in found)
     assert load.count == 1 or result is None

@@ -31,7 +31,8 @@ from ziggurat_engine.kernels.codec import BLOSC_HEADER, SHUFFLES
 from ziggurat_engine.loops import Vector, compiled, once, run
 from ziggurat_engine.spec import Array, Blosc
 
-_BYTES, _RAW, _BITS, _UNKNOWN, _WHOLE = 1, 2, 4, 8, 16
+VERSIONS = (2, 1)
+_BYTES, RAW, _BITS, UNKNOWN, _WHOLE = 1, 2, 4, 8, 16
 _LZ4, _ZSTD = 1, 4
 # Streams of less are not split off.
 _MIN_STREAM = 128
@@ -93,9 +94,9 @@ def encode(pixels: Array, codec: Blosc) -> bytes | None:
         shape = (pixels.itemsize, flags, block, _effort(codec))
         size = _encode(raw, *shape, into, desk.planes, desk.words, context)
         if size == 0:
-            flags, size = flags | _RAW, room
+            flags, size = flags | RAW, room
             into[BLOSC_HEADER.size :] = raw
-        header = BLOSC_HEADER.pack(2, 1, flags, pixels.itemsize, raw.size, block, size)
+        header = BLOSC_HEADER.pack(*VERSIONS, flags, pixels.itemsize, raw.size, block, size)
         into[: len(header)] = np.frombuffer(header, np.uint8)
         return into[:size].tobytes()
 
@@ -109,7 +110,7 @@ def decode(frame: bytes, pixels: Array) -> bool:
     if not _native.AVAILABLE:
         return False
     version, codec_version, flags, itemsize, nbytes, block, _ = BLOSC_HEADER.unpack_from(frame)
-    if (version, codec_version) != (2, 1) or not _known(flags, itemsize, nbytes, block):
+    if (version, codec_version) != VERSIONS or not _known(flags, itemsize, nbytes, block):
         return False
     if len(frame) < BLOSC_HEADER.size + 4 * -(-nbytes // block):
         raise Corrupt(f"a Blosc frame of {len(frame)} bytes is shorter than its table of blocks")
@@ -142,9 +143,9 @@ def _compile() -> None:
 
 def _known(flags: int, itemsize: int, nbytes: int, block: int) -> bool:
     """Whether the loops below are right for such a frame."""
-    if flags & _RAW or flags >> 5 not in (_LZ4, _ZSTD) or itemsize not in _shuffle.ITEMSIZES:
+    if flags & RAW or flags >> 5 not in (_LZ4, _ZSTD) or itemsize not in _shuffle.ITEMSIZES:
         return False
-    if flags & _UNKNOWN or (flags & _BITS and flags & _BYTES):
+    if flags & UNKNOWN or (flags & _BITS and flags & _BYTES):
         # Damaged, or newer: what c-blosc makes of it is what all others do.
         return False
     if not 0 < block <= nbytes:

@@ -14,12 +14,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ziggurat_engine.kernels._blosc import block_of
+from ziggurat_engine.kernels._blosc import RAW, UNKNOWN, VERSIONS, block_of
 from ziggurat_engine.kernels.codec import BLOSC_HEADER
 from ziggurat_engine.spec import Blosc, Codec, Uncompressed
 
-_RAW, _UNKNOWN = 2, 8
-_VERSIONS = (2, 1)
 # Read first: with the table of most frames, and all of some.
 HEAD_BYTES = 2**12
 # Frames of shorter blocks are read whole: who looks for some in a long table has gained little.
@@ -86,7 +84,7 @@ def _header(head: bytes, size: int, nbytes: int, unit: int) -> _Header | None:
     if len(head) < BLOSC_HEADER.size:
         return None
     *versions, flags, itemsize, raw, length, stored = BLOSC_HEADER.unpack_from(head)
-    if tuple(versions) != _VERSIONS or (raw, stored) != (nbytes, size) or flags & _UNKNOWN:
+    if tuple(versions) != VERSIONS or (raw, stored) != (nbytes, size) or flags & UNKNOWN:
         return None
     if length < LEAST_BLOCK_BYTES or length % unit:
         return None
@@ -104,7 +102,7 @@ def _blocks(
     if behind - first == header.blocks:
         return None
     start, stop = first * header.length, min(nbytes, behind * header.length)
-    if header.flags & _RAW:
+    if header.flags & RAW:
         # Without a table.
         if BLOSC_HEADER.size + nbytes != size:
             return None
@@ -119,7 +117,7 @@ def _blocks(
         places = wanted[:-1] - begin + BLOSC_HEADER.size + 4 * (behind - first)
         table, data = places.astype("<u4").tobytes(), _piece(read, head, begin, end - begin)
     cut = BLOSC_HEADER.pack(
-        *_VERSIONS,
+        *VERSIONS,
         header.flags,
         header.itemsize,
         stop - start,
