@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ziggurat_engine.errors import InvalidArgument, OutOfRange
-from ziggurat_engine.grid import Grid, Part
+from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region
@@ -52,23 +52,22 @@ def covers_cells(grid: Grid, region: Region) -> bool:
     )
 
 
-def by_shard(level: Level, region: Region, limit: int) -> Iterator[tuple[Region, list[Part]]]:
-    """Cuts `region` into boxes that touch one shard, and at most `limit` of its chunks, each.
-
-    Yields each box, counted from the region's first pixel, with its parts chunk by chunk.
-    """
+def by_shard(level: Level, region: Region, limit: int) -> Iterator[Region]:
+    """Cuts `region` into boxes that touch one shard, and at most `limit` of its chunks, each."""
     chunks = level.chunks
-    # Counted in chunks, not in pixels: however thin the region is, each takes memory whole.
-    counted = Grid(chunks.counts, (1,) * len(chunks.cell))
     for shard in level.shards.plan(region):
-        whole = shard.inside_region
-        box = Region(tuple(map(int.__add__, region.offset, whole.offset)), whole.shape)
+        inside = shard.inside_region
+        box = Region(tuple(map(int.__add__, region.offset, inside.offset)), inside.shape)
         touched = chunks.touched(box)
-        for some in (touched,) if touched.size <= limit else cut(counted, touched, limit):
-            part = box.intersect(
+        if touched.size <= limit:
+            yield box
+            continue
+        # Counted in chunks, not in pixels: however thin the region is, each takes memory whole.
+        counted = Grid(chunks.counts, (1,) * len(chunks.cell))
+        for some in cut(counted, touched, limit):
+            yield box.intersect(
                 Region(
                     tuple(map(int.__mul__, some.offset, chunks.cell)),
                     tuple(map(int.__mul__, some.shape, chunks.cell)),
                 )
             )
-            yield part.relative_to(region.offset), list(chunks.plan(part))

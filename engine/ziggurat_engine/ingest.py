@@ -305,8 +305,9 @@ class Ingest:
 
     def _merge(self, image: OpenImage, region: Region, pixels: Array) -> int:
         tick = 0
-        for box, parts in by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
-            tick = self._settler.merge(image, 0, parts, pixels[box.slices()])
+        for box in by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
+            part = pixels[box.relative_to(region.offset).slices()]
+            tick = self._settler.merge(image, 0, box, part)
         return tick
 
     def _settle(self, account: Account) -> None:

@@ -17,7 +17,7 @@ from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
 
 _word = types.uintp
-_memcpy = external("memcpy", ctypes.CDLL(None).memcpy, _word, _word, _word, _word)
+memcpy = external("memcpy", ctypes.CDLL(None).memcpy, _word, _word, _word, _word)
 
 
 def address_of(array: Array) -> int:
@@ -107,9 +107,9 @@ def _copy(  # noqa: C901 - one pass: a call for each row would double its time
                         inner = chunks[k] + (in3 * cell[4] + skip) * size
                         outer = row + done * size
                         if not outward:
-                            _memcpy(inner, outer, here * size)
+                            memcpy(inner, outer, here * size)
                         elif chunks[k]:
-                            _memcpy(outer, inner, here * size)
+                            memcpy(outer, inner, here * size)
                         done += here
                         skip = 0
                     row += strides[3]

@@ -31,7 +31,6 @@ from ziggurat_engine.cache import (
 )
 from ziggurat_engine.errors import Cancelled, DataError
 from ziggurat_engine.failures import Failures, refused
-from ziggurat_engine.grid import Part
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
@@ -102,35 +101,36 @@ class Settler:
         self,
         image: OpenImage,
         level: int,
-        parts: list[Part],
+        box: Region,
         pixels: Array,
         *,
         wait: bool = True,
         source: StaleShard | None = None,
     ) -> int:
-        """Writes `pixels`, a box cut into `parts` of one shard, to the dirty chunks of `level`.
+        """Writes `pixels` of `box`, which lies in one shard, to the dirty chunks of `level`.
 
         Waits for memory where there is none, if told to. Returns the write's tick.
         source: the note to clear once what was written is stored.
         Raises Unavailable where memory is full because the store fails.
         """
         grid = image.pyramid.levels[level]
-        key = ShardKey(image.number_of(level), level, grid.shard_of(parts[0].at))
+        shard_at = tuple(map(int.__floordiv__, box.offset, grid.shards.cell))
+        key = ShardKey(image.number_of(level), level, shard_at)
         pinned = self._dirty.pin(key, grid, image.fill_value)
-        with span("cache.merge", level=level, chunks=len(parts)), pinned as shard:
+        with span("cache.merge", level=level, pixels=box.size), pinned as shard:
             while True:
                 aside = self.failures.aside_bytes(image)
                 with shard.lock:
-                    needed = shard.absent(parts) * image.chunk_bytes
+                    needed = shard.absent(box) * image.chunk_bytes
                     if self._budget.reserve(needed, force=not wait, aside=aside):
                         # Before chunks are made: they are to take the place of clean ones.
                         self._clean.shrink()
                         tick = self._dirty.next_tick()
                         try:
-                            extra = shard.write(parts, pixels, tick, time.monotonic(), source)
+                            extra = shard.write(box, pixels, tick, time.monotonic(), source)
                         except BaseException:
                             # What was made is dirty, and counted; the rest was not made.
-                            self._budget.release(shard.absent(parts) * image.chunk_bytes)
+                            self._budget.release(shard.absent(box) * image.chunk_bytes)
                             raise
                         whole = shard.whole
                         break
@@ -413,11 +413,11 @@ class Settler:
             barren = not blocks
             while blocks:
                 # A block's memory goes as soon as it is merged.
-                parts, pixels = blocks.popleft()
+                box, pixels = blocks.popleft()
                 # The note goes with the last block: whoever stores that one has, or others
                 # had before, stored all of them.
                 source = None if blocks else taken.note
-                self.merge(image, shard.key.level + 1, parts, pixels, wait=False, source=source)
+                self.merge(image, shard.key.level + 1, box, pixels, wait=False, source=source)
         freed, notes = shard.stored()
         self._measures.settled.add(time.perf_counter() - start)
         # Nothing may hold the chunks whose bytes are given back.

@@ -29,7 +29,6 @@ from ziggurat_engine.cache import (
     ShardKey,
 )
 from ziggurat_engine.chunks import Chunks
-from ziggurat_engine.grid import Part
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Kernels, Surrounded
 from ziggurat_engine.measures import Measures
@@ -52,9 +51,9 @@ class Beside(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A downsampled block: how it is merged into the level above."""
+    """A downsampled block: which pixels of the level above it is."""
 
-    parts: list[Part]
+    box: Region
     pixels: Array
 
 
@@ -279,7 +278,7 @@ class Storing:
         blocks: list[Block] = []
         absent: set[Shape] = set()
 
-        def frames() -> Iterator[tuple[Shape, bytes | None]]:
+        def frames() -> Iterator[tuple[Shape, bytes | memoryview | None]]:
             for index, result in zip(order, results, strict=True):
                 if result.parent is not None:
                     blocks.append(block_of(image, level, index, result.parent))
@@ -363,6 +362,6 @@ class Storing:
 
 
 def block_of(image: OpenImage, level: int, chunk: Shape, block: Array) -> Block:
-    """How the downsampled `block` of a chunk of `level` is merged into the level above."""
+    """What the downsampled `block` of a chunk of `level` is in the level above."""
     parent, box = image.pyramid.parent_of(level, chunk)
-    return Block([Part(parent, box, Region.whole(block.shape), full=False)], block)
+    return Block(box.moved(image.pyramid.levels[level + 1].chunks.region(parent).offset), block)

@@ -571,9 +571,9 @@ class TestSettling:
         merge, image = settler.merge, world.engine.image(NAME)
         merged = 0
 
-        def settle_at_once(of, level, parts, pixels, **options):
+        def settle_at_once(of, level, box, pixels, **options):
             nonlocal merged
-            result = merge(of, level, parts, pixels, **options)
+            result = merge(of, level, box, pixels, **options)
             if level == 1:
                 merged += 1
                 if merged == 1:

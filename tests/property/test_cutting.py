@@ -23,11 +23,9 @@ def test_boxes_touch_no_more_chunks_than_told(data: st.DataObject) -> None:
     limit = data.draw(st.integers(1, 9))
 
     times = np.zeros(region.shape, int)
-    for box, parts in by_shard(level, region, limit):
-        assert 1 <= len(parts) <= limit
-        assert len({level.shard_of(part.at) for part in parts}) == 1
-        assert parts == list(
-            level.chunks.plan(Region(tuple(map(int.__add__, region.offset, box.offset)), box.shape))
-        )
-        times[box.slices()] += 1
+    for box in by_shard(level, region, limit):
+        touched = list(level.chunks.indices(box))
+        assert 1 <= len(touched) <= limit
+        assert len({level.shard_of(at) for at in touched}) == 1
+        times[box.relative_to(region.offset).slices()] += 1
     assert (times == 1).all()

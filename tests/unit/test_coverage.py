@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from ziggurat_engine.cache.coverage import MAX_BOXES, Coverage
+from ziggurat_engine.cache.coverage import MAX_BOXES, Coverage, cover
+from ziggurat_engine.grid import Grid
 from ziggurat_engine.region import Region
 
 
@@ -67,3 +68,33 @@ def test_shattering_makes_a_mask_of_what_is_left() -> None:
     assert not coverage.add(Region((side, 0), (side - 1, side)))
     assert coverage.add(Region((2 * side - 1, 0), (1, side)))
     assert coverage.full
+
+
+@given(data=st.data())
+def test_boxes_in_many_chunks(data: st.DataObject) -> None:
+    """What the loops take of each chunk is what a mask would lose, also once there is one."""
+    rank = data.draw(st.integers(1, 5))
+    most = (64, 24, 9, 5, 4)[rank - 1]
+    shape = tuple(data.draw(st.integers(1, most)) for _ in range(rank))
+    grid = Grid(shape, tuple(data.draw(st.integers(1, n)) for n in shape))
+    coverages = {at: Coverage(Region.whole(grid.region(at).shape)) for at in grid.indices()}
+    covered = np.zeros(shape, bool)
+    for _ in range(data.draw(st.integers(1, 24))):
+        offset = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
+        extent = (data.draw(st.integers(1, n - o)) for n, o in zip(shape, offset, strict=True))
+        box = Region(offset, tuple(extent))
+        before = covered.copy()
+        covered[box.slices()] = True
+        touched = list(grid.indices(box))
+        held = sum(coverage.nbytes for coverage in coverages.values())
+        first = tuple(o % c for o, c in zip(offset, grid.cell, strict=True))
+        full, grown = cover([coverages[at] for at in touched], first, box.shape, grid.cell)
+        assert grown == sum(coverage.nbytes for coverage in coverages.values()) - held
+        inside = {at: grid.region(at).slices() for at in touched}
+        new = [at for at in touched if covered[inside[at]].all() and not before[inside[at]].all()]
+        assert [touched[number] for number in full] == new
+    for at, coverage in coverages.items():
+        seen = np.zeros(grid.region(at).shape, bool)
+        coverage.fill(seen, np.bool_(True))
+        assert (seen == ~covered[grid.region(at).slices()]).all()
+        assert coverage.full == (not seen.any())

@@ -22,7 +22,7 @@ def new_shard() -> DirtyShard:
 
 def write(shard: DirtyShard, box: Region, pixels: np.ndarray, tick: int) -> int:
     with shard.lock:
-        return shard.write(list(LEVEL.chunks.plan(box)), pixels, tick, 0.0)
+        return shard.write(box, pixels, tick, 0.0)
 
 
 class Shard(RuleBasedStateMachine):
@@ -47,9 +47,8 @@ class Shard(RuleBasedStateMachine):
         self.tick += 1
         pixels = np.full(box.shape, 100 + self.tick, "uint16")
         self.model[box.slices()] = pixels
-        parts = list(LEVEL.chunks.plan(box))
         chunk_bytes = int(np.prod(CHUNK)) * 2
-        self.bytes += self.shard.absent(parts) * chunk_bytes
+        self.bytes += self.shard.absent(box) * chunk_bytes
         self.bytes += write(self.shard, box, pixels, self.tick)
         self.ticks.append(self.tick)
 

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from ziggurat_engine.cache.coverage import Coverage
+from ziggurat_engine.cache.coverage import Coverage, cover
 from ziggurat_engine.cache.ticks import Ticks
-from ziggurat_engine.grid import Part
 from ziggurat_engine.pyramid import Level
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.scatter import address_of, scatter
@@ -242,49 +241,45 @@ class DirtyShard:
 
     # The methods below are called with the lock held.
 
-    def absent(self, parts: Iterable[Part]) -> int:
-        """How many chunks a write of `parts` would have to make."""
-        return sum(part.at not in self.chunks for part in parts)
+    def absent(self, box: Region) -> int:
+        """How many chunks a write of `box`, pixels of the level, would have to make."""
+        return sum(at not in self.chunks for at in self.level.chunks.indices(box))
 
     def write(
         self,
-        parts: Sequence[Part],
+        box: Region,
         pixels: Array,
         tick: int,
         now: float,
         source: StaleShard | None = None,
     ) -> int:
-        """Scatters `pixels`, a box that is cut into `parts` (Grid.plan), into this shard's chunks.
+        """Scatters `pixels` of `box`, which lies in this shard, into the chunks that it touches.
 
         Returns the bytes that coverage masks have grown by. now: monotonic seconds.
         source: the note to clear once these chunks are stored.
         """
-        extra = 0
         if not self.chunks:
             self.first_write = now
         # Before all else: whatever fails below, some of it may be written.
         self._since(tick)
         self.last_write = now
         written = []
-        for part in parts:
-            chunk = self.chunks.get(part.at)
+        for at in self.level.chunks.indices(box):
+            chunk = self.chunks.get(at)
             if chunk is None:
-                chunk = self.chunks[part.at] = self._new(part.at)
+                chunk = self.chunks[at] = self._new(at)
             written.append(chunk)
         pixels = np.asarray(pixels, self.fill_value.dtype)
-        first, cell = parts[0].inside_cell.offset, self.level.chunks.cell
+        cell = self.level.chunks.cell
+        first = tuple(map(int.__mod__, box.offset, cell))
         scatter(pixels, first, cell, [chunk.address for chunk in written])
-        for part, chunk in zip(parts, written, strict=True):
-            coverage = chunk.coverage
-            if not coverage.full:
-                before = coverage.nbytes
-                if coverage.add(part.inside_cell):
-                    chunk.complete = True
-                    self.covered += 1
-                extra += coverage.nbytes - before
+        covered, grown = cover([chunk.coverage for chunk in written], first, box.shape, cell)
+        for number in covered:
+            written[number].complete = True
+        self.covered += len(covered)
         if source is not None and source not in self.sources:
             self.sources.append(source)
-        return extra
+        return grown
 
     def freeze(self) -> tuple[dict[Shape, DirtyChunk], set[Shape]]:
         """Moves the dirty chunks, all of them complete, to settling.
