@@ -47,7 +47,7 @@ def pixels_of(dtype: str, noise: bool) -> np.ndarray:
 @functools.cache
 def frame_of(dtype: str, noise: bool, name: str, ours: bool) -> bytes:
     encode = coding.encode if ours else codec.encode
-    return encode(pixels_of(dtype, noise), CODECS[name])
+    return bytes(encode(pixels_of(dtype, noise), CODECS[name]))
 
 
 class File:

@@ -4,7 +4,7 @@ Into boxes of whole rows, planes or volumes, so that each is one run of the fram
 memory: axes before the cut are taken one index at a time, the axis of the cut in runs
 of a power of two, the axes after it whole.
 
-    frame (2304, 2304) uint16, strips of about 1 MiB: 9 boxes of 256 rows
+    frame (2304, 2304) uint16, strips of about 2 MiB: 5 boxes of up to 512 rows
 
 A power of two gives messages of 0.75 to 1.5 times the size asked for, and strips that
 do not straddle chunks, whose sides are powers of two as well.

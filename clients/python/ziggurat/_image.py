@@ -281,7 +281,8 @@ class Image(Described):
             blocks, or uses the spool. The most memory that the writer takes, one
             message aside.
         strip_bytes: the size of the parts that frames are cut into, a message each; None:
-            1 MiB, or more where pixels go through shared memory (`Writer.transport`).
+            2 MiB, or 4 where pixels go through shared memory (`Writer.transport`), less for
+            a small window.
         retry_seconds: how long the writer goes without a connection, in all since the
             last acknowledgement, until it raises Unavailable; it reconnects by itself
             before, and sends again what was not acknowledged.

@@ -37,9 +37,12 @@ Transport: TypeAlias = Literal["grpc", "shared_memory"]
 
 # About what a message holds: smaller ones cost more of both sides' threads, larger ones wait
 # longer for each other.
-STRIP_BYTES = 2**20
+STRIP_BYTES = 2 * 2**20
 # About what one points at.
 SHARED_STRIP_BYTES = 4 * 2**20
+# Less only where it was asked for. A window has room for some messages, so that one is on its
+# way while others are made.
+LEAST_STRIP_BYTES = 2**20
 
 
 class Writer:
@@ -86,9 +89,9 @@ class Writer:
         if expected_frames is not None:
             _check_sizes(expected_frames=expected_frames)
         self._axes, self._shape, self._dtype = axes, shape, dtype
-        self._strip_bytes = strip_bytes
-        self._shared_strip_bytes = strip_bytes or max(
-            STRIP_BYTES, min(SHARED_STRIP_BYTES, window_bytes // 4)
+        self._strip_bytes, self._shared_strip_bytes = (
+            strip_bytes or max(LEAST_STRIP_BYTES, min(most, window_bytes // 4))
+            for most in (STRIP_BYTES, SHARED_STRIP_BYTES)
         )
         self._stream_id = stream_id or uuid.uuid4().hex
         # Held while messages are numbered and queued, so that a frame stays together.
@@ -328,7 +331,7 @@ class Writer:
         """About what a message holds, or points at."""
         most = self._stream.max_shared_bytes
         if not most:
-            return self._strip_bytes or STRIP_BYTES
+            return self._strip_bytes
         # Strips are up to half as large again.
         return max(1, min(self._shared_strip_bytes, most * 2 // 3))
 

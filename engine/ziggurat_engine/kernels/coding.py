@@ -15,7 +15,7 @@ from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array, Blosc, Codec
 
 
-def encode(array: Array, codec_: Codec) -> bytes:
+def encode(array: Array, codec_: Codec) -> bytes | memoryview:
     """See codec.encode."""
     if isinstance(codec_, Blosc):
         frame = _blosc.encode(np.ascontiguousarray(array, array.dtype.newbyteorder("<")), codec_)

@@ -36,12 +36,12 @@ class Recipe:
 class Settled:
     """What settling made of one chunk.
 
-    frame: the encoded chunk, None where every pixel is the fill value.
+    frame: the encoded chunk, a view of its bytes or these; None where every pixel is the fill value.
     parent: the downsampled block of the chunk's valid pixels, of shape
     ceil(valid / factors), C order; None at the top level.
     """
 
-    frame: bytes | None
+    frame: bytes | memoryview | None
     parent: Array | None
 
 

@@ -425,7 +425,7 @@ def settle(
     recipe: Recipe,
     method: Method | None,
     is_filled: Callable[[Array, np.generic], bool],
-    encode: Callable[[Array, Codec], bytes],
+    encode: Callable[[Array, Codec], bytes | memoryview],
     meter: Meter,
 ) -> Settled:
     """One chunk of Kernels.settle."""

@@ -49,7 +49,7 @@ class LevelSink:
         self._directories: set[str] = set()
         self._touched: set[str] = set()
 
-    def put(self, chunk: Shape, frame: bytes | None) -> Entry:
+    def put(self, chunk: Shape, frame: bytes | memoryview | None) -> Entry:
         """Writes `frame`; None where the chunk is all fill value. Not durable. OSError."""
         number = self._number(chunk)
         if frame is None:
@@ -139,7 +139,7 @@ class LevelSink:
         """What the index of one shard takes on disk, 0 without shards."""
         return index_size(math.prod(self._per_cell)) if self._sharded else 0
 
-    def _write(self, path: str, data: bytes, offset: int) -> None:
+    def _write(self, path: str, data: bytes | memoryview, offset: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if self._sharded else os.O_TRUNC)
         directory = os.path.dirname(path)
         if directory not in self._directories:
@@ -185,7 +185,7 @@ class LevelSink:
         return tuple(reversed(index))
 
 
-def _write_all(fd: int, data: bytes, offset: int) -> None:
+def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view.nbytes:
         written = os.pwrite(fd, view, offset)

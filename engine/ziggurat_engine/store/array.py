@@ -305,7 +305,7 @@ class ChunkArray:
     def replace(
         self,
         shard: Shape,
-        frames: Iterable[tuple[Shape, bytes | None]],
+        frames: Iterable[tuple[Shape, Buffer | None]],
         replaced: Collection[Shape],
     ) -> StoredShard:
         """Stores `frames` in `shard`; the other chunks of the shard stay as they are.
@@ -431,7 +431,7 @@ class ChunkArray:
     def _parts(
         self,
         shard: Shape,
-        frames: Iterable[tuple[Shape, bytes | None]],
+        frames: Iterable[tuple[Shape, Buffer | None]],
         wanted: set[Shape],
         index: ShardIndex,
     ) -> Iterator[Buffer]:

@@ -270,7 +270,7 @@ def _by_shard(found: Found, level: int, chunks: set[Shape]) -> Iterator[tuple[Sh
 
 def _frames(
     cascade: Cascade, level: int, chunks: list[Shape]
-) -> Iterator[tuple[Shape, bytes | None]]:
+) -> Iterator[tuple[Shape, bytes | memoryview | None]]:
     """The chunks as the level below makes them, encoded; one in memory."""
     for chunk in chunks:
         pixels: list[Array] = [cascade.made(level, chunk)]

@@ -382,7 +382,7 @@ def _right(chunk: Array, valid: Shape, settled: Settled, recipe: Recipe) -> bool
                 return False
         else:
             try:
-                back = codec.decode(settled.frame, recipe.codec, chunk.dtype, chunk.shape)
+                back = codec.decode(bytes(settled.frame), recipe.codec, chunk.dtype, chunk.shape)
             except Corrupt:
                 return False
             if back.tobytes() != chunk.tobytes():
