@@ -231,9 +231,10 @@ class Ingest:
 
     def finish(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all is durable and every level is exact and stored; raises as `flush`."""
-        for image in stream.image.steady():
-            self._settler.drain_all(image, cancelled)
-        self.flush(stream, cancelled)
+        with self._streams.ending(stream, cancelled):
+            for image in stream.image.steady():
+                self._settler.drain_all(image, cancelled)
+            self.flush(stream, cancelled)
 
     def close(self, stream: Stream, outcome: Outcome) -> None:
         """Ends a finished stream; durable when it returns. OSError as of log or store.
@@ -288,6 +289,7 @@ class Ingest:
             self._journal.merged(appended, entry.tick, stream.key, entry.state)
         with stream.changed:
             stream.received = record.sequence
+            stream.last_received = time.monotonic()
             stream.pending.append(entry)
             if appended is None:
                 # With the lock: what stirs from now on finds it pending.

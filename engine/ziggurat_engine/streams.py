@@ -103,7 +103,8 @@ class Stream:
     received, durable: the highest sequence numbers of which that is true of all up to
     them. logged: False where the client asked for less than durable acknowledgements.
     `changed` guards what it holds, and is notified when either number may have grown.
-    last_held: monotonic seconds. prefix: where its writes count, as of measures.Usage.
+    last_held, last_received: monotonic seconds. ending: its client has sent all, and waits for
+    what is stored. prefix: where its writes count, as of measures.Usage.
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class Stream:
         self.stream_id = stream_id
         self.key = (image.image.uid, stream_id)
         self.held = False
-        self.last_held = time.monotonic()
+        self.last_held = self.last_received = time.monotonic()
+        self.ending = False
         self.logged = True
         self.received = self.durable = state.sequence if state else 0
         self.counters = StreamCounters(**(state.facts if state else {}))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from ziggurat_engine.durability import Durability
@@ -32,6 +33,10 @@ from ziggurat_engine.streams import Outcome, Stream, StreamInfo, remembered
 MAX_STREAM_ID_BYTES = 128
 # After how long a place among the streams may have become free.
 RETRY_SECONDS = 1.0
+# A stream that ends waits for others that write to its image, as long as messages come so soon one
+# after the other, but not for longer than this.
+BUSY_SECONDS = 0.1
+TOGETHER_SECONDS = 0.5
 
 
 class StreamTable:
@@ -180,6 +185,34 @@ class StreamTable:
             self._journal.observers.discard(stream.stir)
             self._lock.notify_all()
 
+    @contextmanager
+    def ending(self, stream: Stream, cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Runs the block, which stores what the image has, as a stream ends.
+
+        Not at once where others write to the image right now, but together with them where they
+        end soon: what they have written of a shard so far would be stored, and then once more.
+        """
+        with self._lock:
+            stream.ending = True
+            self._lock.notify_all()
+            until = time.monotonic() + TOGETHER_SECONDS
+            while (left := self._rest(stream, until)) > 0 and not cancelled():
+                self._lock.wait(left)
+        try:
+            yield
+        finally:
+            stream.ending = False
+
+    def _rest(self, stream: Stream, until: float) -> float:
+        """For how long others may yet write to what a stream does, in seconds."""
+        now = time.monotonic()
+        busy = (
+            other.last_received + BUSY_SECONDS - now
+            for (number, _), other in self._streams.items()
+            if number == stream.image.number and other.held and not other.ending
+        )
+        return 0.0 if self.draining else min(max(busy, default=0.0), until - now)
+
     def _retire(self) -> None:
         """Of streams that are over and durable only a few numbers are kept."""
         with self._lock:
@@ -230,6 +263,7 @@ class StreamTable:
         """From now on no stream is opened, and those that are open are to end."""
         with self._lock:
             self.draining = True
+            self._lock.notify_all()
             held = [stream for stream in self._streams.values() if stream.held]
         for stream in held:
             stream.stir()
