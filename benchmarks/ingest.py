@@ -106,6 +106,8 @@ def _task(
     pid: int,
     transport: Transport = "grpc",
     mb_per_second: float = 0.0,
+    *,
+    checked: bool = True,
 ) -> Task:
     return Task(
         server=address,
@@ -122,6 +124,7 @@ def _task(
         transport=transport,
         mb_per_second=mb_per_second,
         channels=arguments.channels,
+        checked=checked,
     )
 
 
@@ -177,13 +180,22 @@ def run(
     directory: Path,
     transport: Transport = "grpc",
     mb_per_second: float = 0.0,
+    program: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """One run of ours: the figures of _writing.Result, and rates. mb_per_second: as of Task."""
+    """One run of ours: the figures of _writing.Result, and rates. mb_per_second: as of Task.
+
+    program: what Python runs in place of ziggurat-engine; then no pixel is looked at.
+    """
     serve = [word for setting in arguments.set for word in ("--set", setting)]
     os.sync()
-    with ServerProcess(directory / "data", directory / "log", arguments=serve) as server:
+    program = program or ("-m", "ziggurat_engine")
+    checked = program == ("-m", "ziggurat_engine")
+    with ServerProcess(
+        directory / "data", directory / "log", arguments=serve, program=program
+    ) as server:
         wait_at_rest(server.pid)
-        task = _task(arguments, server.address, server.pid, transport, mb_per_second)
+        pid = server.pid
+        task = _task(arguments, server.address, pid, transport, mb_per_second, checked=checked)
         found = _result("benchmarks._writing", json.dumps(asdict(task)))
     raw = math.prod(arguments.shape) * np.dtype(arguments.dtype).itemsize
     found["received_mb_per_second"] = raw / found["received_seconds"] / 1e6

@@ -98,7 +98,7 @@ def encode(pixels: Array, codec: Blosc) -> memoryview | None:
             into[BLOSC_HEADER.size :] = raw
         header = BLOSC_HEADER.pack(*VERSIONS, flags, pixels.itemsize, raw.size, block, size)
         into[: len(header)] = np.frombuffer(header, np.uint8)
-        # Not `tobytes`, which copies with the interpreter's lock held: a tenth of all that holds it.
+        # Not `tobytes`: that copies with the interpreter's lock held.
         return into[:size].copy().data
 
 

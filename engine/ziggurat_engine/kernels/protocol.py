@@ -36,7 +36,8 @@ class Recipe:
 class Settled:
     """What settling made of one chunk.
 
-    frame: the encoded chunk, a view of its bytes or these; None where every pixel is the fill value.
+    frame: the encoded chunk, bytes or a view of them; None where every pixel is the fill
+    value.
     parent: the downsampled block of the chunk's valid pixels, of shape
     ceil(valid / factors), C order; None at the top level.
     """
