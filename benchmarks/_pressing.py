@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import ziggurat
+from ziggurat._writer import Transport
 
 from benchmarks._data import Frames
 
@@ -35,8 +36,9 @@ class Task:
     boxes: bool
     seconds: float
     window_mib: int
-    strip_kib: int
+    strip_kib: int | None
     durability: Literal["durable", "received"]
+    transport: Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,10 @@ class Pressing:
         self._task = task
         self.writer = image.writer(
             window_bytes=task.window_mib * 2**20,
-            strip_bytes=task.strip_kib * 2**10,
+            strip_bytes=task.strip_kib and task.strip_kib * 2**10,
             durability=task.durability,
         )
+        assert self.writer.transport == task.transport, self.writer.transport
         # Bytes written up to and with each sequence number; frames may be cut into many.
         self._sent: list[tuple[int, int]] = []
 
@@ -96,7 +99,8 @@ class Pressing:
 def run(task: Task) -> Result:
     """Presses for the time that the task says."""
     frames = Frames(task.frame, DEPTH, "uint16", pool_bytes=256 * 2**20)
-    clients = [ziggurat.connect(task.server) for _ in task.names]
+    shared = task.transport == "shared_memory"
+    clients = [ziggurat.connect(task.server, shared_memory=shared) for _ in task.names]
     try:
         streams = [
             Pressing(client.open(name), task, seed)
