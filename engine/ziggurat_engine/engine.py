@@ -25,7 +25,7 @@ from ziggurat_engine.adding import Adding
 from ziggurat_engine.ahead import Ahead
 from ziggurat_engine.assembly import Assembly
 from ziggurat_engine.build import Builder
-from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory
+from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory, coverage
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.config import Settings
 from ziggurat_engine.durability import Durability
@@ -269,6 +269,7 @@ class Engine:
 
     def _warm(self) -> None:
         scatter.warm()
+        coverage.warm()
         self._kernels.warm([np.dtype(name) for name in ("uint16", "uint8")])
 
     def create(self, spec: ImageSpec) -> OpenImage:

@@ -22,14 +22,12 @@ class Part(NamedTuple):
     """The common pixels of a box and one cell.
 
     at: the cell's index. inside_cell: counted from the cell's first pixel.
-    inside_region: counted from the box's. full: the box covers all of the cell
-    that lies within the grid, so that nothing of the cell needs to be read.
+    inside_region: counted from the box's.
     """
 
     at: Shape
     inside_cell: Region
     inside_region: Region
-    full: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,30 +70,28 @@ class Grid:
 
     def plan(self, region: Region) -> Iterator[Part]:
         """The parts of `region` (within the grid) cell by cell, the last axis fastest."""
-        bounds = zip(region.offset, region.stop, self.cell, self.shape, strict=True)
         axes = [
-            (_few_spans if stop - offset <= _FEW * cell else _spans)(offset, stop, cell, size)
-            for offset, stop, cell, size in bounds
+            (_few_spans if stop - offset <= _FEW * cell else _spans)(offset, stop, cell)
+            for offset, stop, cell in zip(region.offset, region.stop, self.cell, strict=True)
         ]
         for cells in itertools.product(*axes):
-            at, inside_cell, inside_region, shape, full = zip(*cells, strict=True)
-            yield Part(at, Region(inside_cell, shape), Region(inside_region, shape), all(full))
+            at, inside_cell, inside_region, shape = zip(*cells, strict=True)
+            yield Part(at, Region(inside_cell, shape), Region(inside_region, shape))
 
 
-_Span: TypeAlias = tuple[int, int, int, int, bool]
+_Span: TypeAlias = tuple[int, int, int, int]
 
 
-def _spans(offset: int, stop: int, cell: int, size: int) -> tuple[_Span, ...]:
+def _spans(offset: int, stop: int, cell: int) -> tuple[_Span, ...]:
     """Along one axis, of each cell that [offset, stop) touches what a Part says of it.
 
-    (at, first pixel inside the cell, first inside the box, pixels, full)
+    (at, first pixel inside the cell, first inside the box, pixels)
     """
     spans = []
     for at in range(offset // cell, -(-stop // cell) if stop > offset else 0):
         start = at * cell
         low, high = max(offset, start), min(stop, start + cell)
-        full = low == start and high == min(start + cell, size)
-        spans.append((at, low - start, low - offset, high - low, full))
+        spans.append((at, low - start, low - offset, high - low))
     return tuple(spans)
 
 

@@ -231,10 +231,10 @@ class Ingest:
 
     def finish(self, stream: Stream, cancelled: Callable[[], bool] = never) -> None:
         """Returns once all is durable and every level is exact and stored; raises as `flush`."""
-        with self._streams.ending(stream, cancelled):
-            for image in stream.image.steady():
-                self._settler.drain_all(image, cancelled)
-            self.flush(stream, cancelled)
+        self._streams.end(stream, cancelled)
+        for image in stream.image.steady():
+            self._settler.drain_all(image, cancelled)
+        self.flush(stream, cancelled)
 
     def close(self, stream: Stream, outcome: Outcome) -> None:
         """Ends a finished stream; durable when it returns. OSError as of log or store.

@@ -14,6 +14,7 @@ they mean.
 from __future__ import annotations
 
 import enum
+import math
 import threading
 import time
 from collections import deque
@@ -104,7 +105,8 @@ class Stream:
     them. logged: False where the client asked for less than durable acknowledgements.
     `changed` guards what it holds, and is notified when either number may have grown.
     last_held, last_received: monotonic seconds. ending: its client has sent all, and waits for
-    what is stored. prefix: where its writes count, as of measures.Usage.
+    what is stored. lasting: others waited in vain for it to end. prefix: where its writes count,
+    as of measures.Usage.
     """
 
     def __init__(
@@ -120,8 +122,9 @@ class Stream:
         self.stream_id = stream_id
         self.key = (image.image.uid, stream_id)
         self.held = False
-        self.last_held = self.last_received = time.monotonic()
-        self.ending = False
+        self.last_held = time.monotonic()
+        self.last_received = -math.inf
+        self.ending = self.lasting = False
         self.logged = True
         self.received = self.durable = state.sequence if state else 0
         self.counters = StreamCounters(**(state.facts if state else {}))

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ziggurat_engine.durability import Durability
@@ -162,6 +161,7 @@ class StreamTable:
                     stream_id=stream_id,
                 )
             stream.held = True
+            stream.ending = stream.lasting = False
             # The call before may have ended without telling all that is durable by now.
             stream.stirred = True
             stream.logged = logged
@@ -185,33 +185,37 @@ class StreamTable:
             self._journal.observers.discard(stream.stir)
             self._lock.notify_all()
 
-    @contextmanager
-    def ending(self, stream: Stream, cancelled: Callable[[], bool]) -> Iterator[None]:
-        """Runs the block, which stores what the image has, as a stream ends.
+    def end(self, stream: Stream, cancelled: Callable[[], bool]) -> None:
+        """A stream is about to end: returns once what its image has should be stored.
 
         Not at once where others write to the image right now, but together with them where they
         end soon: what they have written of a shard so far would be stored, and then once more.
+        Who does not end is waited for once.
         """
         with self._lock:
             stream.ending = True
             self._lock.notify_all()
             until = time.monotonic() + TOGETHER_SECONDS
-            while (left := self._rest(stream, until)) > 0 and not cancelled():
-                self._lock.wait(left)
-        try:
-            yield
-        finally:
-            stream.ending = False
+            while (busy := self._busy(stream)) and not (self.draining or cancelled()):
+                now = time.monotonic()
+                if now >= until:
+                    for other in busy:
+                        other.lasting = True
+                    break
+                quiet = max(other.last_received for other in busy) + BUSY_SECONDS
+                self._lock.wait(min(quiet, until) - now)
 
-    def _rest(self, stream: Stream, until: float) -> float:
-        """For how long others may yet write to what a stream does, in seconds."""
-        now = time.monotonic()
-        busy = (
-            other.last_received + BUSY_SECONDS - now
+    def _busy(self, stream: Stream) -> list[Stream]:
+        """Others that write to the image of `stream` right now, and may end soon."""
+        since = time.monotonic() - BUSY_SECONDS
+        return [
+            other
             for (number, _), other in self._streams.items()
-            if number == stream.image.number and other.held and not other.ending
-        )
-        return 0.0 if self.draining else min(max(busy, default=0.0), until - now)
+            if number == stream.image.number
+            and other.held
+            and other.last_received > since
+            and not (other.ending or other.lasting)
+        ]
 
     def _retire(self) -> None:
         """Of streams that are over and durable only a few numbers are kept."""

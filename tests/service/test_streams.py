@@ -339,3 +339,17 @@ def test_boxes_are_read_while_they_are_written(client: ziggurat.Client, name: st
             found = image.read(offset=box.offset, shape=box.shape)
             assert (found == pixels[box.slices()]).all()
     assert_exact(image, pixels)
+
+
+@pytest.mark.parametrize("shared_memory", [False, True])
+def test_messages_are_as_small_as_the_server_wants_them(
+    serve: Callable[..., ServerProcess], name: str, shared_memory: bool
+) -> None:
+    server = serve(max_message_bytes="192KiB")
+    with ziggurat.connect(server.address, shared_memory=shared_memory) as client:
+        image = client.create(name, axes="zyx", dtype="uint16", shape=(2, 700, 1100))
+        frame = marked((2, 700, 1100), "uint16")
+        with image.writer() as writer:
+            writer.write(frame[0], z=0, timestamp=0, metadata={"stage": [1, 2, 3]})
+            writer.write(frame[1], z=1)
+        assert (image[...] == frame).all()

@@ -98,3 +98,22 @@ def test_boxes_in_many_chunks(data: st.DataObject) -> None:
         coverage.fill(seen, np.bool_(True))
         assert (seen == ~covered[grid.region(at).slices()]).all()
         assert coverage.full == (not seen.any())
+
+
+def test_a_mask_is_found_among_many_chunks() -> None:
+    """The number of a chunk says where it lies, also behind the first along each axis."""
+    grid = Grid((40, 40), (20, 20))
+    coverages = {at: Coverage(Region.whole((20, 20))) for at in grid.indices()}
+    for k in range(MAX_BOXES + 2):
+        coverages[1, 1].add(Region((k, k), (1, 1)))
+    assert coverages[1, 1].nbytes
+    full, grown = cover(list(coverages.values()), (0, 0), (40, 40), (20, 20))
+    assert (full, grown) == ([0, 1, 2, 3], 0)
+
+
+def test_an_axis_of_billions() -> None:
+    whole = Region.whole((1, 3 * 2**31))
+    coverage = Coverage(whole)
+    assert cover([coverage], (0, 2**31), (1, 5), whole.shape) == ([], 0)
+    assert cover([coverage], (0, 0), (1, 2**31), whole.shape) == ([], 0)
+    assert cover([coverage], (0, 2**31 + 5), (1, 2**32 - 5), whole.shape) == ([0], 0)

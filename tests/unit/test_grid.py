@@ -40,8 +40,6 @@ def test_a_plan_reads_what_numpy_reads(case: tuple[Grid, Region]) -> None:
     for part in parts:
         assert (found[part.inside_region.slices()] == -1).all(), "a pixel is planned twice"
         found[part.inside_region.slices()] = cells[part.at][part.inside_cell.slices()]
-        whole = part.inside_cell == Region.whole(cells[part.at].shape)
-        assert part.full == whole
     assert (found == pixels[box.slices()]).all()
     if box.size:
         assert [part.at for part in parts] == list(grid.indices(box))

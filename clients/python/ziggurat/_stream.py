@@ -103,6 +103,8 @@ class Stream:
         self._ring = ring
         # What the last server that opened the stream lets messages point at; 0: nothing.
         self.max_shared_bytes = 0
+        # What it takes of a message; 0: it did not say.
+        self.max_message_bytes = 0
         self.changed = threading.Condition()
         self.window = Window(window_bytes, spool)
         self.progress = Progress()
@@ -356,6 +358,7 @@ class Stream:
             progress.sent = progress.received
             self._opened = True
         call.number = wanted
+        self.max_message_bytes = opened.max_message_bytes
         if self._ring is not None:
             call.max_shared_bytes = self.max_shared_bytes = opened.max_shared_bytes
         self.connected = True

@@ -1,7 +1,7 @@
 """Which messages does the server not have for sure, and where is each of them?
 
     released          held in memory              in the spool            last
-       |  1 MiB  1 MiB  1 MiB  1 MiB  |  1 MiB  1 MiB  1 MiB  1 MiB  1 MiB  |
+       |  2 MiB  2 MiB  2 MiB  2 MiB  |  2 MiB  2 MiB  2 MiB  2 MiB  2 MiB  |
               ^ sent up to here by the present call
 
 A message is held from the moment it is numbered until it is acknowledged: it may have

@@ -329,11 +329,12 @@ class Writer:
 
     def _cut_bytes(self) -> int:
         """About what a message holds, or points at."""
+        # Strips are up to half as large again, and a message has some bytes beside them.
         most = self._stream.max_shared_bytes
-        if not most:
-            return self._strip_bytes
-        # Strips are up to half as large again.
-        return max(1, min(self._shared_strip_bytes, most * 2 // 3))
+        if most:
+            return max(1, min(self._shared_strip_bytes, most * 2 // 3))
+        most = self._stream.max_message_bytes
+        return max(1, min(self._strip_bytes, most * 5 // 8)) if most else self._strip_bytes
 
     def _message(
         self,

@@ -10,7 +10,6 @@ that for all of them (`cover`).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,12 +22,14 @@ from ziggurat_engine.spec import Array
 
 MAX_BOXES = 16
 
+# Boxes that there is room for at first: most chunks never have more.
+_ROOM = 2
 # Of a coverage with a mask: its boxes are not looked at.
 _MASK = -1
 # What `_cover` says of a chunk: no more than before, all of it is covered now, not for loops.
 _SAME, _FULL, _LEFT_OUT = range(3)
 _ROW = 2 * 5
-_ROW_BYTES = 4 * _ROW
+_ROW_BYTES = 8 * _ROW
 
 
 class Coverage:
@@ -38,10 +39,9 @@ class Coverage:
 
     def __init__(self, whole: Region) -> None:
         self._rank = len(whole.shape)
-        # How many boxes are left in the first row; then of each its start and its stop along
-        # five axes. What the loops see of it.
-        self._rows: NDArray[np.int32] = np.empty((1 + MAX_BOXES, _ROW), np.int32)
-        self.address = address_of(self._rows)
+        # What the loops see of it, at `address`. In the first row how many boxes are left, and
+        # how many there is room for; then of each its start and its stop along five axes.
+        self._rows: NDArray[np.int64] = _NO_ROWS
         self._keep([whole])
         # With a mask: the box that it stands for, and the pixels set in it.
         self._mask: NDArray[np.bool_] | None = None
@@ -92,6 +92,11 @@ class Coverage:
         return found
 
     def _keep(self, boxes: Sequence[Region]) -> None:
+        if len(boxes) >= len(self._rows):
+            room = min(MAX_BOXES, max(_ROOM, 2 * len(boxes)))
+            self._rows = np.empty((1 + room, _ROW), np.int64)
+            self._rows[0, 1] = room
+            self.address = address_of(self._rows)
         self._rows[0, 0] = len(boxes)
         for row, box in zip(self._rows[1:], boxes, strict=False):
             row[:] = (*five(box.offset, 0), *five(box.stop))
@@ -109,6 +114,9 @@ class Coverage:
         self._rows[0, 0] = _MASK
 
 
+_NO_ROWS = np.zeros((0, _ROW), np.int64)
+
+
 def cover(
     coverages: Sequence[Coverage], first: Shape, shape: Shape, cell: Shape
 ) -> tuple[list[int], int]:
@@ -118,7 +126,7 @@ def cover(
     them. cell: the shape of a chunk. Returns the numbers of those that are full by this, and
     the bytes that masks have grown by. Nobody else may use them meanwhile.
     """
-    once("cover", np.dtype(np.int32), _compile)
+    warm()
     addresses = np.fromiter([c.address for c in coverages], np.int64, len(coverages))
     found = np.empty(len(coverages), np.int8)
     run(_cover, addresses, five(first, 0), five(shape), five(cell), found)
@@ -141,11 +149,16 @@ def cover(
 def _inside(number: int, first: Shape, shape: Shape, cell: Shape) -> Region:
     """Of a box as of `cover` the pixels in the chunk of that number, counted from its first."""
     stop = tuple(map(int.__add__, first, shape))
-    counts = [range(-(-end // length)) for end, length in zip(stop, cell, strict=True)]
-    at = next(itertools.islice(itertools.product(*counts), number, None))
+    counts = [-(-end // length) for end, length in zip(stop, cell, strict=True)]
+    at = tuple(map(int, np.unravel_index(number, counts)))
     low = tuple(max(o - i * n, 0) for o, i, n in zip(first, at, cell, strict=True))
     high = tuple(min(s - i * n, n) for s, i, n in zip(stop, at, cell, strict=True))
     return Region(low, tuple(map(int.__sub__, high, low)))
+
+
+def warm() -> None:
+    """Compiles the loop, or loads what was compiled before; else the first write waits for that."""
+    once("cover", np.dtype(np.int64), _compile)
 
 
 def _compile() -> None:
@@ -156,9 +169,9 @@ def _compile() -> None:
 
 @compiled
 def _cover(addresses: Vector, first: Five, shape: Five, cell: Five, found: Vector) -> None:
-    rows = np.empty((1 + MAX_BOXES, _ROW), np.int32)
-    made = np.empty((1 + MAX_BOXES, _ROW), np.int32)
-    index, taken = np.zeros(5, np.int64), np.empty(_ROW, np.int32)
+    rows = np.empty((1 + MAX_BOXES, _ROW), np.int64)
+    made = np.empty((1 + MAX_BOXES, _ROW), np.int64)
+    index, taken = np.zeros(5, np.int64), np.empty(_ROW, np.int64)
     for k in range(addresses.size):
         for a in range(5):
             taken[a] = max(first[a] - index[a] * cell[a], 0)
@@ -175,7 +188,7 @@ def _cover(addresses: Vector, first: Five, shape: Five, cell: Five, found: Vecto
                 found[k] = _LEFT_OUT
             else:
                 found[k] = _SAME if left else _FULL
-                made[0, 0] = left
+                made[0, 0], made[0, 1] = left, rows[0, 1]
                 memcpy(addresses[k], made.ctypes.data, _ROW_BYTES * (1 + left))
         for a in range(4, -1, -1):
             index[a] += 1
@@ -186,9 +199,12 @@ def _cover(addresses: Vector, first: Five, shape: Five, cell: Five, found: Vecto
 
 @compiled
 def _subtract(rows: Vector, taken: Vector, made: Vector) -> int:  # noqa: C901 - one loop
-    """Puts what is left of the boxes behind the first of `made`; their number, _MASK: too many."""
+    """Puts what is left of the boxes behind the first of `made`.
+
+    Returns their number; _MASK: there is no room for all.
+    """
     count = 0
-    low, high = np.empty(5, np.int32), np.empty(5, np.int32)
+    low, high = np.empty(5, np.int64), np.empty(5, np.int64)
     for b in range(1, 1 + rows[0, 0]):
         box = rows[b]
         apart = False
@@ -202,7 +218,7 @@ def _subtract(rows: Vector, taken: Vector, made: Vector) -> int:  # noqa: C901 -
                 if not apart:
                     there = high[a] < box[5 + a] if behind else box[a] < low[a]
                 if there:
-                    if count == MAX_BOXES:
+                    if count == rows[0, 1]:
                         return _MASK
                     count += 1
                     made[count] = box

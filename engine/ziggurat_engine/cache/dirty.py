@@ -273,7 +273,12 @@ class DirtyShard:
         cell = self.level.chunks.cell
         first = tuple(map(int.__mod__, box.offset, cell))
         scatter(pixels, first, cell, [chunk.address for chunk in written])
-        covered, grown = cover([chunk.coverage for chunk in written], first, box.shape, cell)
+        try:
+            covered, grown = cover([chunk.coverage for chunk in written], first, box.shape, cell)
+        except BaseException:
+            # Some of them may be full by now.
+            self._count()
+            raise
         for number in covered:
             written[number].complete = True
         self.covered += len(covered)
@@ -308,6 +313,13 @@ class DirtyShard:
             self.tick = tick
             if before is not None:
                 self._ticks.remove(before)
+
+    def _count(self) -> None:
+        """Finds out anew which chunks are full."""
+        full = [chunk for chunk in self.chunks.values() if chunk.coverage.full]
+        for chunk in full:
+            chunk.complete = True
+        self.covered = len(full)
 
     def _new(self, index: Shape) -> DirtyChunk:
         valid = self.level.chunks.region(index).shape

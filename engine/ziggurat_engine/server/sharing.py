@@ -50,12 +50,13 @@ LINK = "/memfd:ziggurat (deleted)"
 class Limits(NamedTuple):
     """max_memory_bytes: of one client's memory; 0: none is taken.
 
-    max_region_bytes: of a part; setting: what it comes from.
+    max_region_bytes: of a part; setting: what it comes from. max_message_bytes: of a message.
     """
 
     max_memory_bytes: int
     max_region_bytes: int
     setting: str
+    max_message_bytes: int
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -63,9 +64,10 @@ class Limits(NamedTuple):
         most = settings.max_shared_memory_bytes if settings.shared_memory else 0
         # What is taken in counts beside the cache: a part of a small one, as messages are.
         share = max(SMALL_PART_BYTES, settings.cache_bytes // 16)
-        if share < settings.max_message_bytes:
-            return cls(most, share, "cache_bytes")
-        return cls(most, settings.max_message_bytes, "max_message_bytes")
+        message = settings.max_message_bytes
+        if share < message:
+            return cls(most, share, "cache_bytes", message)
+        return cls(most, message, "max_message_bytes", message)
 
 
 class SharedMemory:

@@ -110,6 +110,7 @@ class WriteCall:
             durable=stream.durable,
             durability=write_pb2.DURABILITY_DURABLE if logged else received,
             max_shared_bytes=self._memory.max_region_bytes if self._memory is not None else 0,
+            max_message_bytes=self._limits.max_message_bytes,
         )
         # What it logs carries the id of this call.
         read = partial(contextvars.copy_context().run, self._read, stream)

@@ -103,16 +103,18 @@ class WriteResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("next_sequence", "durable", "durability", "max_shared_bytes")
+    __slots__ = ("next_sequence", "durable", "durability", "max_shared_bytes", "max_message_bytes")
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     MAX_SHARED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     next_sequence: int
     durable: int
     durability: Durability
     max_shared_bytes: int
-    def __init__(self, next_sequence: _Optional[int] = ..., durable: _Optional[int] = ..., durability: _Optional[_Union[Durability, str]] = ..., max_shared_bytes: _Optional[int] = ...) -> None: ...
+    max_message_bytes: int
+    def __init__(self, next_sequence: _Optional[int] = ..., durable: _Optional[int] = ..., durability: _Optional[_Union[Durability, str]] = ..., max_shared_bytes: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
 
 class Acknowledgement(_message.Message):
     __slots__ = ("received", "durable")
