@@ -8,6 +8,10 @@ restarts of the server process in between.
 from __future__ import annotations
 
 import itertools
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,11 +50,28 @@ class Shared:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.runs = itertools.count()
+        # What failed first: Hypothesis forgets it where it does not fail so again.
+        self.failed = ""
         self.start()
 
     def start(self) -> None:
         self.server = ServerProcess(self.directory / "data", self.directory / "stderr", **SETTINGS)
         self.client = ziggurat.connect(self.server.address)
+
+    @contextmanager
+    def noting(self, error: BaseException | None) -> Iterator[None]:
+        """Notes `error`, or else what the block raises."""
+        try:
+            if error is not None:
+                self._note(error)
+            yield
+        except Exception as found:
+            self._note(found)
+            raise
+
+    def _note(self, error: BaseException) -> None:
+        if not type(error).__module__.startswith("hypothesis"):
+            self.failed = self.failed or "".join(traceback.format_exception(error))
 
     def stop(self) -> None:
         self.client.close()
@@ -77,9 +98,10 @@ class Images(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            for session in self.sessions.values():
-                session.finish()
-                assert_stored(self.shared.server, session.image, session.model)
+            with self.shared.noting(sys.exception()):
+                for session in self.sessions.values():
+                    session.finish()
+                    assert_stored(self.shared.server, session.image, session.model)
         finally:
             for session in self.sessions.values():
                 session.discard()
@@ -203,6 +225,9 @@ def test_images(tmp_path: Path) -> None:
     try:
         run_state_machine_as_test(Images, settings=SOME)
         Images.shared.stop()
+    except Exception as error:
+        error.add_note(Images.shared.failed)
+        raise
     finally:
         if Images.shared.server.running:
             Images.shared.server.kill()

@@ -282,7 +282,7 @@ class Image(Described):
             message aside.
         strip_bytes: the size of the parts that frames are cut into, a message each; None:
             2 MiB, or 4 where pixels go through shared memory (`Writer.transport`), less for
-            a small window.
+            a small window. Never more than the server takes.
         retry_seconds: how long the writer goes without a connection, in all since the
             last acknowledgement, until it raises Unavailable; it reconnects by itself
             before, and sends again what was not acknowledged.
