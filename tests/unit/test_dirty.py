@@ -179,3 +179,27 @@ def test_touched_chunks_count_until_their_blocks_are_right() -> None:
     shard.stored()
     assert shard.idle
     assert shard.oldest_tick() is None
+
+
+def test_a_write_that_fails_halfway_keeps_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chunk becomes full by it; another has a mask, and for that there is no memory."""
+    monkeypatch.setattr("ziggurat_engine.cache.coverage.MAX_BOXES", 2)
+    shard = new_shard()
+    for row, column in np.ndindex(CHUNK):
+        if (row + column) % 2:
+            write(shard, Region((row, column), (1, 1)), np.ones((1, 1), "uint16"), 1)
+    with shard.lock:
+        assert shard.chunks[0, 0].coverage.nbytes
+
+    def no_memory(*_: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr("ziggurat_engine.cache.coverage.Coverage.add", no_memory)
+    with pytest.raises(MemoryError):
+        write(shard, Region((0, 0), (4, 8)), np.ones((4, 8), "uint16"), 2)
+    monkeypatch.undo()
+    assert shard.chunks[0, 1].complete
+    assert not shard.chunks[0, 0].complete
+    assert shard.covered == 1
+    write(shard, Region.whole(SHAPE), np.ones(SHAPE, "uint16"), 3)
+    assert shard.whole
