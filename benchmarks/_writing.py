@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import ziggurat
+from ziggurat._writer import Transport
 from ziggurat_engine.demo.waiting import wait_received
 
 from benchmarks._data import Frames
@@ -52,7 +53,7 @@ class Task:
     streams: int = 1
     window_mib: int = 64
     durability: Literal["durable", "received"] = "durable"
-    transport: Literal["grpc", "shared_memory"] = "grpc"
+    transport: Transport = "grpc"
     mb_per_second: float = 0.0
     channels: int = 1
     checked: bool = True

@@ -15,9 +15,10 @@ from ziggurat_engine.cache import DirtyDirectory, DirtyShard, ShardKey
 from ziggurat_engine.chunks import Fetched
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
-from ziggurat_engine.images import OpenImage
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
+
+from tests.support.engines import one_chunk
 
 SIDE = 8
 
@@ -26,13 +27,7 @@ class Held:
     """An image of one chunk in an engine, its shard owned by the test: nothing settles it."""
 
     def __init__(self, directory: Path) -> None:
-        self.engine = Engine(Settings(data=directory, settle_idle_seconds=1000))
-        self.engine.recover()
-        axes = tuple(Axis(name=name, size=SIDE) for name in ("y", "x"))
-        layout = LayoutRequest(chunk_shape=(SIDE, SIDE), shard_chunks=(1, 1), level_count=1)
-        self.image: OpenImage = self.engine.create(
-            ImageSpec(name="a", axes=axes, data_type="uint8", layout=layout)
-        )
+        self.engine, self.image = one_chunk(directory, SIDE)
         self.stream = self.engine.streams.open(self.image, "s")
         self.sequence = 0
         self.owned: DirtyShard | None = None

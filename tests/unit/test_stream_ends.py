@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 from ziggurat_engine import streamtable
-from ziggurat_engine.config import Settings
-from ziggurat_engine.engine import Engine
 from ziggurat_engine.region import Region
-from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 from ziggurat_engine.streams import Stream
 
+from tests.support.engines import one_chunk
 from tests.support.waiting import SECONDS, until
 
 SIDE = 8
@@ -23,12 +21,7 @@ class Two:
     """Two streams to an image of one chunk, of which each writes every other row."""
 
     def __init__(self, directory: Path) -> None:
-        self.engine = Engine(Settings(data=directory, settle_idle_seconds=1000))
-        self.engine.recover()
-        axes = tuple(Axis(name=name, size=SIDE) for name in ("y", "x"))
-        layout = LayoutRequest(chunk_shape=(SIDE, SIDE), shard_chunks=(1, 1), level_count=1)
-        spec = ImageSpec(name="a", axes=axes, data_type="uint8", layout=layout)
-        self.image = self.engine.create(spec)
+        self.engine, self.image = one_chunk(directory, SIDE)
         self.one, self.other = (self.engine.streams.open(self.image, id_) for id_ in ("1", "2"))
 
     def write(self, stream: Stream, *rows: int) -> None:
