@@ -16,7 +16,7 @@ from ziggurat_engine.errors import InvalidArgument, OutOfRange
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.region import Region
 from ziggurat_engine.remake import Remaker
-from ziggurat_engine.settle import Settler, never
+from ziggurat_engine.settling.settle import Settler, never
 from ziggurat_engine.spec import Downsampling
 
 # How often levels of another method catch up with writers before they are published.

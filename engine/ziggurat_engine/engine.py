@@ -21,19 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from ziggurat_engine import scatter
-from ziggurat_engine.adding import Adding
-from ziggurat_engine.ahead import Ahead
-from ziggurat_engine.assembly import Assembly
 from ziggurat_engine.build import Builder
 from ziggurat_engine.cache import Budget, CleanChunks, Deferred, DirtyDirectory, coverage
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.config import Settings
-from ziggurat_engine.durability import Durability
 from ziggurat_engine.errors import FailedPrecondition, NotFound, Unavailable, ZigguratError
-from ziggurat_engine.frames import Frames
 from ziggurat_engine.images import Images, OpenImage
-from ziggurat_engine.ingest import Ingest
-from ziggurat_engine.journal import Journal
 from ziggurat_engine.kernels.protocol import DeviceTotals, Kernels, KernelTotals
 from ziggurat_engine.kernels.select import select
 from ziggurat_engine.labels import fitted
@@ -41,25 +34,32 @@ from ziggurat_engine.layout import resolve
 from ziggurat_engine.log import Log, LogStats
 from ziggurat_engine.measures import Counted, Measures, Used
 from ziggurat_engine.names import check_name
-from ziggurat_engine.query import Query
-from ziggurat_engine.quotas import LimitUse, Quotas
-from ziggurat_engine.readahead import ReadAhead
-from ziggurat_engine.readlimits import ReadLimits
+from ziggurat_engine.reads.adding import Adding
+from ziggurat_engine.reads.ahead import Ahead
+from ziggurat_engine.reads.assembly import Assembly
+from ziggurat_engine.reads.query import Query
+from ziggurat_engine.reads.readahead import ReadAhead
+from ziggurat_engine.reads.readlimits import ReadLimits
+from ziggurat_engine.reads.staleness import Staleness
+from ziggurat_engine.reads.turns import Turns
 from ziggurat_engine.recover import Recovered, Recovery
 from ziggurat_engine.remake import Remaker
-from ziggurat_engine.settle import Settler
+from ziggurat_engine.settling.settle import Settler
+from ziggurat_engine.settling.storing import SettleCounters, Storing
 from ziggurat_engine.space import Disk, Space
 from ziggurat_engine.spec import ImageSpec
-from ziggurat_engine.staleness import Staleness
 from ziggurat_engine.state import State
 from ziggurat_engine.store.adopted import check_there
 from ziggurat_engine.store.catalog import Catalog
 from ziggurat_engine.store.format import claim
 from ziggurat_engine.store.frames import Row
-from ziggurat_engine.storing import SettleCounters, Storing
-from ziggurat_engine.streamtable import StreamTable
-from ziggurat_engine.turns import Turns
 from ziggurat_engine.vfs import FileLock, FileSystem, OsFileSystem
+from ziggurat_engine.writes.durability import Durability
+from ziggurat_engine.writes.frames import Frames
+from ziggurat_engine.writes.ingest import Ingest
+from ziggurat_engine.writes.journal import Journal
+from ziggurat_engine.writes.quotas import LimitUse, Quotas
+from ziggurat_engine.writes.streamtable import StreamTable
 
 log = logging.getLogger(__name__)
 

@@ -25,17 +25,17 @@ import time
 from dataclasses import dataclass, field
 
 from ziggurat_engine.errors import DataLoss, Unavailable, ZigguratError
-from ziggurat_engine.frames import Frames, row_of
 from ziggurat_engine.images import Images, OpenImage
-from ziggurat_engine.ingest import Ingest
-from ziggurat_engine.journal import Journal, StreamKey
 from ziggurat_engine.log import Close, Log, Region, Replayed, Skip
 from ziggurat_engine.remake import Remaker
-from ziggurat_engine.settle import Settler
+from ziggurat_engine.settling.settle import Settler
 from ziggurat_engine.state import UNKNOWN, State, StreamState
 from ziggurat_engine.store.frames import Row
-from ziggurat_engine.streams import StreamCounters
-from ziggurat_engine.streamtable import StreamTable
+from ziggurat_engine.writes.frames import Frames, row_of
+from ziggurat_engine.writes.ingest import Ingest
+from ziggurat_engine.writes.journal import Journal, StreamKey
+from ziggurat_engine.writes.streams import StreamCounters
+from ziggurat_engine.writes.streamtable import StreamTable
 
 log = logging.getLogger(__name__)
 

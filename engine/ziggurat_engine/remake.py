@@ -30,7 +30,7 @@ from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.layout import remade
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.settle import Settler
+from ziggurat_engine.settling.settle import Settler
 from ziggurat_engine.spec import Downsampling
 from ziggurat_engine.state import Change, State
 from ziggurat_engine.store.catalog import Catalog, StoredImage

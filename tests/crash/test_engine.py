@@ -14,7 +14,7 @@ import random
 import numpy as np
 import pytest
 from ziggurat_engine.region import Region
-from ziggurat_engine.streams import Outcome
+from ziggurat_engine.writes.streams import Outcome
 
 from tests.crash.world import (
     NAME,

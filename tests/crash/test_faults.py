@@ -9,12 +9,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from ziggurat_engine import settle
 from ziggurat_engine.errors import Corrupt, DiskError, DiskFull
 from ziggurat_engine.log import commit
 from ziggurat_engine.region import Region
 from ziggurat_engine.server.status import status_of
-from ziggurat_engine.streams import Stream
+from ziggurat_engine.settling import settle
+from ziggurat_engine.writes.streams import Stream
 
 from tests.crash.world import DATA, NAME, SHAPE, World, Write, check_levels
 from tests.support.waiting import until

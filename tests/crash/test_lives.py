@@ -18,7 +18,8 @@ import pytest
 from ziggurat_engine.cache import DirtyShard
 from ziggurat_engine.errors import Corrupt, DataLoss, NotFound, Unavailable
 from ziggurat_engine.region import Region
-from ziggurat_engine.streams import Outcome
+from ziggurat_engine.settling.settle import Settler
+from ziggurat_engine.writes.streams import Outcome
 
 from tests.crash.world import DATA, NAME, SHAPE, World, Write, check_levels
 from tests.support.waiting import SECONDS, until
@@ -605,7 +606,9 @@ class TestSettling:
         # Stored, and its parent is not. In the next life the workers have better to do.
         after = cut(world)
         with monkeypatch.context() as patch:
-            patch.setattr("ziggurat_engine.settle.Settler._begin_deferred", lambda _: False)
+            patch.setattr(
+                "ziggurat_engine.settling.settle.Settler._begin_deferred", lambda _: False
+            )
             world = live(after)
             # Else what the log brings is stored again.
             for shard in world.engine._dirty.shards():

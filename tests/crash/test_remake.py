@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ziggurat_engine.answers import Read
 from ziggurat_engine.build import Progress
 from ziggurat_engine.errors import (
     Cancelled,
@@ -23,8 +22,9 @@ from ziggurat_engine.errors import (
     NotFound,
 )
 from ziggurat_engine.leases import Reading
+from ziggurat_engine.reads.answers import Read
+from ziggurat_engine.reads.selection import Selection
 from ziggurat_engine.region import Region
-from ziggurat_engine.selection import Selection
 from ziggurat_engine.store import omezarr
 
 from tests.crash.world import (

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 import zarr
-from ziggurat_engine.answers import Read
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
+from ziggurat_engine.reads.answers import Read
+from ziggurat_engine.reads.selection import Selection
 from ziggurat_engine.region import Region
-from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 from ziggurat_engine.state import State
-from ziggurat_engine.streams import Stream
 from ziggurat_engine.testing.faulty import FaultyFs, PowerCut
+from ziggurat_engine.writes.streams import Stream
 
 from tests.support.pixels import reference_cascade
 

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from ziggurat_engine.crossing import crossed
 from ziggurat_engine.kernels.protocol import Points
+from ziggurat_engine.reads.crossing import crossed
 
 places = st.one_of(
     st.floats(-40, 40), st.integers(-40, 40).map(float), st.integers(-80, 80).map(lambda n: n / 2)

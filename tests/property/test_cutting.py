@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from ziggurat_engine.cutting import by_shard
 from ziggurat_engine.pyramid import Pyramid
 from ziggurat_engine.region import Region
+from ziggurat_engine.writes.cutting import by_shard
 
 
 @given(data=st.data())

@@ -25,10 +25,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from ziggurat_engine import settle
 from ziggurat_engine.errors import DataError, FailedPrecondition, ZigguratError
 from ziggurat_engine.region import Region
-from ziggurat_engine.streams import Stream
+from ziggurat_engine.settling import settle
+from ziggurat_engine.writes.streams import Stream
 
 from tests.crash.world import NAME, SHAPE, STREAMS, World, Write, check_levels
 from tests.support.strategies import regions

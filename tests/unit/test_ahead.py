@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ziggurat_engine.ahead import Ahead
-from ziggurat_engine.answers import Read
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.query import Query
+from ziggurat_engine.reads.ahead import Ahead
+from ziggurat_engine.reads.answers import Read
+from ziggurat_engine.reads.query import Query
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 
 PART = 64

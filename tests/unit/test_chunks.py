@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from ziggurat_engine import engine as engine_module
-from ziggurat_engine.answers import Read
 from ziggurat_engine.cache import DirtyDirectory, DirtyShard, ShardKey
 from ziggurat_engine.chunks import Fetched
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
+from ziggurat_engine.reads.answers import Read
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 

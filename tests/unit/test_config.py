@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 from ziggurat_engine import log
 from ziggurat_engine.config import SEGMENT_OVERHEAD_BYTES, Settings, load
-from ziggurat_engine.frames import pack
 from ziggurat_engine.region import Region
-from ziggurat_engine.streamtable import MAX_STREAM_ID_BYTES
 from ziggurat_engine.vfs import OsFileSystem
+from ziggurat_engine.writes.frames import pack
+from ziggurat_engine.writes.streamtable import MAX_STREAM_ID_BYTES
 
 MIB = 2**20
 

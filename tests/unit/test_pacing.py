@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ziggurat_engine.errors import Cancelled
-from ziggurat_engine.pacing import FairOrder, InFlight, Rate
+from ziggurat_engine.writes.pacing import FairOrder, InFlight, Rate
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=6), st.integers(20, 200))

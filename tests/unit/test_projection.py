@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ziggurat_engine.answers import Read
 from ziggurat_engine.config import Settings
-from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import Cancelled, InvalidArgument
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.lattice import Lattice
-from ziggurat_engine.projection import Projection, accumulator
+from ziggurat_engine.reads.answers import Read
+from ziggurat_engine.reads.conversion import Conversion
+from ziggurat_engine.reads.lattice import Lattice
+from ziggurat_engine.reads.projection import Projection, accumulator
 from ziggurat_engine.region import Region
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 from ziggurat_engine.tiles import cut

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ziggurat_engine.reads.scans import MOST_EXPECTED, Scans
 from ziggurat_engine.region import Region
-from ziggurat_engine.scans import MOST_EXPECTED, Scans
 
 
 def slab(axis: int, start: int, size: int) -> Region:

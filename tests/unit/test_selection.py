@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.reads.selection import Selection, select
 from ziggurat_engine.region import Region
-from ziggurat_engine.selection import Selection, select
 
 BOX = Region((0, 0), (1, 1))
 BOTH: dict[str, tuple[str, dict[str, Any]]] = {

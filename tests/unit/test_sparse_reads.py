@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ziggurat_engine.answers import Read
 from ziggurat_engine.config import Settings
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import Cancelled, LimitExceeded
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.lattice import Cells, Lattice
-from ziggurat_engine.planes import Plane
+from ziggurat_engine.reads.answers import Read
+from ziggurat_engine.reads.lattice import Cells, Lattice
+from ziggurat_engine.reads.planes import Plane
+from ziggurat_engine.reads.selection import Selection
 from ziggurat_engine.region import Region
-from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Axis, ImageSpec, LayoutRequest
 
 SHAPE = (7, 40, 45)

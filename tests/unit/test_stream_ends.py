@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ziggurat_engine import streamtable
 from ziggurat_engine.region import Region
-from ziggurat_engine.streams import Stream
+from ziggurat_engine.writes import streamtable
+from ziggurat_engine.writes.streams import Stream
 
 from tests.support.engines import one_chunk
 from tests.support.waiting import SECONDS, until

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from ziggurat_engine.turns import Turns
+from ziggurat_engine.reads.turns import Turns
 
 from tests.support.waiting import SECONDS, until
 

@@ -14,20 +14,20 @@ import numpy as np
 from pydantic import ValidationError
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
-from ziggurat_engine.answers import Answer, PlaneAnswer, Read
 from ziggurat_engine.build import Progress
-from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.engine import Status
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.planes import Interpolation, Plane
-from ziggurat_engine.projection import Method
+from ziggurat_engine.reads.answers import Answer, PlaneAnswer, Read
+from ziggurat_engine.reads.conversion import Conversion
+from ziggurat_engine.reads.planes import Interpolation, Plane
+from ziggurat_engine.reads.projection import Method
+from ziggurat_engine.reads.selection import Selection
+from ziggurat_engine.reads.staleness import Staleness
 from ziggurat_engine.region import Region
-from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Blosc, Downsampling, Gzip, Image, ImageSpec, Model, Zstd
-from ziggurat_engine.staleness import Staleness
 from ziggurat_engine.store.frames import Row
-from ziggurat_engine.streams import StreamInfo
+from ziggurat_engine.writes.streams import StreamInfo
 
 T = TypeVar("T", bound=str)
 

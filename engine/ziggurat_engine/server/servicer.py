@@ -18,11 +18,11 @@ from google.protobuf.message import Message
 from ziggurat_proto.v1 import image_pb2, read_pb2, service_pb2
 
 from ziggurat_engine import __version__
-from ziggurat_engine.answers import Answer, Frame, Payload, PlaneAnswer
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import InvalidArgument, RequestError
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.leases import Reading
+from ziggurat_engine.reads.answers import Answer, Frame, Payload, PlaneAnswer
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.server import convert, sharing, wire
 from ziggurat_engine.server.caller import let_in

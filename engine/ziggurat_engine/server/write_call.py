@@ -31,7 +31,7 @@ from ziggurat_engine import spans
 from ziggurat_engine.engine import Engine
 from ziggurat_engine.errors import FailedPrecondition, InvalidArgument, OutOfRange, Unavailable
 from ziggurat_engine.server import sharing, wire
-from ziggurat_engine.streams import Outcome, Stream
+from ziggurat_engine.writes.streams import Outcome, Stream
 
 # At least this long lies between two acknowledgements: they are cumulative, and each
 # costs about as much as taking in a region does.

@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable
 
 from ziggurat_engine.cache import Budget, DirtyDirectory
-from ziggurat_engine.cutting import by_shard, covers_cells, pixels_of
-from ziggurat_engine.durability import Durability
 from ziggurat_engine.errors import (
     Cancelled,
     FailedPrecondition,
@@ -25,20 +23,22 @@ from ziggurat_engine.errors import (
     OutOfRange,
     Unavailable,
 )
-from ziggurat_engine.frames import Frames, check_metadata, pack, row_of
 from ziggurat_engine.images import Images, OpenImage
-from ziggurat_engine.journal import Journal
 from ziggurat_engine.log import Appended, Close, Skip
 from ziggurat_engine.log import Region as Record
 from ziggurat_engine.measures import Measures
-from ziggurat_engine.pacing import InFlight
-from ziggurat_engine.quotas import Account, Quotas
 from ziggurat_engine.region import Region
-from ziggurat_engine.settle import Settler, never
+from ziggurat_engine.settling.settle import Settler, never
 from ziggurat_engine.space import Space
 from ziggurat_engine.spec import Array
-from ziggurat_engine.streams import Outcome, Pending, Stream
-from ziggurat_engine.streamtable import StreamTable
+from ziggurat_engine.writes.cutting import by_shard, covers_cells, pixels_of
+from ziggurat_engine.writes.durability import Durability
+from ziggurat_engine.writes.frames import Frames, check_metadata, pack, row_of
+from ziggurat_engine.writes.journal import Journal
+from ziggurat_engine.writes.pacing import InFlight
+from ziggurat_engine.writes.quotas import Account, Quotas
+from ziggurat_engine.writes.streams import Outcome, Pending, Stream
+from ziggurat_engine.writes.streamtable import StreamTable
 
 # As far as the database counts, and messages do.
 MAX_FRAMES = 2**63 - 1

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from ziggurat_engine.durability import Durability
 from ziggurat_engine.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -23,11 +22,12 @@ from ziggurat_engine.errors import (
     ZigguratError,
 )
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.journal import Journal, StreamKey
 from ziggurat_engine.measures import Measures
-from ziggurat_engine.quotas import Quotas
 from ziggurat_engine.state import StreamState
-from ziggurat_engine.streams import Outcome, Stream, StreamInfo, remembered
+from ziggurat_engine.writes.durability import Durability
+from ziggurat_engine.writes.journal import Journal, StreamKey
+from ziggurat_engine.writes.quotas import Quotas
+from ziggurat_engine.writes.streams import Outcome, Stream, StreamInfo, remembered
 
 MAX_STREAM_ID_BYTES = 128
 # After how long a place among the streams may have become free.

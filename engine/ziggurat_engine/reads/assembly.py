@@ -19,13 +19,13 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from ziggurat_engine.ahead import Ahead
-from ziggurat_engine.answers import Answer, Frame, Payload, PlaneAnswer
 from ziggurat_engine.chunks import WORTH_ASKING, Chunks, Fetched
-from ziggurat_engine.crossing import crossed
 from ziggurat_engine.errors import Cancelled
 from ziggurat_engine.kernels.protocol import Kernels, Points
-from ziggurat_engine.lattice import Lattice, Place
+from ziggurat_engine.reads.ahead import Ahead
+from ziggurat_engine.reads.answers import Answer, Frame, Payload, PlaneAnswer
+from ziggurat_engine.reads.crossing import crossed
+from ziggurat_engine.reads.lattice import Lattice, Place
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
 from ziggurat_engine.tiles import cut, whole_cells

@@ -9,14 +9,14 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from ziggurat_engine.cache import Extents
-from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.grid import Grid
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.lattice import Lattice
-from ziggurat_engine.planes import Placed, Plane
-from ziggurat_engine.projection import Method, Projection
+from ziggurat_engine.reads.conversion import Conversion
+from ziggurat_engine.reads.lattice import Lattice
+from ziggurat_engine.reads.planes import Placed, Plane
+from ziggurat_engine.reads.projection import Method, Projection
+from ziggurat_engine.reads.selection import Selection
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.selection import Selection
 from ziggurat_engine.spec import Array
 
 

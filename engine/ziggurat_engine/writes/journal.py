@@ -30,12 +30,12 @@ from functools import partial
 
 from ziggurat_engine.cache import DirtyDirectory
 from ziggurat_engine.errors import ZigguratError
-from ziggurat_engine.frames import Frames
 from ziggurat_engine.log import Appended, Log, Record, segment_of
 from ziggurat_engine.measures import Measures
 from ziggurat_engine.spans import span
 from ziggurat_engine.state import State, StreamState
 from ziggurat_engine.vfs import Buffer
+from ziggurat_engine.writes.frames import Frames
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from ziggurat_engine.conversion import Conversion
 from ziggurat_engine.errors import InvalidArgument, OutOfRange
 from ziggurat_engine.images import OpenImage
 from ziggurat_engine.kernels.protocol import Points
+from ziggurat_engine.reads.conversion import Conversion
+from ziggurat_engine.reads.selection import level_for
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.selection import level_for
 from ziggurat_engine.spec import SPATIAL
 
 Interpolation: TypeAlias = Literal["nearest", "linear"]

@@ -13,22 +13,22 @@ from functools import partial
 
 import numpy as np
 
-from ziggurat_engine.adding import Adding
-from ziggurat_engine.ahead import Ahead
-from ziggurat_engine.answers import Answer, Payload, Piece, PlaneAnswer, Read
-from ziggurat_engine.assembly import Assembly, IsCancelled, Task, boxes
 from ziggurat_engine.errors import InvalidArgument
 from ziggurat_engine.images import OpenImage
-from ziggurat_engine.lattice import Lattice
-from ziggurat_engine.planes import Plane, place
-from ziggurat_engine.projection import check_projection, projection_of
-from ziggurat_engine.readahead import ReadAhead
-from ziggurat_engine.readlimits import ReadLimits
+from ziggurat_engine.reads.adding import Adding
+from ziggurat_engine.reads.ahead import Ahead
+from ziggurat_engine.reads.answers import Answer, Payload, Piece, PlaneAnswer, Read
+from ziggurat_engine.reads.assembly import Assembly, IsCancelled, Task, boxes
+from ziggurat_engine.reads.lattice import Lattice
+from ziggurat_engine.reads.planes import Plane, place
+from ziggurat_engine.reads.projection import check_projection, projection_of
+from ziggurat_engine.reads.readahead import ReadAhead
+from ziggurat_engine.reads.readlimits import ReadLimits
+from ziggurat_engine.reads.selection import select
+from ziggurat_engine.reads.staleness import Staleness
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.selection import select
-from ziggurat_engine.settle import never
+from ziggurat_engine.settling.settle import never
 from ziggurat_engine.spec import Array, Blosc
-from ziggurat_engine.staleness import Staleness
 from ziggurat_engine.tiles import whole_cells
 
 # Larger chunks, in raw bytes, do not come as they are stored: messages have to stay small.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from ziggurat_engine.config import Quota
 from ziggurat_engine.errors import LimitExceeded
-from ziggurat_engine.pacing import Rate
+from ziggurat_engine.writes.pacing import Rate
 
 # Who deletes images or ends streams does so by hand, or behind an acquisition.
 RETRY_SECONDS = 5.0

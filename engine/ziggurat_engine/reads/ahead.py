@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeVar
 
-from ziggurat_engine.turns import Turns
+from ziggurat_engine.reads.turns import Turns
 
 # Tasks of a group that go on at a time, for each one of a single read that would: they
 # may be small.

@@ -17,9 +17,9 @@ from ziggurat_engine.cache import Budget
 from ziggurat_engine.chunks import Chunks
 from ziggurat_engine.errors import ZigguratError
 from ziggurat_engine.images import OpenImage
+from ziggurat_engine.reads.scans import Scans
+from ziggurat_engine.reads.turns import Turns
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.scans import Scans
-from ziggurat_engine.turns import Turns
 
 SHARE = 8
 # However small they are.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 
 from ziggurat_engine.cache import DirtyDirectory
-from ziggurat_engine.journal import Journal
 from ziggurat_engine.measures import Measures
-from ziggurat_engine.streams import Stream
+from ziggurat_engine.writes.journal import Journal
+from ziggurat_engine.writes.streams import Stream
 
 
 class Durability:

@@ -30,15 +30,15 @@ from ziggurat_engine.cache import (
     ShardKey,
 )
 from ziggurat_engine.errors import Cancelled, DataError
-from ziggurat_engine.failures import Failures, refused
 from ziggurat_engine.images import Images, OpenImage
 from ziggurat_engine.measures import Measures
 from ziggurat_engine.region import Region, Shape
-from ziggurat_engine.schedule import Schedule
+from ziggurat_engine.settling.failures import Failures, refused
+from ziggurat_engine.settling.schedule import Schedule
+from ziggurat_engine.settling.storing import Storing
 from ziggurat_engine.spans import span
 from ziggurat_engine.spec import Array
 from ziggurat_engine.state import StaleShard
-from ziggurat_engine.storing import Storing
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from functools import partial
 
 import numpy as np
 
-from ziggurat_engine.ahead import Ahead
-from ziggurat_engine.answers import Answer
-from ziggurat_engine.assembly import Assembly, IsCancelled, boxes, check
 from ziggurat_engine.cache import Budget
 from ziggurat_engine.grid import Grid
-from ziggurat_engine.projection import Projection, accumulator
-from ziggurat_engine.readlimits import ReadLimits
+from ziggurat_engine.reads.ahead import Ahead
+from ziggurat_engine.reads.answers import Answer
+from ziggurat_engine.reads.assembly import Assembly, IsCancelled, boxes, check
+from ziggurat_engine.reads.projection import Projection, accumulator
+from ziggurat_engine.reads.readlimits import ReadLimits
 from ziggurat_engine.region import Region, Shape
 from ziggurat_engine.spec import Array
 from ziggurat_engine.tiles import cut

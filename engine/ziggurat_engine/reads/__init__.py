@@ -1,0 +1,1 @@
+"""How is what was asked for found, put together, and sent?"""

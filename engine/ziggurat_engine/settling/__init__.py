@@ -1,0 +1,1 @@
+"""When do dirty shards reach the store, and how?"""

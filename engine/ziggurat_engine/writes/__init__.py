@@ -1,0 +1,1 @@
+"""How does what clients send get in, once each, and when is it durable?"""
