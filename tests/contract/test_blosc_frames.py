@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 
 import numpy as np
@@ -128,3 +132,24 @@ def test_many_threads_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.slow
+def test_frames_are_the_same_without_what_only_some_processors_have():
+    program = """
+        import numpy as np
+        from numcodecs import blosc
+        from ziggurat_engine.kernels import _bits, coding
+        from ziggurat_engine.spec import Blosc
+
+        assert not _bits.AVAILABLE
+        for size in (1, 2, 4, 8):
+            pixels = np.random.default_rng(0).integers(0, 99, 9001).astype(f"<u{size}")
+            codec = Blosc(compressor="lz4")
+            frame = coding.encode(pixels, codec)
+            assert frame == blosc.compress(pixels, b"lz4", 1, blosc.BITSHUFFLE), size
+            again = coding.decode(bytes(frame), codec, pixels.dtype, pixels.shape)
+            assert (again == pixels).all(), size
+    """
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic"}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=environment, check=True)

@@ -606,9 +606,7 @@ class TestSettling:
         # Stored, and its parent is not. In the next life the workers have better to do.
         after = cut(world)
         with monkeypatch.context() as patch:
-            patch.setattr(
-                "ziggurat_engine.settling.settle.Settler._begin_deferred", lambda _: False
-            )
+            patch.setattr(Settler, "_begin_deferred", lambda _: False)
             world = live(after)
             # Else what the log brings is stored again.
             for shard in world.engine._dirty.shards():

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ziggurat_engine.kernels._windows import Windows, cut, next_rows
+from ziggurat_engine.kernels._windows import Windows, cut, next_rows, next_run
 from ziggurat_engine.loops import Vector, compiled, once, run
 from ziggurat_engine.region import Shape
 from ziggurat_engine.spec import Array
@@ -113,38 +113,34 @@ def _mean_narrow(chunk: Vector, windows: Windows, rows: Vector, total: Vector, o
 
 
 @compiled
-def _mean_four(
-    pairs: Vector, rows: Vector, whole: int, total: Vector, out: Vector, row: int
-) -> None:
+def _mean_four(pairs: Vector, rows: Vector, whole: int, total: Vector, means: Vector) -> None:
     """Means of windows of four rows and one pair each."""
-    number, half, pixel = total.dtype.type, pairs.dtype.type, out.dtype.type
+    number, half, pixel = total.dtype.type, pairs.dtype.type, means.dtype.type
     bits = half(4 * pairs.itemsize)
-    row0, row1, row2, row3 = rows[0], rows[1], rows[2], rows[3]
+    row0, row1, row2, row3 = pairs[rows[0]], pairs[rows[1]], pairs[rows[2]], pairs[rows[3]]
     for i in range(whole):
-        a, b, c, d = pairs[row0, i], pairs[row1, i], pairs[row2, i], pairs[row3, i]
+        a, b, c, d = row0[i], row1[i], row2[i], row3[i]
         # The lower pixel of a pair, with its sign, and the upper one.
         sum_ = number(number(half(a << bits) >> bits) + number(a >> bits))
         sum_ = number(sum_ + number(number(half(b << bits) >> bits) + number(b >> bits)))
         sum_ = number(sum_ + number(number(half(c << bits) >> bits) + number(c >> bits)))
         sum_ = number(sum_ + number(number(half(d << bits) >> bits) + number(d >> bits)))
         odd = number(number(sum_ >> number(3)) & number(1))
-        out[row, i] = pixel(number(sum_ + number(3) + odd) >> number(3))
+        means[i] = pixel(number(sum_ + number(3) + odd) >> number(3))
 
 
 @compiled
-def _mean_two(
-    pairs: Vector, rows: Vector, whole: int, total: Vector, out: Vector, row: int
-) -> None:
+def _mean_two(pairs: Vector, rows: Vector, whole: int, total: Vector, means: Vector) -> None:
     """Means of windows of two rows and one pair each."""
-    number, half, pixel = total.dtype.type, pairs.dtype.type, out.dtype.type
+    number, half, pixel = total.dtype.type, pairs.dtype.type, means.dtype.type
     bits = half(4 * pairs.itemsize)
-    row0, row1 = rows[0], rows[1]
+    row0, row1 = pairs[rows[0]], pairs[rows[1]]
     for i in range(whole):
-        a, b = pairs[row0, i], pairs[row1, i]
+        a, b = row0[i], row1[i]
         sum_ = number(number(half(a << bits) >> bits) + number(a >> bits))
         sum_ = number(sum_ + number(number(half(b << bits) >> bits) + number(b >> bits)))
         odd = number(number(sum_ >> number(2)) & number(1))
-        out[row, i] = pixel(number(sum_ + number(1) + odd) >> number(2))
+        means[i] = pixel(number(sum_ + number(1) + odd) >> number(2))
 
 
 @compiled
@@ -152,25 +148,32 @@ def _mean_pairs(
     chunk: Vector, pairs: Vector, windows: Windows, rows: Vector, total: Vector, out: Vector
 ) -> None:
     """As `_mean_narrow`, for windows two pixels wide; `pairs` is `chunk` by twos."""
-    last = windows.valid[4]
+    last, step = windows.valid[4], windows.factors[3]
     whole = last // 2
     corner = np.zeros(4, np.int64)
-    for row in range(out.shape[0]):
-        count = next_rows(corner, windows, rows)
-        if count == 4:
-            _mean_four(pairs, rows, whole, total, out, row)
-        elif count == 2:
-            _mean_two(pairs, rows, whole, total, out, row)
-        else:
-            total[:whole] = 0
+    row = 0
+    while row < out.shape[0]:
+        # To find the rows of each window anew would take twice as long as to add them up.
+        count, alike = next_run(corner, windows, rows)
+        for _ in range(alike):
+            means = out[row]
+            if count == 4:
+                _mean_four(pairs, rows, whole, total, means)
+            elif count == 2:
+                _mean_two(pairs, rows, whole, total, means)
+            else:
+                total[:whole] = 0
+                for k in range(count):
+                    _add(chunk[rows[k], : 2 * whole], 2, total)
+                divide_narrow(total[:whole], count * 2, means[:whole])
+            if whole < means.size:
+                total[whole] = 0
+                for k in range(count):
+                    _add(chunk[rows[k], last - 1 : last], 1, total[whole:])
+                divide_narrow(total[whole:], count, means[whole:])
             for k in range(count):
-                _add(chunk[rows[k], : 2 * whole], 2, total)
-            divide_narrow(total[:whole], count * 2, out[row, :whole])
-        if whole < out.shape[1]:
-            total[whole] = 0
-            for k in range(count):
-                _add(chunk[rows[k], last - 1 : last], 1, total[whole:])
-            divide_narrow(total[whole:], count, out[row, whole:])
+                rows[k] += step
+            row += 1
 
 
 @compiled

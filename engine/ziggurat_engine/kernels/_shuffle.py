@@ -8,7 +8,8 @@ As c-blosc 1 does it, for elements of 1, 2, 4 or 8 bytes (n elements in a block)
 
 Bits are turned in words of 8 elements: the 8 bytes of a word are the rows of a matrix of 8 by 8
 bits, which is transposed (H. S. Warren, Hacker's Delight, 7-3). All is done in short stretches
-that stay in the nearest cache, each in loops over neighbours, so that they become vectors.
+that stay in the nearest cache, each in loops over neighbours, so that they become vectors. What a
+processor has instructions for is done by them (_bits), and the rest of a block here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ziggurat_engine.kernels import _bits
 from ziggurat_engine.loops import Vector, compiled
 
 # Words of a stretch; 8 elements each.
@@ -98,7 +100,7 @@ def shuffle_bits(pixels: Vector, itemsize: int, planes: Vector, words: Vector) -
     """pixels, planes: bytes, as many, a multiple of 8 * itemsize, aligned to the itemsize."""
     m = pixels.size // (8 * itemsize)
     bytes_ = words.view(np.uint8)
-    for start in range(0, m, STRETCH):
+    for start in range(_bits.to_planes(pixels, itemsize, planes), m, STRETCH):
         n = min(STRETCH, m - start)
         _part(pixels[start * 8 * itemsize : (start + n) * 8 * itemsize], itemsize, bytes_)
         for j in range(itemsize):
@@ -117,7 +119,7 @@ def unshuffle_bits(planes: Vector, itemsize: int, pixels: Vector, words: Vector)
     """The inverse of `shuffle_bits`."""
     m = pixels.size // (8 * itemsize)
     bytes_ = words.view(np.uint8)
-    for start in range(0, m, STRETCH):
+    for start in range(_bits.from_planes(planes, itemsize, pixels), m, STRETCH):
         n = min(STRETCH, m - start)
         for j in range(itemsize):
             row, at = words[j], 8 * j * m + start

@@ -33,6 +33,27 @@ def next_rows(corner: Vector, windows: Windows, rows: Vector) -> int:
     zeros for the first. Is moved on to the next row. (To divide a row's number into
     these costs more than to add up a short row.)
     """
+    count = _rows(corner, windows, rows)
+    _advance(corner, windows)
+    return count
+
+
+@compiled
+def next_run(corner: Vector, windows: Windows, rows: Vector) -> tuple[int, int]:
+    """As `next_rows`, for a run of output rows whose windows have as many input rows each.
+
+    Returns the number of these, and that of the output rows: `rows` are those of the first one,
+    each next one has them factors[3] rows further on. corner: is moved on behind the run.
+    """
+    count = _rows(corner, windows, rows)
+    alike = max(1, (windows.valid[3] - corner[3]) // windows.factors[3])
+    corner[3] += (alike - 1) * windows.factors[3]
+    _advance(corner, windows)
+    return count, alike
+
+
+@compiled
+def _rows(corner: Vector, windows: Windows, rows: Vector) -> int:
     valid, factors, shape = windows.valid, windows.factors, windows.shape
     start0, start1, start2, start3 = corner[0], corner[1], corner[2], corner[3]
     count = 0
@@ -43,12 +64,16 @@ def next_rows(corner: Vector, windows: Windows, rows: Vector) -> int:
                 for i3 in range(start3, min(start3 + factors[3], valid[3])):
                     rows[count] = first + i3
                     count += 1
+    return count
+
+
+@compiled
+def _advance(corner: Vector, windows: Windows) -> None:
     for axis in range(3, -1, -1):
-        corner[axis] += factors[axis]
-        if corner[axis] < valid[axis]:
+        corner[axis] += windows.factors[axis]
+        if corner[axis] < windows.valid[axis]:
             break
         corner[axis] = 0
-    return count
 
 
 class Cut(NamedTuple):
