@@ -529,7 +529,7 @@ class TestStreams:
         world.create()
         stream = world.streams()["left"]
         schedule = world.engine._settler.schedule
-        offer, schedule.offer = schedule.offer, lambda shards: None
+        offer, schedule.offer = schedule.offer, lambda shard: None
         # The second is not in the log, and is not stored when the power fails.
         regions = [PART, WHOLE, OTHER]
         for n, region in enumerate(regions, 1):
@@ -876,7 +876,7 @@ class TestDeferred:
         def late(key, taken):
             if threading.get_ident() == mine and stream.received == 1:
                 (shard,) = world.engine._dirty.shards(image.lower, 0)
-                settler.schedule.offer([shard])
+                settler.schedule.demand([shard])
                 until(lambda: shard.idle and not shard.owned, "the block to be made", SECONDS)
                 write(2)
             remove(key, taken)

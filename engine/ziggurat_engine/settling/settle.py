@@ -125,9 +125,9 @@ class Settler:
                     if self._budget.reserve(needed, force=not wait, aside=aside):
                         # Before chunks are made: they are to take the place of clean ones.
                         self._clean.shrink()
-                        tick = self._dirty.next_tick()
+                        tick, now = self._dirty.next_tick(), time.monotonic()
                         try:
-                            extra = shard.write(box, pixels, tick, time.monotonic(), source)
+                            extra = shard.write(box, pixels, tick, now, source)
                         except BaseException:
                             # What was made is dirty, and counted; the rest was not made.
                             self._budget.release(shard.absent(box) * image.chunk_bytes)
@@ -138,9 +138,11 @@ class Settler:
         if extra:
             self._budget.reserve(extra, force=True)
             self._clean.shrink()
+        if wait:
+            self.schedule.last_write = now
         if whole and not shard.failures:
-            self.schedule.offer([shard])
-        elif needed and self._budget.pressed:
+            self.schedule.offer(shard)
+        elif needed and (self._budget.crowded or self._budget.pressed):
             self.schedule.rouse()
         return tick
 
@@ -169,7 +171,7 @@ class Settler:
                 pending.append((shard, len(shard.indices()), shard.failures))
         total, done = sum(count for _, count, _ in pending), 0
         yield done, total
-        self.schedule.offer(shard for shard, _, _ in pending)
+        self.schedule.demand(shard for shard, _, _ in pending)
         broken: DataError | None = None
         for shard, count, failures in pending:
             try:
@@ -354,8 +356,8 @@ class Settler:
             if cancelled():
                 raise Cancelled("the caller gave up")
             if not shard.owned:
-                # It was owned when it was offered, or was written to since it was frozen.
-                self.schedule.offer([shard])
+                # It was owned when it was asked for, or was written to since it was frozen.
+                self.schedule.demand([shard])
             self._dirty.wait_for_change(seen, 0.5)
 
     def _work(self) -> None:
@@ -372,16 +374,17 @@ class Settler:
                     self._failed(shard, error)
             finally:
                 self._dirty.disown(shard)
+                self.schedule.done()
             if shard.whole and not shard.failures:
                 # Written wholly again meanwhile, when nobody else could own it.
-                self.schedule.offer([shard])
+                self.schedule.offer(shard)
 
     def _begin_deferred(self) -> bool:
         """Now that nothing else is to be done: offers a shard whose blocks are deferred."""
         while (key := self._deferred.next_key()) is not None:
             image = self._images.numbered(key.image)
             if image is not None:
-                self.schedule.offer([self._touch(image, key)])
+                self.schedule.offer(self._touch(image, key))
                 return True
             self._deferred.drop_image(key.image)
         return False
