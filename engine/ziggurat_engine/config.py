@@ -205,9 +205,7 @@ class Settings(BaseSettings):
         description="threads that encode and downsample; default all it may use",
     )
     settle_workers: PositiveInt = Field(
-        default=2,
-        description="shards stored at a time, at most; one while clients write, nobody waits and"
-        " dirty chunks fill less than half of their memory",
+        default=2, description="shards stored at a time, at most; one where clients write"
     )
     settle_idle_seconds: PositiveFloat = Field(
         default=10.0, description="a shard that nobody wrote to for this long is stored"

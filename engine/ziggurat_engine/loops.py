@@ -28,8 +28,8 @@ def compiled(function: _F) -> _F:
     """Compiled on first use for the types it meets; runs without the GIL.
 
     Division by zero is not looked for (no window is empty), which lets loops become vectors.
-    What is kept on disk is looked up by the caller's file alone: who changes this module
-    while developing removes __pycache__.
+    What is kept on disk is looked up by the file of the function alone: who changes one that it
+    calls, in another file, removes __pycache__ while developing.
     """
     try:
         decorated = numba.njit(nogil=True, error_model="numpy", cache=True)(function)

@@ -529,6 +529,7 @@ class TestStreams:
         world.create()
         stream = world.streams()["left"]
         schedule = world.engine._settler.schedule
+        demand, schedule.demand = schedule.demand, lambda shards: None
         offer, schedule.offer = schedule.offer, lambda shard: None
         # The second is not in the log, and is not stored when the power fails.
         regions = [PART, WHOLE, OTHER]
@@ -536,7 +537,7 @@ class TestStreams:
             world.put(stream, Write("left", n, region, n))
         world.engine._journal.wait(world.engine._journal.position, SECONDS)
         world.fs.cut()
-        schedule.offer = offer
+        schedule.offer, schedule.demand = offer, demand
         world = live(cut(world))
         stream = world.streams()["left"]
         assert stream.received == 1

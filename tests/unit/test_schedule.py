@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -18,16 +19,19 @@ TOTAL_BYTES = 1000
 
 
 class World:
-    """Four dirty shards, and a schedule whose rounds are counted."""
+    """Four dirty shards, and a schedule whose rounds are counted. Clients write all the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float = 1000) -> None:
         self.directory = DirtyDirectory()
         self.budget = Budget(TOTAL_BYTES)
         self.schedule = Schedule(
-            self.directory, self.budget, spare=lambda: False, idle_seconds=1000, busy_seconds=1000
+            self.directory,
+            self.budget,
+            spare=lambda: False,
+            idle_seconds=idle_seconds,
+            busy_seconds=1000,
         )
         self.schedule.hurry = self._round
-        # Clients write, for as long as the test takes.
         self.schedule.last_write = math.inf
         self.rounds = 0
         self.shards = [self._dirty(at) for at in ((0, 0), (0, 1), (1, 0), (1, 1))]
@@ -39,19 +43,21 @@ class World:
     def _dirty(self, at: tuple[int, int]) -> DirtyShard:
         with self.directory.pin(ShardKey(1, 0, at), LEVEL, np.uint16(0)) as shard, shard.lock:
             box = LEVEL.shards.region(at)
-            shard.write(box, np.ones(box.shape, np.uint16), self.directory.next_tick(), 0.0)
+            now = time.monotonic()
+            shard.write(box, np.ones(box.shape, np.uint16), self.directory.next_tick(), now)
         return shard
 
     def held_back(self) -> tuple[threading.Thread, list[DirtyShard | None]]:
         """A worker that asks for a shard, and was told to wait; what it will get."""
         got: list[DirtyShard | None] = []
         worker = threading.Thread(target=lambda: got.append(self.schedule.next()), daemon=True)
-        before = self.rounds
+        self.rounds = 0
         worker.start()
-        until(lambda: self.rounds > before, "a worker to ask")
-        # It waits, or else has its shard by now or soon: one more round tells.
-        self.schedule.rouse()
-        until(lambda: self.rounds > before + 1 or got, "a worker to ask again")
+        # A round begins only when the one before ended without a shard.
+        for rounds in (1, 2):
+            until(lambda wanted=rounds: self.rounds >= wanted, "a worker to ask")
+            self.schedule.rouse()
+        until(lambda: self.rounds >= 3, "a worker to ask again")
         assert not got
         return worker, got
 
@@ -62,7 +68,9 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    # However long a test takes.
+    monkeypatch.setattr("ziggurat_engine.settling.schedule.HOLD_SECONDS", math.inf)
     return World()
 
 
@@ -78,12 +86,18 @@ def test_while_clients_write_whole_shards_come_one_at_a_time(world):
     assert got == [second]
 
 
-def test_what_somebody_waits_for_comes_all_at_once_and_first(world):
+def test_what_somebody_waits_for_is_not_held_back(world):
     world.schedule.offer(world.shards[0])
     assert world.schedule.next() is world.shards[0]
     world.schedule.offer(world.shards[1])
     world.schedule.demand(world.shards[2:])
     assert [world.schedule.next(), world.schedule.next()] == world.shards[2:]
+
+
+def test_nor_is_it_ahead_of_what_was_found_before(world):
+    world.schedule.offer(world.shards[0])
+    world.schedule.demand(world.shards[1:2])
+    assert [world.schedule.next(), world.schedule.next()] == world.shards[:2]
 
 
 def test_where_nobody_writes_all_come_at_once(world):
@@ -93,17 +107,41 @@ def test_where_nobody_writes_all_come_at_once(world):
     assert [world.schedule.next() for _ in world.shards] == world.shards
 
 
-@pytest.mark.parametrize("share", [0.4, 0.9])
-def test_where_memory_fills_all_come_at_once(world, share):
+def test_nothing_is_held_back_for_long(world, monkeypatch):
     for shard in world.shards:
         world.schedule.offer(shard)
     assert world.schedule.next() is world.shards[0]
     worker, got = world.held_back()
-    world.budget.reserve(int(share * TOTAL_BYTES), force=True)
+    monkeypatch.setattr("ziggurat_engine.settling.schedule.HOLD_SECONDS", 0.0)
+    worker.join(SECONDS)
+    assert got == [world.shards[1]]
+    assert world.schedule.next() is world.shards[2]
+
+
+def test_where_memory_is_short_all_come_at_once(world):
+    for shard in world.shards:
+        world.schedule.offer(shard)
+    assert world.schedule.next() is world.shards[0]
+    worker, got = world.held_back()
+    world.budget.reserve(TOTAL_BYTES, force=True)
     world.schedule.rouse()
     worker.join(SECONDS)
     assert got == [world.shards[1]]
     assert world.schedule.next() is world.shards[2]
+
+
+def test_what_is_due_comes_where_there_are_always_others(monkeypatch):
+    monkeypatch.setattr("ziggurat_engine.settling.schedule.LOOK_SECONDS", 0.0)
+    world = World(idle_seconds=0.0)
+    whole, *_, idle = world.shards
+    taken: list[DirtyShard | None] = []
+    world.schedule.offer(whole)
+    while idle not in taken and len(taken) < 20:
+        # Whenever one is settled another one is whole.
+        world.schedule.offer(whole)
+        taken.append(world.schedule.next())
+        world.settled(taken[-1])
+    assert idle in taken
 
 
 def test_a_shard_that_can_not_be_owned_keeps_no_place(world):
@@ -115,7 +153,8 @@ def test_a_shard_that_can_not_be_owned_keeps_no_place(world):
 
 
 def test_workers_that_are_held_back_end(world):
-    world.schedule.offer(world.shards[0])
+    for shard in world.shards[:2]:
+        world.schedule.offer(shard)
     assert world.schedule.next() is world.shards[0]
     worker, got = world.held_back()
     world.schedule.stop()

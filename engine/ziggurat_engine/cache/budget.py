@@ -18,7 +18,6 @@ class Budget:
 
     total_bytes: for clean and dirty chunks together. dirty_limit_bytes: where
     writers wait. pressure_bytes: from where on the oldest dirty chunks should settle.
-    crowded_bytes: from where on all that can settle should do so at once.
     """
 
     def __init__(self, total_bytes: int) -> None:
@@ -26,7 +25,6 @@ class Budget:
         self.dirty_limit_bytes = total_bytes * 3 // 4
         # Late: what is stored before it is whole has to be stored again.
         self.pressure_bytes = self.dirty_limit_bytes * 7 // 8
-        self.crowded_bytes = self.dirty_limit_bytes // 2
         self._dirty = 0
         self._beside = 0
         self._waiting = 0
@@ -46,11 +44,6 @@ class Budget:
     def pressed(self) -> bool:
         """True where settling the oldest dirty chunks would help."""
         return self._dirty > self.pressure_bytes or (self._waiting > 0 and self._dirty > 0)
-
-    @property
-    def crowded(self) -> bool:
-        """True where what settles had better do so at once."""
-        return self._dirty > self.crowded_bytes
 
     def reserve(self, nbytes: int, *, force: bool = False, aside: int = 0) -> bool:
         """Adds `nbytes` of dirty chunks if the limit allows, or if there are none yet.

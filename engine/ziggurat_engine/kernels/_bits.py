@@ -35,7 +35,8 @@ _BYTES = ir.VectorType(_BYTE, 64)
 _WORDS = ir.VectorType(_WORD, 8)
 
 
-def _code_to_planes(_typing: Any, itemsize: Any, *_: Any) -> Any:
+# Numba looks at the names of what they are given.
+def _code_to_planes(_typing: Any, itemsize: Any, _source: Any, _target: Any, _step: Any) -> Any:
     size = itemsize.literal_value
 
     def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
@@ -55,7 +56,7 @@ def _code_to_planes(_typing: Any, itemsize: Any, *_: Any) -> Any:
     return types.void(itemsize, types.uintp, types.uintp, types.uintp), generate
 
 
-def _code_from_planes(_typing: Any, itemsize: Any, *_: Any) -> Any:
+def _code_from_planes(_typing: Any, itemsize: Any, _source: Any, _step: Any, _target: Any) -> Any:
     size = itemsize.literal_value
 
     def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:

@@ -1,12 +1,13 @@
 """Which dirty shard is settled next, and by how many workers at a time?
 
-One that somebody waits for; then one that was written wholly; else, the oldest write first,
-one that is due: memory or the log is short, nobody wrote to it for a while, or it has been
-dirty for long. Where none is, workers do what can wait, or sleep.
+In the order in which they were found: those that somebody waits for, those that were written
+wholly, and those that are due, because nobody wrote to them for a while, or they have been dirty
+for long; where there is none, and memory or the log is short, those with the oldest writes. Where
+nothing is to be done, workers do what can wait, or sleep.
 
-While clients write and there is room, what nobody waits for is settled one shard at a time:
-shards that lie beside each other are whole at the same moment, and to store all of them at once
-would take the cores from those who receive the next frames.
+While clients write, what nobody waits for is settled one shard at a time, but not later than
+HOLD_SECONDS after it was found: shards that lie beside each other are whole at the same moment,
+and to store all of them at once would take the cores from those who receive the next frames.
 """
 
 from __future__ import annotations
@@ -16,13 +17,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from ziggurat_engine.cache import Budget, DirtyDirectory, DirtyShard
 
-# Shards that are due, looked for at a time.
+# Shards that are due, looked for at a time; and how often, where others are to be settled.
 BACKLOG_SHARDS = 64
+LOOK_SECONDS = 1.0
 # Clients write as long as the last one was not longer ago.
 WRITING_SECONDS = 0.25
+HOLD_SECONDS = 2.0
+
+
+class _Found(NamedTuple):
+    """A shard to settle. due: only if it is still due when its turn comes. since: monotonic."""
+
+    shard: DirtyShard
+    due: bool
+    since: float
 
 
 class Schedule:
@@ -51,24 +63,27 @@ class Schedule:
         self.last_write = -math.inf
         # Guards what follows; never taken while a shard's or the directory's lock is held.
         self._wake = threading.Condition()
-        self._urgent: deque[DirtyShard] = deque()
-        self._ready: deque[DirtyShard] = deque()
-        self._backlog: deque[DirtyShard] = deque()
+        self._awaited: deque[_Found] = deque()
+        self._found: deque[_Found] = deque()
+        # How many of `_found` are due; when they were looked for.
+        self._due = 0
+        self._looked = -math.inf
         # Workers that settle a shard now.
         self._busy = 0
         self._roused = False
         self._stopping = False
 
     def demand(self, shards: Iterable[DirtyShard]) -> None:
-        """Somebody waits for these shards: they settle before all others."""
+        """Somebody waits for these shards."""
+        now = time.monotonic()
         with self._wake:
-            self._urgent.extend(shards)
+            self._awaited.extend(_Found(shard, due=False, since=now) for shard in shards)
             self._wake.notify_all()
 
     def offer(self, shard: DirtyShard) -> None:
-        """There is nothing to wait for with this shard: it settles before those that are due."""
+        """There is nothing to wait for with this shard."""
         with self._wake:
-            self._ready.append(shard)
+            self._found.append(_Found(shard, due=False, since=time.monotonic()))
             self._wake.notify()
 
     def rouse(self) -> None:
@@ -88,57 +103,82 @@ class Schedule:
         """The next shard to settle, owned, until `done`; waits for one. None where workers stop."""
         while True:
             pressed = self._pressed()
-            alone = self._writing() and not (pressed or self._budget.crowded)
+            self._look_meanwhile()
             with self._wake:
                 if self._stopping:
                     return None
-                held_back = alone and self._busy > 0
-                shard, wanted = self._pop(asked_only=held_back)
-                if shard is not None:
+                found = self._pop(pressed)
+                nothing = found is None and not self._found
+                if found is not None:
                     self._busy += 1
-                elif held_back:
-                    self._wait()
-            if shard is None:
-                if not held_back:
-                    self._look(pressed)
-            # What was due when it was looked for may not be any more.
-            elif (wanted or self._is_due(shard, pressed)) and self._dirty.try_own(shard):
-                return shard
-            else:
+                elif not nothing:
+                    # They are held back.
+                    self._wait(WRITING_SECONDS)
+            if nothing:
+                self._look(pressed)
+            elif found is not None:
+                # What was due when it was looked for may not be any more.
+                wanted = not found.due or self._is_due(found.shard, pressed)
+                if wanted and self._dirty.try_own(found.shard):
+                    return found.shard
                 self.done()
-
-    def _pop(self, *, asked_only: bool) -> tuple[DirtyShard | None, bool]:
-        """A shard, and whether it should settle however due it is; called with the lock."""
-        for queue in (self._urgent,) if asked_only else (self._urgent, self._ready):
-            if queue:
-                return queue.popleft(), True
-        return self._backlog.popleft() if self._backlog and not asked_only else None, False
 
     def done(self) -> None:
         """A shard that `next` gave is settled, or could not be."""
         with self._wake:
             self._busy -= 1
 
+    def _pop(self, pressed: bool) -> _Found | None:
+        """The first one that is not held back; called with the lock."""
+        queue = self._awaited
+        if self._found and (pressed or not self._held_back(self._found[0])):
+            queue = min(self._found, self._awaited, key=lambda q: q[0].since if q else math.inf)
+        if not queue:
+            return None
+        found = queue.popleft()
+        self._due -= found.due
+        return found
+
+    def _held_back(self, found: _Found) -> bool:
+        now = time.monotonic()
+        writing = now < self.last_write + WRITING_SECONDS
+        return self._busy > 0 and writing and now < found.since + HOLD_SECONDS
+
+    def _look_meanwhile(self) -> None:
+        """Those that are due take their turn also where there are always others."""
+        with self._wake:
+            if not self._found or self._due or time.monotonic() < self._looked + LOOK_SECONDS:
+                return
+        self._extend(self._due_shards(pressed=False))
+
     def _look(self, pressed: bool) -> None:
         """Looks for what is due; where nothing is, does what can wait, or sleeps."""
-        due = [(s.tick, s) for s in self._dirty.shards() if self._is_due(s, pressed)]
-        due.sort(key=lambda item: item[0] or 0)
+        due = self._due_shards(pressed)
         if not due and not pressed and self._spare():
             return
+        self._extend(due)
         with self._wake:
-            # Looking at all of them may take longer than storing one, so not for each.
-            self._backlog.extend(shard for _, shard in due[:BACKLOG_SHARDS])
-            if not (due or self._urgent or self._ready):
-                self._wait()
+            if not (self._found or self._awaited):
+                self._wait(min(1.0, self._idle_seconds / 2))
 
-    def _wait(self) -> None:
+    def _extend(self, due: list[DirtyShard]) -> None:
+        now = time.monotonic()
+        with self._wake:
+            self._looked = now
+            self._due += len(due)
+            self._found.extend(_Found(shard, due=True, since=now) for shard in due)
+
+    def _due_shards(self, pressed: bool) -> list[DirtyShard]:
+        due = [(s.tick, s) for s in self._dirty.shards() if self._is_due(s, pressed)]
+        due.sort(key=lambda item: item[0] or 0)
+        # Looking at all of them may take longer than storing one, so not for each.
+        return [shard for _, shard in due[:BACKLOG_SHARDS]]
+
+    def _wait(self, seconds: float) -> None:
         """Until something may have changed; called with the lock."""
         if not (self._roused or self._stopping):
-            self._wake.wait(min(1.0, self._idle_seconds / 2))
+            self._wake.wait(seconds)
         self._roused = False
-
-    def _writing(self) -> bool:
-        return time.monotonic() < self.last_write + WRITING_SECONDS
 
     def _pressed(self) -> bool:
         return self._budget.pressed or self.hurry()

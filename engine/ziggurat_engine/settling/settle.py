@@ -105,13 +105,14 @@ class Settler:
         pixels: Array,
         *,
         wait: bool = True,
+        awaited: bool = False,
         source: StaleShard | None = None,
     ) -> int:
         """Writes `pixels` of `box`, which lies in one shard, to the dirty chunks of `level`.
 
         Waits for memory where there is none, if told to. Returns the write's tick.
-        source: the note to clear once what was written is stored.
-        Raises Unavailable where memory is full because the store fails.
+        awaited: somebody waits until it is stored. source: the note to clear once what was
+        written is stored. Raises Unavailable where memory is full because the store fails.
         """
         grid = image.pyramid.levels[level]
         shard_at = tuple(map(int.__floordiv__, box.offset, grid.shards.cell))
@@ -141,8 +142,11 @@ class Settler:
         if wait:
             self.schedule.last_write = now
         if whole and not shard.failures:
-            self.schedule.offer(shard)
-        elif needed and (self._budget.crowded or self._budget.pressed):
+            if awaited:
+                self.schedule.demand([shard])
+            else:
+                self.schedule.offer(shard)
+        elif needed and self._budget.pressed:
             self.schedule.rouse()
         return tick
 
@@ -376,8 +380,8 @@ class Settler:
                 self._dirty.disown(shard)
                 self.schedule.done()
             if shard.whole and not shard.failures:
-                # Written wholly again meanwhile, when nobody else could own it.
-                self.schedule.offer(shard)
+                # Written wholly again meanwhile, when nobody else could own it; perhaps awaited.
+                self.schedule.demand([shard])
 
     def _begin_deferred(self) -> bool:
         """Now that nothing else is to be done: offers a shard whose blocks are deferred."""

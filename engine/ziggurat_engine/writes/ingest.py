@@ -156,7 +156,8 @@ class Ingest:
             # Before the pixels: when they are stored the image's metadata has to reach so far.
             image.grow(region)
             try:
-                tick = self._merge(image, region, pixels)
+                # What is to be durable, and not in the log, is so once it is stored.
+                tick = self._merge(image, region, pixels, awaited=stream.logged and logged is None)
             except BaseException:
                 if appended is not None:
                     self._journal.abandoned(appended)
@@ -305,11 +306,13 @@ class Ingest:
             self.flush(stream)
             self._frames.store([stream.state(stream.durable)])
 
-    def _merge(self, image: OpenImage, region: Region, pixels: Array) -> int:
+    def _merge(
+        self, image: OpenImage, region: Region, pixels: Array, *, awaited: bool = False
+    ) -> int:
         tick = 0
         for box in by_shard(image.pyramid.levels[0], region, self._batch_chunks(image)):
             part = pixels[box.relative_to(region.offset).slices()]
-            tick = self._settler.merge(image, 0, box, part)
+            tick = self._settler.merge(image, 0, box, part, awaited=awaited)
         return tick
 
     def _settle(self, account: Account) -> None:
