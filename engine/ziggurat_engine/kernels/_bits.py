@@ -3,7 +3,7 @@
 What _shuffle says of bits, for 512 elements at a time. Eight matrices of 8 by 8 bits lie in a
 vector of 64 bytes. A processor with GFNI multiplies matrices of bits: the unit matrix times one
 is that one turned. One with AVX-512 VBMI puts the bytes of two vectors in any order. Processors
-that have both take a fourth of the time that loops over words take; for all others nothing is
+that have both take a third of the time that loops over words take, or less; for all others nothing is
 done here (`AVAILABLE` is False).
 
 Planes are written and read by whole lines of the cache: they often begin at such distances
