@@ -2,9 +2,9 @@
 
 What _shuffle says of bits, for 512 elements at a time. Eight matrices of 8 by 8 bits lie in a
 vector of 64 bytes. A processor with GFNI multiplies matrices of bits: the unit matrix times one
-is that one turned. One with AVX-512 VBMI puts the bytes of two vectors in any order. Processors
-that have both take a third of the time that loops over words take, or less; for all others nothing is
-done here (`AVAILABLE` is False).
+is that one turned. One with AVX-512 VBMI puts the bytes of two vectors in any order. Those that
+have both take a third of the time of loops over words, or less; for all others nothing is done
+here (`AVAILABLE` is False).
 
 Planes are written and read by whole lines of the cache: they often begin at such distances
 that their lines can't all be in the nearest cache together.
@@ -35,7 +35,7 @@ _BYTES = ir.VectorType(_BYTE, 64)
 _WORDS = ir.VectorType(_WORD, 8)
 
 
-# Numba looks at the names of what they are given.
+# Of these two Numba wants to know what each is given, by name.
 def _code_to_planes(_typing: Any, itemsize: Any, _source: Any, _target: Any, _step: Any) -> Any:
     size = itemsize.literal_value
 
