@@ -94,6 +94,15 @@ def test_what_somebody_waits_for_is_not_held_back(world):
     assert [world.schedule.next(), world.schedule.next()] == world.shards[2:]
 
 
+def test_what_was_stored_since_and_is_written_to_again_waits_until_it_is_whole(world):
+    first, second = world.shards[:2]
+    world.schedule.offer(first)
+    world.schedule.offer(second)
+    with first.lock:
+        first.covered = 0
+    assert world.schedule.next() is second
+
+
 def test_nor_is_it_ahead_of_what_was_found_before(world):
     world.schedule.offer(world.shards[0])
     world.schedule.demand(world.shards[1:2])
@@ -134,6 +143,7 @@ def test_what_is_due_comes_where_there_are_always_others(monkeypatch):
     monkeypatch.setattr("ziggurat_engine.settling.schedule.LOOK_SECONDS", 0.0)
     world = World(idle_seconds=0.0)
     whole, *_, idle = world.shards
+    assert whole.whole
     taken: list[DirtyShard | None] = []
     world.schedule.offer(whole)
     while idle not in taken and len(taken) < 20:

@@ -1,11 +1,12 @@
 """Which dirty shard is settled next, and by how many workers at a time?
 
-In the order in which they were found: those that somebody waits for, those that were written
-wholly, and those that are due, because nobody wrote to them for a while, or they have been dirty
-for long; where there is none, and memory or the log is short, those with the oldest writes. Where
-nothing is to be done, workers do what can wait, or sleep.
+Those that somebody waits for and those that were written wholly, in that order in which they
+were found; among them in their turn, and else first, those that are due, because nobody wrote to
+them for a while, or they have been dirty for long. Where there is none, and memory or the log is
+short, those with the oldest writes. Where nothing is to be done, workers do what can wait, or
+sleep.
 
-While clients write, what nobody waits for is settled one shard at a time, but not later than
+While clients write, what was written wholly is settled one shard at a time, but not later than
 HOLD_SECONDS after it was found: shards that lie beside each other are whole at the same moment,
 and to store all of them at once would take the cores from those who receive the next frames.
 """
@@ -17,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ziggurat_engine.cache import Budget, DirtyDirectory, DirtyShard
 
@@ -30,10 +31,10 @@ HOLD_SECONDS = 2.0
 
 
 class _Found(NamedTuple):
-    """A shard to settle. due: only if it is still due when its turn comes. since: monotonic."""
+    """A shard to settle, if it is still what it was when its turn comes. since: monotonic."""
 
     shard: DirtyShard
-    due: bool
+    kind: Literal["awaited", "whole", "due"]
     since: float
 
 
@@ -59,7 +60,7 @@ class Schedule:
         self._idle_seconds = idle_seconds
         self._busy_seconds = busy_seconds
         self.hurry: Callable[[], bool] = lambda: False
-        # Monotonic seconds, of a client; set without a lock.
+        # Monotonic seconds, of a client; without a lock.
         self.last_write = -math.inf
         # Guards what follows; never taken while a shard's or the directory's lock is held.
         self._wake = threading.Condition()
@@ -77,13 +78,13 @@ class Schedule:
         """Somebody waits for these shards."""
         now = time.monotonic()
         with self._wake:
-            self._awaited.extend(_Found(shard, due=False, since=now) for shard in shards)
+            self._awaited.extend(_Found(shard, "awaited", now) for shard in shards)
             self._wake.notify_all()
 
     def offer(self, shard: DirtyShard) -> None:
-        """There is nothing to wait for with this shard."""
+        """This shard was written wholly."""
         with self._wake:
-            self._found.append(_Found(shard, due=False, since=time.monotonic()))
+            self._found.append(_Found(shard, "whole", time.monotonic()))
             self._wake.notify()
 
     def rouse(self) -> None:
@@ -117,9 +118,7 @@ class Schedule:
             if nothing:
                 self._look(pressed)
             elif found is not None:
-                # What was due when it was looked for may not be any more.
-                wanted = not found.due or self._is_due(found.shard, pressed)
-                if wanted and self._dirty.try_own(found.shard):
+                if self._is_wanted(found, pressed) and self._dirty.try_own(found.shard):
                     return found.shard
                 self.done()
 
@@ -129,20 +128,33 @@ class Schedule:
             self._busy -= 1
 
     def _pop(self, pressed: bool) -> _Found | None:
-        """The first one that is not held back; called with the lock."""
-        queue = self._awaited
-        if self._found and (pressed or not self._held_back(self._found[0])):
-            queue = min(self._found, self._awaited, key=lambda q: q[0].since if q else math.inf)
-        if not queue:
+        """The next one that is not held back; called with the lock."""
+        found = self._found[0] if self._found else None
+        awaited = self._awaited[0] if self._awaited else None
+        if found is None or self._held_back(found, pressed):
+            first = awaited
+        elif awaited is None:
+            first = found
+        else:
+            first = found if found.kind == "whole" and found.since < awaited.since else awaited
+        if first is None:
             return None
-        found = queue.popleft()
-        self._due -= found.due
-        return found
+        if first is awaited:
+            return self._awaited.popleft()
+        self._due -= first.kind == "due"
+        return self._found.popleft()
 
-    def _held_back(self, found: _Found) -> bool:
+    def _held_back(self, found: _Found, pressed: bool) -> bool:
         now = time.monotonic()
         writing = now < self.last_write + WRITING_SECONDS
-        return self._busy > 0 and writing and now < found.since + HOLD_SECONDS
+        young = now < found.since + HOLD_SECONDS
+        return found.kind == "whole" and self._busy > 0 and writing and young and not pressed
+
+    def _is_wanted(self, found: _Found, pressed: bool) -> bool:
+        """What was whole or due may have been stored since, and be written to again."""
+        if found.kind == "whole":
+            return found.shard.whole
+        return found.kind == "awaited" or self._is_due(found.shard, pressed)
 
     def _look_meanwhile(self) -> None:
         """Those that are due take their turn also where there are always others."""
@@ -166,7 +178,7 @@ class Schedule:
         with self._wake:
             self._looked = now
             self._due += len(due)
-            self._found.extend(_Found(shard, due=True, since=now) for shard in due)
+            self._found.extend(_Found(shard, "due", now) for shard in due)
 
     def _due_shards(self, pressed: bool) -> list[DirtyShard]:
         due = [(s.tick, s) for s in self._dirty.shards() if self._is_due(s, pressed)]

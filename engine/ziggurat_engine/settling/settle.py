@@ -126,9 +126,9 @@ class Settler:
                     if self._budget.reserve(needed, force=not wait, aside=aside):
                         # Before chunks are made: they are to take the place of clean ones.
                         self._clean.shrink()
-                        tick, now = self._dirty.next_tick(), time.monotonic()
+                        tick, before = self._dirty.next_tick(), shard.whole
                         try:
-                            extra = shard.write(box, pixels, tick, now, source)
+                            extra = shard.write(box, pixels, tick, time.monotonic(), source)
                         except BaseException:
                             # What was made is dirty, and counted; the rest was not made.
                             self._budget.release(shard.absent(box) * image.chunk_bytes)
@@ -139,13 +139,10 @@ class Settler:
         if extra:
             self._budget.reserve(extra, force=True)
             self._clean.shrink()
-        if wait:
-            self.schedule.last_write = now
-        if whole and not shard.failures:
-            if awaited:
-                self.schedule.demand([shard])
-            else:
-                self.schedule.offer(shard)
+        if whole and awaited and not shard.failures:
+            self.schedule.demand([shard])
+        elif whole and not before and not shard.failures:
+            self.schedule.offer(shard)
         elif needed and self._budget.pressed:
             self.schedule.rouse()
         return tick
@@ -380,15 +377,15 @@ class Settler:
                 self._dirty.disown(shard)
                 self.schedule.done()
             if shard.whole and not shard.failures:
-                # Written wholly again meanwhile, when nobody else could own it; perhaps awaited.
-                self.schedule.demand([shard])
+                # Written wholly again meanwhile, when nobody else could own it.
+                self.schedule.offer(shard)
 
     def _begin_deferred(self) -> bool:
         """Now that nothing else is to be done: offers a shard whose blocks are deferred."""
         while (key := self._deferred.next_key()) is not None:
             image = self._images.numbered(key.image)
             if image is not None:
-                self.schedule.offer(self._touch(image, key))
+                self.schedule.demand([self._touch(image, key)])
                 return True
             self._deferred.drop_image(key.image)
         return False

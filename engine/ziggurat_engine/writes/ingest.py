@@ -151,6 +151,7 @@ class Ingest:
         """
         image, region = stream.image, record.box
         stirs = stream.stirs
+        self._settler.schedule.last_write = time.monotonic()
         with self._budget.beside(pixels.nbytes), image.base.write_order:
             appended = None if logged is None else self._journal.append(record, logged)
             # Before the pixels: when they are stored the image's metadata has to reach so far.
