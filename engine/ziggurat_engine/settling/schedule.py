@@ -1,10 +1,10 @@
 """Which dirty shard is settled next, and by how many workers at a time?
 
-Those that somebody waits for and those that were written wholly, in that order in which they
-were found; among them in their turn, and else first, those that are due, because nobody wrote to
-them for a while, or they have been dirty for long. Where there is none, and memory or the log is
-short, those with the oldest writes. Where nothing is to be done, workers do what can wait, or
-sleep.
+Those that somebody waits for and those that were written wholly, in the order in which they were
+found. Those that are due, because nobody wrote to them for a while, or they have been dirty for
+long, have their turn among the whole ones, behind all that somebody waits for. Where there is
+none, and memory or the log is short, those with the oldest writes. Where nothing is to be done,
+workers do what can wait, or sleep.
 
 While clients write, what was written wholly is settled one shard at a time, but not later than
 HOLD_SECONDS after it was found: shards that lie beside each other are whole at the same moment,
