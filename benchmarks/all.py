@@ -155,7 +155,9 @@ def parts(*, quick: bool) -> list[Part]:
     """What is run, in order."""
     stack = "64x2048x2048" if quick else "128x2048x2048"
     turns = ("--repeat", "2" if quick else "3")
-    all_peers = (ACQUIRE, "tensorstore")
+    both = (ACQUIRE, "tensorstore")
+    # What has a target is enough for the others, where it is to be quick.
+    peers = (ACQUIRE,) if quick else both
 
     def ingest(
         codec: str, durability: str, target: dict[str, float], peers: tuple[str, ...]
@@ -169,10 +171,9 @@ def parts(*, quick: bool) -> list[Part]:
 
     small = ("--shape", "256x512x512") if quick else ("--shape", "512x1024x1024")
     return [
-        ingest("blosc-lz4", "received", {ACQUIRE: 2.0, SHARED: 1.3}, all_peers),
-        # What has a target is enough for the others, where it is to be quick.
-        ingest("blosc-zstd", "received", {ACQUIRE: 1.5}, all_peers[: 1 if quick else 2]),
-        ingest("blosc-lz4", "durable", {ACQUIRE: 1.0}, all_peers[: 1 if quick else 2]),
+        ingest("blosc-lz4", "received", {ACQUIRE: 2.0, SHARED: 1.3}, both),
+        ingest("blosc-zstd", "received", {ACQUIRE: 1.5}, peers),
+        ingest("blosc-lz4", "durable", {ACQUIRE: 1.0}, peers),
         Part("load", ("--shape", stack, "--repeat", "1" if quick else "3"), _load),
         pyramid("512x512x512", "64"),
         *(() if quick else (pyramid("256x1024x1024", "64x128x128"),)),

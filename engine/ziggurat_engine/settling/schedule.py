@@ -66,8 +66,7 @@ class Schedule:
         self._wake = threading.Condition()
         self._awaited: deque[_Found] = deque()
         self._found: deque[_Found] = deque()
-        # How many of `_found` are due; when they were looked for.
-        self._due = 0
+        # When those that are due were looked for.
         self._looked = -math.inf
         # Workers that settle a shard now.
         self._busy = 0
@@ -129,20 +128,11 @@ class Schedule:
 
     def _pop(self, pressed: bool) -> _Found | None:
         """The next one that is not held back; called with the lock."""
-        found = self._found[0] if self._found else None
-        awaited = self._awaited[0] if self._awaited else None
-        if found is None or self._held_back(found, pressed):
-            first = awaited
-        elif awaited is None:
-            first = found
-        else:
-            first = found if found.kind == "whole" and found.since < awaited.since else awaited
-        if first is None:
-            return None
-        if first is awaited:
-            return self._awaited.popleft()
-        self._due -= first.kind == "due"
-        return self._found.popleft()
+        if self._found and not self._held_back(found := self._found[0], pressed):
+            earlier = self._awaited and found.since < self._awaited[0].since
+            if not self._awaited or (earlier and found.kind == "whole"):
+                return self._found.popleft()
+        return self._awaited.popleft() if self._awaited else None
 
     def _held_back(self, found: _Found, pressed: bool) -> bool:
         now = time.monotonic()
@@ -159,7 +149,9 @@ class Schedule:
     def _look_meanwhile(self) -> None:
         """Those that are due take their turn also where there are always others."""
         with self._wake:
-            if not self._found or self._due or time.monotonic() < self._looked + LOOK_SECONDS:
+            if not self._found or time.monotonic() < self._looked + LOOK_SECONDS:
+                return
+            if any(found.kind == "due" for found in self._found):
                 return
         self._extend(self._due_shards(pressed=False))
 
@@ -177,7 +169,6 @@ class Schedule:
         now = time.monotonic()
         with self._wake:
             self._looked = now
-            self._due += len(due)
             self._found.extend(_Found(shard, "due", now) for shard in due)
 
     def _due_shards(self, pressed: bool) -> list[DirtyShard]:
